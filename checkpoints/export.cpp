@@ -1,0 +1,145 @@
+#include "checkpoints/export.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+
+#include <torch/torch.h>
+
+#include "checkpoints/hf_config.h"
+#include "checkpoints/tensor_file.h"
+#include "configs/run_config.h"
+#include "core/error.h"
+#include "core/files.h"
+#include "core/text.h"
+#include "data/hf_tokenizer.h"
+
+namespace kvsmith {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+NamedTensors weights_of(const DecoderImpl& model) {
+  NamedTensors out;
+  for (const auto& item : model.named_parameters()) out.emplace_back(item.key(), item.value());
+  std::ranges::sort(out, {}, &std::pair<std::string, at::Tensor>::first);
+  return out;
+}
+
+/// Consecutive tensors in groups of at most `limit` bytes.
+std::vector<NamedTensors> shards_of(const NamedTensors& weights, uint64_t limit) {
+  std::vector<NamedTensors> shards(1);
+  uint64_t size = 0;
+  for (const auto& item : weights) {
+    const auto bytes = static_cast<uint64_t>(item.second.nbytes());
+    if (size > 0 && size + bytes > limit) {
+      shards.emplace_back();
+      size = 0;
+    }
+    shards.back().push_back(item);
+    size += bytes;
+  }
+  return shards;
+}
+
+void write_weights(const fs::path& folder, const NamedTensors& weights, uint64_t limit) {
+  const auto shards = shards_of(weights, limit);
+  if (shards.size() == 1) {
+    save_tensors(folder / "model.safetensors", weights, {{"format", "pt"}});
+    return;
+  }
+  Json index = {{"metadata", {{"total_size", 0}}}, {"weight_map", Json::object()}};
+  uint64_t total = 0;
+  for (size_t i = 0; i < shards.size(); ++i) {
+    std::array<char, 64> name{};
+    std::snprintf(name.data(), name.size(), "model-%05zu-of-%05zu.safetensors", i + 1, shards.size());
+    save_tensors(folder / name.data(), shards[i], {{"format", "pt"}});
+    for (const auto& [tensor, value] : shards[i]) {
+      index["weight_map"][tensor] = name.data();
+      total += static_cast<uint64_t>(value.nbytes());
+    }
+  }
+  index["metadata"]["total_size"] = total;
+  write_file(folder / "model.safetensors.index.json", index.dump(2) + "\n");
+}
+
+/// Largest difference between the logits of two models on a fixed text.
+double logit_difference(Decoder a, Decoder b) {
+  const torch::NoGradGuard no_grad;
+  constexpr int64_t kTokens = 64;
+  const int64_t count = std::min(kTokens, a->config().max_position_embeddings);
+  const auto tokens = (torch::arange(count, torch::kLong) * 7919 + 1).remainder(a->config().vocab_size);
+  return (a->forward(tokens.unsqueeze(0).to(a->device())).cpu() - b->forward(tokens.unsqueeze(0)).cpu())
+      .abs()
+      .max()
+      .item<double>();
+}
+
+uint64_t bytes_below(const fs::path& path) {
+  if (fs::is_regular_file(path)) return fs::file_size(path);
+  uint64_t sum = 0;
+  for (const auto& entry : fs::directory_iterator(path)) sum += entry.file_size();
+  return sum;
+}
+
+/// What was written must be the model: same bytes in, same kernels, so the logits are equal.
+ExportReport verified(const LoadedModel& source, const fs::path& written) {
+  const LoadedModel back = load_model(written, {.type = source.model->compute_type()});
+  ExportReport report{bytes_below(written), logit_difference(source.model, back.model)};
+  if (source.model->device().is_cpu() && report.max_logit_difference != 0) {
+    throw Error(ExitCode::kInternal,
+                {cat("what was read back gives logits that differ by ", report.max_logit_difference),
+                 written.string(), "report this"});
+  }
+  return report;
+}
+
+}  // namespace
+
+ExportReport export_hf(const LoadedModel& source, const fs::path& output, bool force,
+                       uint64_t shard_bytes) {
+  expect_writable(output, force);
+  AtomicDirectory directory(output);
+  const fs::path& folder = directory.path();
+  const auto& config = source.model->config();
+  const bool bf16 = source.model->compute_type() == at::kBFloat16;
+  write_file(folder / "config.json",
+             to_hf_config(config, source.bos_id, source.eos_id, bf16 ? "bfloat16" : "float32").dump(2) + "\n");
+  Json generation = {{"do_sample", true}, {"temperature", 1.0}};
+  if (source.bos_id >= 0) generation["bos_token_id"] = source.bos_id;
+  if (source.eos_id >= 0) generation["eos_token_id"] = source.eos_id;
+  write_file(folder / "generation_config.json", generation.dump(2) + "\n");
+  write_weights(folder, weights_of(*source.model), shard_bytes);
+  if (source.tokenizer) {
+    for (const auto& [name, content] : hf_tokenizer_files(*source.tokenizer, config.max_position_embeddings)) {
+      write_file(folder / name, content);
+    }
+  }
+  const ExportReport report = verified(source, folder);
+  directory.commit();
+  return report;
+}
+
+ExportReport export_kvsmith(const LoadedModel& source, const fs::path& output, bool force) {
+  expect_writable(output, force);
+  NamedTensors tensors = weights_of(*source.model);
+  if (source.tokenizer) {
+    const std::string& bytes = source.tokenizer->bytes();
+    tensors.emplace_back("tokenizer.model",
+                         torch::from_blob(const_cast<char*>(bytes.data()),
+                                          {static_cast<int64_t>(bytes.size())}, torch::kByte)
+                             .clone());
+  }
+  RunConfig config;
+  config.model = source.model->config();
+  config.train.sequence_length =
+      std::min(config.train.sequence_length, config.model.max_position_embeddings);
+  const fs::path trial = output.parent_path() / ("." + output.filename().string() + ".unverified");
+  save_tensors(trial, tensors, {{"format", "pt"}, {"kvsmith.config", to_toml(config)}});
+  const ExportReport report = verified(source, trial);
+  publish_file(trial, output);
+  return report;
+}
+
+}  // namespace kvsmith

@@ -1,0 +1,168 @@
+#include "checkpoints/load.h"
+
+#include <algorithm>
+#include <map>
+
+#include <torch/torch.h>
+
+#include "checkpoints/hf_config.h"
+#include "checkpoints/store.h"
+#include "checkpoints/tensor_file.h"
+#include "configs/run_config.h"
+#include "core/error.h"
+#include "core/files.h"
+#include "core/text.h"
+
+namespace kvsmith {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+constexpr uint64_t kLargestJson = uint64_t{1} << 26;
+
+Json read_json(const fs::path& path) {
+  try {
+    return Json::parse(read_file(path, kLargestJson));
+  } catch (const Json::exception& error) {
+    throw Error(ExitCode::kBadData, {error.what(), path.string(), "the file is damaged"});
+  }
+}
+
+NamedTensors parameters_of(const DecoderImpl& model) {
+  NamedTensors out;
+  for (const auto& item : model.named_parameters()) out.emplace_back(item.key(), item.value());
+  return out;
+}
+
+Decoder make(const ModelConfig& config, const LoadOptions& options) {
+  const torch::NoGradGuard no_grad;
+  Decoder model(config);
+  model->to(options.type);
+  model->set_compute_type(options.type);
+  for (auto& parameter : model->parameters()) parameter.set_requires_grad(false);
+  return model;
+}
+
+void take_tokenizer(LoadedModel& out, const fs::path& file) {
+  if (!fs::exists(file)) return;
+  out.tokenizer = Tokenizer::load(file);
+  out.bos_id = out.tokenizer->bos_id();
+  out.eos_id = out.tokenizer->eos_id();
+}
+
+LoadedModel load_checkpoint(const fs::path& path, const LoadOptions& options) {
+  const CheckpointInfo info = inspect_checkpoint(path, false);
+  if (!info.complete) {
+    throw Error(ExitCode::kBadData, {info.problem, path.string(), "choose another checkpoint"});
+  }
+  const auto config = parse_run_config(read_file(path / "config.toml"), (path / "config.toml").string());
+  LoadedModel out;
+  out.model = make(config.model, options);
+  load_into(parameters_of(*out.model), SafetensorsFile(path / "model.safetensors"));
+  take_tokenizer(out, path / "tokenizer.model");
+  out.step = info.step;
+  out.tokens_seen = info.state.at("trainer").at("tokens").get<int64_t>();
+  out.name = path.parent_path().filename().string();
+  return out;
+}
+
+/// Files of a Hugging Face folder by tensor name.
+std::map<std::string, fs::path> hf_shards(const fs::path& folder) {
+  std::map<std::string, fs::path> out;
+  const fs::path index = folder / "model.safetensors.index.json";
+  if (!fs::exists(index)) {
+    const fs::path single = folder / "model.safetensors";
+    const SafetensorsFile file(single);
+    for (const auto& [name, info] : file.tensors()) out[name] = single;
+    return out;
+  }
+  const Json json = read_json(index);
+  for (const auto& [name, file] : json.at("weight_map").items()) {
+    const fs::path shard = file.get<std::string>();
+    if (shard != shard.filename() || shard == "..") {
+      throw Error(ExitCode::kBadData, {"shard name " + shard.string() + " is not a plain file name",
+                                       index.string(), "the file is damaged or hostile"});
+    }
+    out[name] = folder / shard;
+  }
+  return out;
+}
+
+LoadedModel load_hf(const fs::path& folder, const LoadOptions& options) {
+  const Json json = read_json(folder / "config.json");
+  LoadedModel out;
+  out.model = make(from_hf_config(json, (folder / "config.json").string()), options);
+  std::map<fs::path, SafetensorsFile> files;
+  std::map<std::string, std::vector<int64_t>> available;
+  const auto shards = hf_shards(folder);
+  const bool tied = out.model->config().tie_word_embeddings;
+  for (const auto& [name, path] : shards) {
+    if (tied && name == "lm_head.weight") continue;  // some exporters store the alias as well
+    const auto file = files.try_emplace(path, path).first;
+    const TensorInfo* info = file->second.find(name);
+    if (!info) {
+      throw Error(ExitCode::kBadData, {"tensor " + name + " is not in the shard that the index names",
+                                       path.string(), "download the folder again"});
+    }
+    available[name] = info->shape;
+  }
+  copy_into(parameters_of(*out.model), available,
+            [&](const std::string& name) {
+              const auto& file = files.at(shards.at(name));
+              return load_tensor(file, *file.find(name));
+            },
+            folder.string());
+  take_tokenizer(out, folder / "tokenizer.model");
+  out.bos_id = json.value("bos_token_id", out.bos_id);
+  if (json.contains("eos_token_id") && json["eos_token_id"].is_number()) out.eos_id = json["eos_token_id"];
+  out.name = folder.filename().string();
+  return out;
+}
+
+LoadedModel load_single_file(const fs::path& path, const LoadOptions& options) {
+  const SafetensorsFile file(path);
+  const auto& metadata = file.metadata();
+  if (!metadata.contains("kvsmith.config")) {
+    throw Error(ExitCode::kBadData, {"a safetensors file without a model configuration", path.string(),
+                                     "give the folder with its config.json"});
+  }
+  LoadedModel out;
+  const auto config = parse_run_config(metadata.at("kvsmith.config"), path.string());
+  out.model = make(config.model, options);
+  load_into(parameters_of(*out.model), file, {"tokenizer.model"});
+  if (const TensorInfo* info = file.find("tokenizer.model")) {
+    const auto bytes = load_tensor(file, *info);
+    out.tokenizer = Tokenizer::from_bytes(
+        {static_cast<const char*>(bytes.data_ptr()), bytes.nbytes()}, path.string());
+    out.bos_id = out.tokenizer->bos_id();
+    out.eos_id = out.tokenizer->eos_id();
+  }
+  out.name = path.stem().string();
+  return out;
+}
+
+LoadedModel load_any(const fs::path& path, const LoadOptions& options) {
+  if (!fs::exists(path)) {
+    throw Error(ExitCode::kMissingInput, {"no such checkpoint", path.string(),
+                                          "give a run directory, a checkpoint, or an exported folder or file"});
+  }
+  if (fs::is_regular_file(path)) return load_single_file(path, options);
+  if (fs::exists(path / "manifest.json")) return load_checkpoint(fs::canonical(path), options);
+  if (fs::exists(path / "config.json")) return load_hf(fs::canonical(path), options);
+  if (fs::exists(path / "latest")) return load_checkpoint(fs::canonical(path / "latest"), options);
+  throw Error(ExitCode::kMissingInput, {"no checkpoint in this directory", path.string(),
+                                        "train one, or give a step-... directory"});
+}
+
+}  // namespace
+
+LoadedModel load_model(const fs::path& path, const LoadOptions& options) {
+  LoadedModel out = load_any(path, options);
+  out.path = path;
+  out.model->to(options.device);
+  out.model->eval();
+  return out;
+}
+
+}  // namespace kvsmith

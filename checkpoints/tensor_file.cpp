@@ -1,0 +1,115 @@
+#include "checkpoints/tensor_file.h"
+
+#include <algorithm>
+#include <array>
+#include <set>
+
+#include <torch/torch.h>
+
+#include "core/error.h"
+#include "core/text.h"
+
+namespace kvsmith {
+namespace {
+
+constexpr std::array<std::pair<const char*, at::ScalarType>, 8> kTypes = {{
+    {"F32", at::kFloat},
+    {"BF16", at::kBFloat16},
+    {"F16", at::kHalf},
+    {"F64", at::kDouble},
+    {"I64", at::kLong},
+    {"I32", at::kInt},
+    {"U8", at::kByte},
+    {"BOOL", at::kBool},
+}};
+
+std::string shape_text(const std::vector<int64_t>& shape) {
+  std::vector<std::string> sizes;
+  for (const int64_t size : shape) sizes.push_back(std::to_string(size));
+  return "[" + join(sizes) + "]";
+}
+
+}  // namespace
+
+std::string dtype_name(at::ScalarType type) {
+  for (const auto& [name, value] : kTypes) {
+    if (value == type) return name;
+  }
+  throw Error(ExitCode::kInternal, {"a tensor type that is not stored", c10::toString(type), ""});
+}
+
+at::ScalarType dtype_of(const std::string& name, const std::string& where) {
+  for (const auto& [known, value] : kTypes) {
+    if (known == name) return value;
+  }
+  throw Error(ExitCode::kBadData, {"tensor type " + name + " is not supported", where,
+                                   "convert it to F32, F16 or BF16 first"});
+}
+
+std::string save_tensors(const std::filesystem::path& path, const NamedTensors& tensors,
+                         const std::map<std::string, std::string>& metadata) {
+  std::vector<TensorInfo> infos;
+  for (const auto& [name, tensor] : tensors) {
+    TensorInfo info;
+    info.name = name;
+    info.dtype = dtype_name(tensor.scalar_type());
+    info.shape = tensor.sizes().vec();
+    infos.push_back(std::move(info));
+  }
+  SafetensorsWriter writer(path, std::move(infos), metadata);
+  for (const auto& [name, tensor] : tensors) {
+    const auto host = tensor.detach().cpu().contiguous();
+    if (host.is_floating_point() && !torch::isfinite(host).all().item<bool>()) {
+      throw Error(ExitCode::kNumerical, {"tensor " + name + " holds values that are not finite",
+                                         path.string(), "resume from an earlier checkpoint"});
+    }
+    writer.write(name, host.data_ptr(), host.nbytes());
+  }
+  return writer.commit();
+}
+
+at::Tensor load_tensor(const SafetensorsFile& file, const TensorInfo& info) {
+  auto tensor = torch::empty(info.shape, dtype_of(info.dtype, info.name));
+  file.read(info, tensor.data_ptr());
+  return tensor;
+}
+
+void copy_into(const NamedTensors& destination,
+               const std::map<std::string, std::vector<int64_t>>& available,
+               const TensorSource& source, const std::string& where) {
+  std::vector<std::string> problems;
+  std::set<std::string> wanted;
+  for (const auto& [name, tensor] : destination) {
+    wanted.insert(name);
+    const auto found = available.find(name);
+    if (found == available.end()) {
+      problems.push_back("missing " + name);
+    } else if (found->second != tensor.sizes().vec()) {
+      problems.push_back(cat(name, " is ", shape_text(found->second), ", expected ",
+                             shape_text(tensor.sizes().vec())));
+    }
+  }
+  for (const auto& [name, shape] : available) {
+    if (!wanted.contains(name)) problems.push_back("surplus " + name);
+  }
+  if (!problems.empty()) {
+    throw Error(ExitCode::kConfig,
+                {"the tensors are not those of the model: " + join(problems, "; "), where,
+                 "is this the checkpoint of another configuration?"});
+  }
+  const torch::NoGradGuard no_grad;
+  for (const auto& [name, tensor] : destination) at::Tensor(tensor).copy_(source(name));
+}
+
+void load_into(const NamedTensors& destination, const SafetensorsFile& file,
+               const std::vector<std::string>& ignored) {
+  std::map<std::string, std::vector<int64_t>> available;
+  for (const auto& [name, info] : file.tensors()) {
+    if (std::ranges::find(ignored, name) == ignored.end()) available[name] = info.shape;
+  }
+  copy_into(destination, available,
+            [&](const std::string& name) { return load_tensor(file, *file.find(name)); },
+            file.path().string());
+}
+
+}  // namespace kvsmith

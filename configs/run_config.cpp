@@ -1,0 +1,164 @@
+#include "configs/run_config.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "core/text.h"
+
+namespace kvsmith {
+namespace {
+
+/// Calls visit("model", config.model) and so on: the one list of sections.
+template <class Config, class Visit>
+void for_each_section(Config& config, Visit&& visit) {
+  visit("model", config.model);
+  visit("data", config.data);
+  visit("train", config.train);
+}
+
+void complain_of_unknown_keys(const Settings& settings, std::vector<Complaint>& complaints) {
+  std::vector<std::string> known, sections = {"model", "data", "train"};
+  for (const auto& key : all_keys()) known.push_back(key.path);
+  for (const auto& [path, setting] : settings.entries()) {
+    if (std::ranges::find(known, path) != known.end()) continue;
+    const std::string section = path.substr(0, path.find('.'));
+    const bool known_section = std::ranges::find(sections, section) != sections.end();
+    std::string advice = nearest(path, known);
+    if (!advice.empty()) {
+      advice = "did you mean \"" + advice + "\"?";
+    } else {
+      advice =
+          known_section ? "`kvsmith train --help` lists the keys" : suggestion(section, sections);
+    }
+    complaints.push_back({setting.where, "unknown key \"" + path + "\"; " + advice});
+  }
+}
+
+std::string divisors(int64_t n) {
+  std::vector<std::string> out;
+  for (int64_t i = 1; i <= n; ++i) {
+    if (n % i == 0) out.push_back(std::to_string(i));
+  }
+  return join(out);
+}
+
+/// Relations between keys. `place` tells where a key was set.
+template <class Place>
+void check_relations(const RunConfig& config,
+                     const Place& place,
+                     std::vector<Complaint>& complaints) {
+  const auto& m = config.model;
+  const auto& t = config.train;
+  const auto expect = [&](bool good, const std::string& key, const std::string& text) {
+    if (!good) complaints.push_back({place(key), text});
+  };
+  expect(m.num_attention_heads % m.num_key_value_heads == 0, "model.num_key_value_heads",
+         cat(m.num_key_value_heads, " key/value heads do not divide ", m.num_attention_heads,
+             " query heads; choose one of ", divisors(m.num_attention_heads)));
+  expect(m.head_dim > 0, "model.head_dim",
+         cat("hidden_size ", m.hidden_size, " is too small for ", m.num_attention_heads, " heads"));
+  expect(m.head_dim % 2 == 0, "model.head_dim",
+         cat("head_dim ", m.head_dim, " is odd, and the rotary embedding turns pairs"));
+  const int64_t micro = t.micro_batch_size == 0 ? t.batch_size : t.micro_batch_size;
+  expect(t.batch_size % micro == 0, "train.micro_batch_size",
+         cat("micro_batch_size ", micro, " does not divide batch_size ", t.batch_size,
+             "; choose one of ", divisors(t.batch_size)));
+  expect(t.sequence_length <= m.max_position_embeddings, "train.sequence_length",
+         cat("sequence_length ", t.sequence_length, " is longer than max_position_embeddings ",
+             m.max_position_embeddings));
+  expect(
+      t.min_learning_rate <= t.learning_rate, "train.min_learning_rate",
+      cat("min_learning_rate ", t.min_learning_rate, " is above learning_rate ", t.learning_rate));
+  const int64_t steps = t.total_steps();
+  expect(steps == 0 || t.warmup_steps <= steps, "train.warmup_steps",
+         cat("warmup_steps ", t.warmup_steps, " is more than the ", steps, " steps of the run"));
+  const auto& d = config.data;
+  expect(d.weights.empty() || d.weights.size() == d.corpus.size(), "data.weights",
+         cat(d.weights.size(), " weights for ", d.corpus.size(), " corpora; give one each"));
+}
+
+RunConfig resolve(const Settings& settings) {
+  RunConfig config;
+  std::vector<Complaint> complaints;
+  complain_of_unknown_keys(settings, complaints);
+  for_each_section(config, [&](const std::string& section, auto& value) {
+    read_section(settings, section, value, complaints);
+  });
+  if (complaints.empty()) {
+    fill_in(config.model);
+    const auto place = [&](const std::string& key) {
+      const Setting* setting = settings.find(key);
+      return setting ? setting->where + ": " + key : key + " (default)";
+    };
+    check_relations(config, place, complaints);
+  }
+  if (!complaints.empty()) {
+    std::vector<std::string> lines;
+    for (const auto& complaint : complaints)
+      lines.push_back(complaint.where + ": " + complaint.text);
+    throw Error(ExitCode::kConfig, {join(lines, "\n"), "", ""});
+  }
+  return config;
+}
+
+}  // namespace
+
+RunConfig load_run_config(const std::vector<std::filesystem::path>& files,
+                          const std::vector<std::string>& assignments) {
+  Settings settings;
+  for (const auto& file : files) settings.merge(Settings::from_file(file));
+  for (const auto& assignment : assignments) settings.set(assignment);
+  return resolve(settings);
+}
+
+RunConfig parse_run_config(const std::string& toml, const std::string& source) {
+  return resolve(Settings::from_text(toml, source));
+}
+
+std::string to_toml(const RunConfig& config) {
+  std::string out;
+  for_each_section(config, [&](const std::string& section, const auto& value) {
+    out += (out.empty() ? "[" : "\n[") + section + "]\n";
+    for (const auto& key : list_section(section, value)) {
+      out += cat(key.key.name, " = ", to_toml(key.value), "\n");
+    }
+  });
+  return out;
+}
+
+std::vector<KeyValue> all_keys(const RunConfig& config) {
+  std::vector<KeyValue> keys;
+  for_each_section(config, [&](const std::string& section, const auto& value) {
+    for (auto& key : list_section(section, value)) keys.push_back(std::move(key));
+  });
+  return keys;
+}
+
+std::vector<Difference> differences(const RunConfig& before, const RunConfig& after, bool all) {
+  const auto old_keys = all_keys(before), new_keys = all_keys(after);
+  std::vector<Difference> out;
+  for (size_t i = 0; i < old_keys.size(); ++i) {
+    const bool counts = all || old_keys[i].key.shapes_result;
+    if (counts && old_keys[i].value != new_keys[i].value) {
+      out.push_back({old_keys[i].path, to_toml(old_keys[i].value), to_toml(new_keys[i].value)});
+    }
+  }
+  return out;
+}
+
+std::string configuration_reference() {
+  std::string out, section;
+  for (const auto& key : all_keys()) {
+    const std::string here = key.path.substr(0, key.path.find('.'));
+    if (here != section) {
+      out += cat("\n## [", here,
+                 "]\n\n| key | default | expected | meaning |\n| --- | --- | --- | --- |\n");
+      section = here;
+    }
+    out += cat("| `", key.key.name, "` | `", to_toml(key.value), "` | ", key.expected, " | ",
+               key.key.help, " |\n");
+  }
+  return out;
+}
+
+}  // namespace kvsmith

@@ -1,0 +1,63 @@
+#include "core/fields.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/text.h"
+
+namespace kvsmith::detail {
+namespace {
+
+std::string range(const Key& key) {
+  const bool low = std::isfinite(key.min), high = std::isfinite(key.max);
+  if (low && high) return cat(" from ", key.min, " to ", key.max);
+  if (low) return cat(" >= ", key.min);
+  if (high) return cat(" <= ", key.max);
+  return "";
+}
+
+template <class T>
+bool read_exact(const Value& value, T& out) {
+  const T* v = std::get_if<T>(&value.data);
+  if (v) out = *v;
+  return v != nullptr;
+}
+
+}  // namespace
+
+bool read(const Value& value, bool& out) { return read_exact(value, out); }
+bool read(const Value& value, int64_t& out) {
+  if (read_exact(value, out)) return true;
+  const double* real = std::get_if<double>(&value.data);  // 1e9 is how people write token budgets
+  if (!real || *real != std::floor(*real) || std::abs(*real) > 9007199254740992.0) return false;
+  out = static_cast<int64_t>(*real);
+  return true;
+}
+bool read(const Value& value, double& out) {
+  if (const auto* whole = std::get_if<int64_t>(&value.data)) {
+    out = static_cast<double>(*whole);
+    return true;
+  }
+  return read_exact(value, out);
+}
+bool read(const Value& value, std::string& out) { return read_exact(value, out); }
+
+std::string expected(const bool&, const Key&) { return "true or false"; }
+std::string expected(const int64_t&, const Key& key) { return "a whole number" + range(key); }
+std::string expected(const double&, const Key& key) { return "a number" + range(key); }
+std::string expected(const std::string&, const Key& key) {
+  if (key.choices.empty()) return "a string";
+  std::string out = "one of";
+  for (const auto choice : key.choices) out += cat(" \"", choice, "\"");
+  return out;
+}
+
+bool in_range(const int64_t& v, const Key& key) {
+  return static_cast<double>(v) >= key.min && static_cast<double>(v) <= key.max;
+}
+bool in_range(const double& v, const Key& key) { return v >= key.min && v <= key.max; }
+bool in_range(const std::string& v, const Key& key) {
+  return key.choices.empty() || std::ranges::find(key.choices, v) != key.choices.end();
+}
+
+}  // namespace kvsmith::detail

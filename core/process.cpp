@@ -1,0 +1,70 @@
+#include "core/process.h"
+
+#include <atomic>
+#include <sstream>
+#include <string>
+
+#include <unistd.h>
+
+#include "core/error.h"
+#include "core/files.h"
+
+namespace kvsmith {
+namespace {
+
+/// The value of a line "VmRSS:     1234 kB" of /proc/self/status, in bytes.
+uint64_t from_status(const std::string& key) {
+  std::istringstream lines(read_file("/proc/self/status"));
+  std::string word;
+  uint64_t kibibytes = 0;
+  while (lines >> word) {
+    if (word == key && lines >> kibibytes) return kibibytes * 1024;
+  }
+  throw Error(ExitCode::kInternal, {.what = "no line \"" + key + "\"",
+                                    .where = "/proc/self/status",
+                                    .remedy = "run on Linux with /proc mounted"});
+}
+
+// A handler may run in any thread, so a plain sig_atomic_t is not enough.
+std::atomic<int> stop_signal{0};
+static_assert(std::atomic<int>::is_always_lock_free);
+
+void remember(int number) {
+  int none = 0;
+  if (!stop_signal.compare_exchange_strong(none, number)) ::_exit(128 + number);
+}
+
+struct Handling {
+  int number;
+  void (*handler)(int);
+};
+const std::array<Handling, 5> kHandlings = {{{SIGINT, remember},
+                                             {SIGTERM, remember},
+                                             {SIGUSR1, remember},
+                                             {SIGPIPE, SIG_IGN},
+                                             {SIGXFSZ, SIG_IGN}}};
+
+}  // namespace
+
+uint64_t resident_bytes() { return from_status("VmRSS:"); }
+uint64_t peak_resident_bytes() { return from_status("VmHWM:"); }
+
+StopSignals::StopSignals() {
+  stop_signal = 0;
+  for (size_t i = 0; i < kHandlings.size(); ++i) {
+    struct sigaction action {};
+    action.sa_handler = kHandlings[i].handler;
+    action.sa_flags = SA_RESTART;
+    ::sigaction(kHandlings[i].number, &action, &before_[i]);
+  }
+}
+
+StopSignals::~StopSignals() {
+  for (size_t i = 0; i < kHandlings.size(); ++i) {
+    ::sigaction(kHandlings[i].number, &before_[i], nullptr);
+  }
+}
+
+int StopSignals::requested() { return stop_signal; }
+
+}  // namespace kvsmith

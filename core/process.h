@@ -1,0 +1,33 @@
+#pragma once
+
+#include <array>
+#include <csignal>
+#include <cstdint>
+
+namespace kvsmith {
+
+/// Memory of this process in RAM, in bytes.
+uint64_t resident_bytes();
+/// The most it has ever been.
+uint64_t peak_resident_bytes();
+
+/// While it lives, the first SIGINT, SIGTERM or SIGUSR1 is only remembered, so that the program can
+/// save and leave with 128 + its number; the second one, of any of the three, leaves at once. A
+/// closed pipe and a file size limit are errors of write(2) instead of signals. At most one object
+/// at a time; the destructor restores what was there before.
+class StopSignals {
+ public:
+  StopSignals();
+  ~StopSignals();
+  StopSignals(const StopSignals&) = delete;
+  StopSignals& operator=(const StopSignals&) = delete;
+
+  /// Number of the signal that asked to stop, 0 while there was none. Callable from any thread, and
+  /// after the object has gone.
+  static int requested();
+
+ private:
+  std::array<struct sigaction, 5> before_{};
+};
+
+}  // namespace kvsmith

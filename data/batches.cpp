@@ -1,0 +1,241 @@
+#include "data/batches.h"
+
+#include <algorithm>
+#include <cmath>
+#include <condition_variable>
+#include <deque>
+#include <exception>
+#include <mutex>
+#include <numeric>
+#include <span>
+#include <thread>
+#include <utility>
+
+#include "core/error.h"
+#include "core/text.h"
+
+namespace kvsmith {
+namespace {
+
+constexpr uint64_t kCycle = 1024;  ///< sequences in which every split gets its exact share
+constexpr size_t kReadAhead = 4;   ///< batches
+constexpr uint64_t kMixtureRound = UINT64_MAX;
+
+/// Slots of a cycle for each weight, by largest remainder; their sum is kCycle.
+std::vector<uint64_t> share_cycle(const std::vector<WeightedSplit>& splits) {
+  double total = 0;
+  for (const WeightedSplit& s : splits) total += s.weight;
+  std::vector<uint64_t> slots;
+  std::vector<double> remainders;
+  for (const WeightedSplit& s : splits) {
+    const double exact = s.weight / total * kCycle;
+    slots.push_back(static_cast<uint64_t>(exact));
+    remainders.push_back(exact - std::floor(exact));
+  }
+  std::vector<size_t> order(splits.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::ranges::stable_sort(order, std::greater{}, [&](size_t i) { return remainders[i]; });
+  const uint64_t left = kCycle - std::accumulate(slots.begin(), slots.end(), uint64_t{0});
+  for (uint64_t i = 0; i < left; ++i) ++slots[order[i % order.size()]];
+  return slots;
+}
+
+/// Which window of which split sequence p of the stream is: a pure function of p.
+class Schedule {
+ public:
+  struct Window {
+    const CorpusSplit* split;
+    uint64_t first;  ///< token
+  };
+
+  Schedule(std::vector<WeightedSplit> splits, const BatchOptions& options)
+      : splits_(std::move(splits)), options_(options) {
+    const auto refuse = [](ExitCode code, const std::string& what, const std::string& remedy) {
+      throw Error(code, {.what = what, .where = "batches", .remedy = remedy});
+    };
+    if (splits_.empty()) refuse(ExitCode::kConfig, "no corpus to read", "name at least one");
+    if (options.sequences < 1 || options.length < 1) {
+      refuse(ExitCode::kConfig,
+             cat("batches of ", options.sequences, " sequences of ", options.length, " tokens"),
+             "both must be at least 1");
+    }
+    if (options.document_mask && options.bos_id < 0) {
+      refuse(ExitCode::kConfig, "a document mask needs the id of begin-of-text",
+             "use a tokenizer with one, or document_mask = false");
+    }
+    for (const WeightedSplit& s : splits_) {
+      if (!std::isfinite(s.weight) || s.weight <= 0) {
+        refuse(ExitCode::kConfig, cat("weight ", s.weight), "weights are positive numbers");
+      }
+      const auto length = static_cast<uint64_t>(options.length);
+      windows_.push_back(s.split->tokens() == 0 ? 0 : (s.split->tokens() - 1) / length);
+      if (windows_.back() == 0) {
+        refuse(ExitCode::kBadData,
+               cat("a split of ", s.split->tokens(), " tokens is shorter than a sequence of ",
+                   length, " tokens and its last target"),
+               "add text or train on shorter sequences");
+      }
+    }
+    slots_ = share_cycle(splits_);
+    if (const auto none = std::ranges::find(slots_, 0u); none != slots_.end()) {
+      refuse(ExitCode::kConfig,
+             cat("weight ", splits_[none - slots_.begin()].weight, " is below 1/", kCycle,
+                 " of their sum"),
+             "raise it or leave the corpus out");
+    }
+    deal_cycle();
+  }
+
+  Window at(uint64_t position) const {
+    const auto [index, rank] = cycle_[position % kCycle];
+    const uint64_t draw = position / kCycle * slots_[index] + rank, windows = windows_[index];
+    uint64_t window = draw % windows;
+    if (options_.shuffle) {
+      // Another order for each split, so that equally long ones do not run in step.
+      window = permute(window, windows, options_.seed + index, draw / windows);
+    }
+    return {splits_[index].split.get(), window * static_cast<uint64_t>(options_.length)};
+  }
+
+  uint64_t windows() const {
+    return std::accumulate(windows_.begin(), windows_.end(), uint64_t{0});
+  }
+
+ private:
+  struct Turn {
+    size_t split;
+    uint64_t rank;  ///< turns of the same split before this one in the cycle
+  };
+
+  void deal_cycle() {
+    std::vector<size_t> owners;
+    for (size_t i = 0; i < slots_.size(); ++i) owners.insert(owners.end(), slots_[i], i);
+    std::vector<uint64_t> dealt(slots_.size());
+    for (uint64_t i = 0; i < kCycle; ++i) {
+      const size_t owner = owners[permute(i, kCycle, options_.seed, kMixtureRound)];
+      cycle_.push_back({.split = owner, .rank = dealt[owner]++});
+    }
+  }
+
+  std::vector<WeightedSplit> splits_;
+  BatchOptions options_;
+  std::vector<uint64_t> windows_, slots_;
+  std::vector<Turn> cycle_;
+};
+
+/// Appends the sequence whose tokens, and one more, are `ids`.
+void append_sequence(std::span<const int32_t> ids, const BatchOptions& options, Batch& batch) {
+  int64_t position = 0;
+  int32_t segment = 0;
+  for (size_t i = 0; i + 1 < ids.size(); ++i) {
+    if (options.document_mask && i > 0 && ids[i] == options.bos_id) {
+      position = 0;
+      ++segment;
+      batch.has_borders = true;
+    }
+    // What the next document begins with is not for this one to predict.
+    const bool learnt = !options.document_mask || ids[i + 1] != options.bos_id;
+    batch.tokens.push_back(ids[i]);
+    batch.targets.push_back(learnt ? ids[i + 1] : -1);
+    batch.positions.push_back(position++);
+    batch.segments.push_back(segment);
+    batch.target_count += learnt;
+  }
+}
+
+}  // namespace
+
+struct BatchStream::Impl {
+  Impl(std::vector<WeightedSplit> splits, const BatchOptions& settings)
+      : schedule(std::move(splits), settings), options(settings) {
+    reader = std::jthread([this](std::stop_token stop) { read_ahead(stop); });
+  }
+
+  Batch make(uint64_t first) const {
+    Batch batch;
+    batch.sequences = options.sequences;
+    batch.length = options.length;
+    const auto size = static_cast<size_t>(options.sequences * options.length);
+    batch.tokens.reserve(size);
+    batch.targets.reserve(size);
+    batch.positions.reserve(size);
+    batch.segments.reserve(size);
+    std::vector<int32_t> ids(static_cast<size_t>(options.length) + 1);
+    for (uint64_t i = 0; i < static_cast<uint64_t>(options.sequences); ++i) {
+      const Schedule::Window window = schedule.at(first + i);
+      window.split->read(window.first, ids);
+      append_sequence(ids, options, batch);
+    }
+    return batch;
+  }
+
+  void read_ahead(const std::stop_token& stop) {
+    std::unique_lock lock(mutex);
+    while (changed.wait(lock, stop, [&] { return !error && ready.size() < kReadAhead; })) {
+      const uint64_t wanted = position + ready.size() * static_cast<uint64_t>(options.sequences);
+      const uint64_t seeks_before = seeks;
+      lock.unlock();
+      Batch batch;
+      std::exception_ptr failure;
+      try {
+        batch = make(wanted);
+      } catch (...) {
+        failure = std::current_exception();
+      }
+      lock.lock();
+      if (seeks != seeks_before) continue;
+      // A next() meanwhile took one from the front: `wanted` still follows the last one here.
+      if (failure)
+        error = failure;
+      else
+        ready.push_back(std::move(batch));
+      changed.notify_all();
+    }
+  }
+
+  const Schedule schedule;
+  const BatchOptions options;
+
+  std::mutex mutex;
+  std::condition_variable_any changed;
+  std::deque<Batch> ready;   // those from `position` on
+  std::exception_ptr error;  // of the batch after them
+  uint64_t position = 0;     // sequences handed out
+  uint64_t seeks = 0;
+  std::jthread reader;  // last: stops before what it uses is gone
+};
+
+BatchStream::BatchStream(std::vector<WeightedSplit> splits, const BatchOptions& options)
+    : impl_(std::make_unique<Impl>(std::move(splits), options)) {}
+
+BatchStream::~BatchStream() = default;
+
+Batch BatchStream::next() {
+  Impl& self = *impl_;
+  std::unique_lock lock(self.mutex);
+  self.changed.wait(lock, [&] { return !self.ready.empty() || self.error; });
+  if (self.ready.empty()) std::rethrow_exception(self.error);
+  Batch batch = std::move(self.ready.front());
+  self.ready.pop_front();
+  self.position += static_cast<uint64_t>(self.options.sequences);
+  self.changed.notify_all();
+  return batch;
+}
+
+uint64_t BatchStream::position() const {
+  const std::lock_guard lock(impl_->mutex);
+  return impl_->position;
+}
+
+void BatchStream::seek(uint64_t position) {
+  const std::lock_guard lock(impl_->mutex);
+  impl_->position = position;
+  impl_->ready.clear();
+  impl_->error = nullptr;
+  ++impl_->seeks;
+  impl_->changed.notify_all();
+}
+
+uint64_t BatchStream::sequences_per_epoch() const { return impl_->schedule.windows(); }
+
+}  // namespace kvsmith

@@ -1,0 +1,245 @@
+#include "data/build.h"
+
+#include <algorithm>
+#include <chrono>
+#include <optional>
+#include <thread>
+
+#include "core/error.h"
+#include "core/random.h"
+#include "core/text.h"
+#include "data/ordered_pipeline.h"
+#include "data/token_files.h"
+#include "data/tokenizer.h"
+
+namespace kvsmith {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+using Progress = std::function<void(const CorpusBuildStats&)>;
+
+constexpr size_t kBatchBytes = size_t{512} << 10;
+
+[[noreturn]] void contradiction(const std::string& what, const std::string& where,
+                                const std::string& remedy) {
+  throw Error(ExitCode::kConfig, {.what = what, .where = where, .remedy = remedy});
+}
+
+/// The token files among the inputs, each once; empty when all are texts.
+std::vector<std::string> token_files(const std::vector<std::string>& inputs) {
+  std::vector<std::string> found;
+  size_t texts = 0;
+  for (const fs::path& path : expand_inputs(inputs)) {
+    if (!TokenFile::is_named_by(path)) {
+      ++texts;
+      continue;
+    }
+    const std::string name = fs::path(path).replace_extension(".bin").string();
+    if (std::ranges::find(found, name) == found.end()) found.push_back(name);
+  }
+  if (!found.empty() && texts > 0)
+    contradiction("texts and token files in one corpus", found.front(), "build two corpora");
+  return found;
+}
+
+/// Takes documents in order, deals them out to the splits and counts.
+class Documents {
+ public:
+  Documents(const CorpusBuild& options, CorpusWriter& writer, const Progress& on_progress)
+      : options_(options), writer_(writer), on_progress_(on_progress) {}
+
+  void add(const std::vector<int32_t>& ids, uint64_t text_bytes, bool is_valid_input) {
+    // Only documents to train on are counted: giving validation texts changes nothing else.
+    const bool is_valid =
+        is_valid_input || (options_.valid_fraction > 0 &&
+                           uniform(options_.seed, "validation document", stats.documents) <
+                               options_.valid_fraction);
+    writer_.add_document(is_valid ? "valid" : "train", ids, text_bytes);
+    (is_valid ? valid_ : train_)++;
+    ++stats.documents;
+    stats.tokens += ids.size();
+    stats.text_bytes += text_bytes;
+  }
+
+  void report() {
+    stats.seconds = std::chrono::duration<double>(Clock::now() - begin_).count();
+    if (!on_progress_ || stats.seconds < next_report_) return;
+    next_report_ = stats.seconds + 0.2;
+    on_progress_(stats);
+  }
+
+  /// Throws when a split that was asked for stayed empty.
+  void expect_complete() {
+    const bool wants_valid = options_.valid_fraction > 0 || !options_.valid_inputs.empty();
+    if (train_ > 0 && (valid_ > 0 || !wants_valid)) return;
+    const std::string where = join(train_ == 0 ? options_.train_inputs : options_.valid_inputs);
+    if (options_.valid_fraction == 0 || train_ + valid_ == 0)
+      throw Error(ExitCode::kBadData,
+                  {.what = "0 documents", .where = where, .remedy = "give inputs with text"});
+    throw Error(ExitCode::kBadData,
+                {.what = cat("of ", train_ + valid_, " documents ", train_, " fell to \"train\" and ",
+                             valid_, " to \"valid\""),
+                 .where = join(options_.train_inputs),
+                 .remedy = "give validation files instead of a fraction, or a document separator"});
+  }
+
+  CorpusBuildStats stats;
+
+ private:
+  const CorpusBuild& options_;
+  CorpusWriter& writer_;
+  const Progress& on_progress_;
+  Clock::time_point begin_ = Clock::now();
+  double next_report_ = 0;
+  uint64_t train_ = 0, valid_ = 0;
+};
+
+/// Pieces of text on their way through the pipeline.
+struct Batch {
+  struct Part {
+    size_t text_end, ids_end;
+    bool begins, ends, drops;
+  };
+  std::string text;
+  std::vector<Part> parts;
+  std::vector<int32_t> ids;
+  TextSource::Counts counts;  ///< of the source, after this batch
+};
+
+bool read_batch(TextSource& source, Batch& batch) {
+  batch.text.clear();
+  batch.parts.clear();
+  batch.ids.clear();
+  for (TextPiece piece; batch.text.size() < kBatchBytes && source.next(piece);) {
+    batch.text += piece.text;
+    batch.parts.push_back({.text_end = batch.text.size(),
+                           .ids_end = 0,
+                           .begins = piece.begins_document,
+                           .ends = piece.ends_document,
+                           .drops = piece.drops_document});
+  }
+  batch.counts = source.counts();
+  return !batch.parts.empty();
+}
+
+void encode_batch(const Tokenizer& tokenizer, Batch& batch) {
+  size_t begin = 0;
+  for (Batch::Part& part : batch.parts) {
+    if (part.begins && tokenizer.bos_id() >= 0) batch.ids.push_back(tokenizer.bos_id());
+    const std::string_view text(batch.text.data() + begin, part.text_end - begin);
+    tokenizer.encode_to(batch.ids, text,
+                        part.begins ? Tokenizer::Begin::kText : Tokenizer::Begin::kInside);
+    if (part.ends && tokenizer.eos_id() >= 0) batch.ids.push_back(tokenizer.eos_id());
+    part.ids_end = batch.ids.size();
+    begin = part.text_end;
+  }
+}
+
+void add_texts(const CorpusBuild& options, const std::vector<std::string>& inputs, bool is_valid,
+               const Tokenizer& tokenizer, Documents& documents, CorpusWriter& writer) {
+  const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  const int threads = options.threads > 0 ? options.threads : cores;
+  TextSource source(inputs, options.text);
+  const CorpusBuildStats before = documents.stats;
+  std::vector<int32_t> document;
+  uint64_t document_bytes = 0;
+
+  const auto consume = [&](Batch& batch) {
+    size_t text_begin = 0, ids_begin = 0;
+    for (const Batch::Part& part : batch.parts) {
+      if (part.begins) {
+        document.clear();
+        document_bytes = 0;
+      }
+      document.insert(document.end(), batch.ids.begin() + static_cast<ptrdiff_t>(ids_begin),
+                      batch.ids.begin() + static_cast<ptrdiff_t>(part.ids_end));
+      document_bytes += part.text_end - text_begin;
+      if (part.ends && !part.drops) documents.add(document, document_bytes, is_valid);
+      text_begin = part.text_end;
+      ids_begin = part.ids_end;
+    }
+    auto& stats = documents.stats;
+    stats.replaced_sequences = before.replaced_sequences + batch.counts.replaced_sequences;
+    stats.split_lines = before.split_lines + batch.counts.cuts_in_words;
+    stats.skipped_documents = before.skipped_documents + batch.counts.skipped_documents;
+    stats.blank_documents = before.blank_documents + batch.counts.blank_documents;
+    documents.report();
+  };
+  run_in_order<Batch>(
+      threads, 2 * static_cast<size_t>(threads) + 2,
+      [&](Batch& batch) { return read_batch(source, batch); },
+      [&](Batch& batch) { encode_batch(tokenizer, batch); }, consume);
+  for (const CorpusSource& record : source.sources()) writer.add_source(record);
+}
+
+void add_token_files(const std::vector<std::string>& files, const CorpusInfo& info, bool is_valid,
+                     Documents& documents, CorpusWriter& writer) {
+  for (const std::string& name : files) {
+    TokenFile file(name, {info.vocab_size, info.bos_id, info.eos_id});
+    for (std::vector<int32_t> ids; file.next(ids);) {
+      documents.add(ids, 0, is_valid);
+      documents.report();
+    }
+    for (const CorpusSource& record : file.sources()) writer.add_source(record);
+  }
+}
+
+CorpusInfo describe(const CorpusBuild& options, const std::optional<Tokenizer>& tokenizer) {
+  CorpusInfo info;
+  info.vocab_size = options.vocab_size;
+  if (!tokenizer) return info;
+  info.vocab_size = tokenizer->vocab_size();
+  info.bos_id = tokenizer->bos_id();
+  info.eos_id = tokenizer->eos_id();
+  info.tokenizer_name = options.tokenizer.filename().string();
+  info.tokenizer_sha256 = tokenizer->sha256();
+  info.tokenizer_model = tokenizer->bytes();
+  return info;
+}
+
+void check(const CorpusBuild& options) {
+  if (options.train_inputs.empty())
+    contradiction("no inputs", "train_inputs", "name files, folders or \"-\"");
+  if (!(options.valid_fraction >= 0 && options.valid_fraction <= 0.5))
+    contradiction(cat(options.valid_fraction), "valid_fraction", "choose 0 to 0.5");
+  if (options.valid_fraction > 0 && !options.valid_inputs.empty())
+    contradiction("both validation files and a fraction", "valid_fraction", "choose one");
+}
+
+}  // namespace
+
+CorpusBuildStats build_corpus(const CorpusBuild& options, const fs::path& output,
+                              const Progress& on_progress) {
+  check(options);
+  const auto train_files = token_files(options.train_inputs);
+  const auto valid_files = token_files(options.valid_inputs);
+  const bool copies_tokens = !train_files.empty();
+  if (!options.valid_inputs.empty() && copies_tokens == valid_files.empty())
+    contradiction("texts and token files in one corpus", "valid_inputs", "build two corpora");
+  if (options.tokenizer.empty() && !copies_tokens)
+    contradiction("no tokenizer for texts", "tokenizer", "name a SentencePiece model");
+  if (options.tokenizer.empty() && options.vocab_size <= 0)
+    contradiction("token files do not say their vocabulary size", "vocab_size",
+                  "give it, or the tokenizer");
+
+  std::optional<Tokenizer> tokenizer;
+  if (!options.tokenizer.empty()) tokenizer = Tokenizer::load(options.tokenizer);
+  const CorpusInfo info = describe(options, tokenizer);
+  CorpusWriter writer(output, info);
+  Documents documents(options, writer, on_progress);
+  if (copies_tokens) {
+    add_token_files(train_files, info, false, documents, writer);
+    add_token_files(valid_files, info, true, documents, writer);
+  } else {
+    add_texts(options, options.train_inputs, false, *tokenizer, documents, writer);
+    if (!options.valid_inputs.empty())
+      add_texts(options, options.valid_inputs, true, *tokenizer, documents, writer);
+  }
+  documents.expect_complete();
+  writer.finish();
+  documents.report();
+  return documents.stats;
+}
+
+}  // namespace kvsmith

@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "data/text_source.h"
+
+namespace kvsmith {
+
+struct CorpusBuild {
+  std::vector<std::string> train_inputs;  ///< files, folders, globs or "-" for standard input
+  std::vector<std::string> valid_inputs;  ///< given validation files; excludes valid_fraction
+  double valid_fraction = 0;  ///< of documents, chosen by a hash of (seed, index), 0 to 0.5
+  uint64_t seed = 0;
+  std::filesystem::path tokenizer;  ///< SentencePiece model; may be missing for token files
+  int64_t vocab_size = 0;           ///< token files without tokenizer: their vocabulary
+  TextOptions text;
+  int threads = 0;  ///< 0: all cores
+};
+
+struct CorpusBuildStats {
+  uint64_t documents = 0, tokens = 0, text_bytes = 0;
+  uint64_t replaced_sequences = 0;  ///< invalid UTF-8 replaced by U+FFFD
+  uint64_t split_lines = 0;         ///< over-long lines tokenised in parts
+  uint64_t skipped_documents = 0;   ///< left out for invalid UTF-8
+  uint64_t blank_documents = 0;     ///< left out as nothing but white space
+  double seconds = 0;
+};
+
+/// Tokenises texts (.txt, .jsonl, both also .gz or .zst) in parallel, in order, into `output`, each
+/// document between begin- and end-of-text; byte-identical for identical inputs whatever the thread
+/// count. Token files (llm.c and nanoGPT .bin, Megatron .bin/.idx) are copied as they are, with text
+/// lengths of 0; see TokenFile for what counts as a document in them. Nothing is left under `output`
+/// on failure.
+///
+/// Memory: (2 threads + 2) batches of max_document_bytes + 512 KiB of text and its ids, 8 MiB of
+/// cached words a thread, the ids of the longest document (4 bytes each, about as many bytes as its
+/// text), and the writer. A single word of 1 MiB costs the SentencePiece library 0.25 GiB for as
+/// long as it is encoded.
+///
+/// Errors: those of TextSource, Tokenizer, TokenFile and CorpusWriter; 65 for inputs without
+/// documents or a valid_fraction that leaves a split empty; 78 for options that contradict.
+/// `on_progress` is called in the calling thread, some times a second.
+CorpusBuildStats build_corpus(const CorpusBuild& options, const std::filesystem::path& output,
+                              const std::function<void(const CorpusBuildStats&)>& on_progress = {});
+
+}  // namespace kvsmith

@@ -1,0 +1,264 @@
+#include "evaluate/perplexity.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <numbers>
+
+#include <torch/torch.h>
+
+#include "core/error.h"
+#include "core/random.h"
+#include "core/text.h"
+#include "evaluate/unigram.h"
+#include "evaluate/windows.h"
+#include "ops/layers.h"
+
+namespace kvsmith {
+namespace {
+
+constexpr int64_t kChunk = 512;  ///< tokens of a chunked prefill, rows of logits alive at once
+constexpr int64_t kSampleTokens = 128;
+
+/// Windows of one batch, padded at the end to the longest.
+struct Padded {
+  at::Tensor inputs;   ///< [batch, seq]
+  at::Tensor targets;  ///< [batch, seq]; -1 where nothing is scored
+  std::vector<std::vector<int32_t>> ids;  ///< of each window, with the token after its last input
+};
+
+Padded padded(const CorpusSplit& split, const Window* windows, int64_t count) {
+  Padded out;
+  const int64_t seq = windows[0].length;  // sorted: the first is the longest
+  out.inputs = torch::zeros({count, seq}, torch::kLong);
+  out.targets = torch::full({count, seq}, -1, torch::kLong);
+  for (int64_t b = 0; b < count; ++b) {
+    const Window& window = windows[b];
+    auto& ids = out.ids.emplace_back(static_cast<size_t>(window.length) + 1);
+    split.read(window.first, ids);
+    const auto all = torch::tensor(ids, torch::kLong);
+    out.inputs[b].narrow(0, 0, window.length).copy_(all.narrow(0, 0, window.length));
+    out.targets[b].narrow(0, window.scored_from, window.scored())
+        .copy_(all.narrow(0, window.scored_from + 1, window.scored()));
+  }
+  return out;
+}
+
+/// fp64 sum of losses where there is a target. logits: [..., vocab]; targets: [...].
+double nll_of(const at::Tensor& logits, const at::Tensor& targets) {
+  const auto losses = token_losses(logits, targets.clamp_min(0));
+  return losses.masked_fill(targets.lt(0), 0).to(torch::kDouble).sum().item<double>();
+}
+
+CacheMeasurement checked(KvCache& cache, const ModelConfig& config, at::ScalarType type, int64_t batch,
+                         int64_t tokens) {
+  CacheMeasurement out;
+  out.tokens = tokens;
+  out.bytes_used = cache.bytes_used() / batch;
+  out.bytes_reserved = cache.bytes_reserved() / batch;
+  out.bytes_formula = kv_cache_bytes(config, tokens, static_cast<int64_t>(c10::elementSize(type)));
+  if (out.bytes_used != out.bytes_formula || out.bytes_reserved < out.bytes_used) {
+    throw Error(ExitCode::kInternal,
+                {cat("the cache holds ", out.bytes_used, " bytes (", out.bytes_reserved,
+                     " reserved) after ", tokens, " tokens, the formula says ", out.bytes_formula),
+                 architecture_name(config), "report this: inference path and formula disagree"});
+  }
+  return out;
+}
+
+/// Scores one batch token by token; measures the cache at its end.
+double decode_batch(DecoderImpl& model, const Padded& batch, Evaluation& result) {
+  const int64_t count = batch.inputs.size(0), seq = batch.inputs.size(1);
+  const auto inputs = batch.inputs.to(model.device()), targets = batch.targets.to(model.device());
+  auto cache = model.make_cache({.batch = count, .initial_rows = seq});
+  auto sum = torch::zeros({}, torch::dtype(torch::kDouble).device(model.device()));
+  for (int64_t t = 0; t < seq; ++t) {
+    const auto hidden = model.step(inputs.narrow(1, t, 1), Positions::range(t, 1, model.device()), cache);
+    const auto target = targets.select(1, t);
+    const auto losses = token_losses(model.logits(hidden.select(1, 0)), target.clamp_min(0));
+    sum += losses.masked_fill(target.lt(0), 0).to(torch::kDouble).sum();
+    result.cache_bytes_peak = std::max(result.cache_bytes_peak, cache.bytes_reserved() / count);
+  }
+  const auto measured = checked(cache, model.config(), model.compute_type(), count, seq);
+  if (seq > result.cache.tokens) result.cache = measured;
+  return sum.item<double>();
+}
+
+/// Scores one batch in a single pass; logits exist for a slice of tokens at a time.
+double parallel_batch(DecoderImpl& model, const Padded& batch) {
+  const auto inputs = batch.inputs.to(model.device());
+  auto cache = model.make_transient();
+  const auto hidden =
+      model.step(inputs, Positions::range(0, inputs.size(1), model.device()), cache).flatten(0, 1);
+  const auto targets = batch.targets.to(model.device()).flatten();
+  double sum = 0;
+  for (int64_t first = 0; first < hidden.size(0); first += kChunk) {
+    const int64_t rows = std::min(kChunk, hidden.size(0) - first);
+    sum += nll_of(model.logits(hidden.narrow(0, first, rows)), targets.narrow(0, first, rows));
+  }
+  return sum;
+}
+
+/// Largest difference between logits of the two protocols on the first tokens of a window.
+double protocol_difference(DecoderImpl& model, const at::Tensor& window) {
+  const auto tokens = window.narrow(1, 0, std::min(kSampleTokens, window.size(1))).to(model.device());
+  const auto parallel = model.forward(tokens);
+  auto cache = model.make_cache({.batch = 1});
+  double worst = 0;
+  for (int64_t t = 0; t < tokens.size(1); ++t) {
+    const auto hidden = model.step(tokens.narrow(1, t, 1), Positions::range(t, 1, model.device()), cache);
+    worst = std::max(worst, (model.logits(hidden) - parallel.narrow(1, t, 1)).abs().max().item<double>());
+  }
+  return worst;
+}
+
+/// UTF-8 bytes that the scored tokens of a window stand for.
+int64_t text_bytes(const Tokenizer& tokenizer, const Window& window, const std::vector<int32_t>& ids) {
+  const auto from = static_cast<size_t>(window.scored_from) + 1;
+  return static_cast<int64_t>(tokenizer.decode(std::span(ids).subspan(from)).size());
+}
+
+void check(EvaluateOptions& options, const LoadedModel& model, const Corpus& corpus) {
+  const int64_t longest = model.model->config().max_position_embeddings;
+  if (options.context == 0) options.context = longest;
+  if (options.stride == 0) options.stride = options.context;
+  const auto refuse = [](const std::string& what, const std::string& remedy) {
+    throw Error(ExitCode::kUsage, {what, "evaluate", remedy});
+  };
+  if (options.context < 1) refuse(cat("context ", options.context), "give at least 1 token");
+  if (options.stride < 1 || options.stride > options.context) {
+    refuse(cat("stride ", options.stride), cat("give 1 to the context, ", options.context));
+  }
+  if (options.batch < 1) refuse(cat("batch ", options.batch), "give at least 1 window");
+  const auto& info = corpus.info();
+  if (model.tokenizer && !info.tokenizer_sha256.empty() &&
+      model.tokenizer->sha256() != info.tokenizer_sha256) {
+    throw Error(ExitCode::kConfig,
+                {cat("the corpus was made with tokenizer ", info.tokenizer_sha256.substr(0, 12),
+                     ", the model has ", model.tokenizer->sha256().substr(0, 12)),
+                 model.path.string(), "build the corpus with the model's tokenizer.model"});
+  }
+  if (info.vocab_size > model.model->config().vocab_size) {
+    throw Error(ExitCode::kConfig, {cat("the corpus has ", info.vocab_size, " token ids, the model ",
+                                        model.model->config().vocab_size),
+                                    model.path.string(), "build the corpus with the model's tokenizer.model"});
+  }
+}
+
+}  // namespace
+
+Protocol protocol_of(const std::string& name) {
+  if (name == "decode") return Protocol::kDecode;
+  if (name == "parallel") return Protocol::kParallel;
+  throw Error(ExitCode::kUsage, {"\"" + name + "\" is no protocol", "--protocol",
+                                 suggestion(name, {"decode", "parallel"})});
+}
+
+std::string to_string(Protocol protocol) {
+  return protocol == Protocol::kDecode ? "decode" : "parallel";
+}
+
+CacheMeasurement measure_cache(DecoderImpl& model, int64_t tokens) {
+  const torch::InferenceMode inference;
+  auto cache = model.make_cache({.batch = 1});
+  for (int64_t first = 0; first < tokens; first += kChunk) {
+    const int64_t count = std::min(kChunk, tokens - first);
+    const auto ids = torch::arange(first, first + count, torch::dtype(torch::kLong).device(model.device()))
+                         .remainder(model.config().vocab_size);
+    model.step(ids.unsqueeze(0), Positions::range(first, count, model.device()), cache);
+  }
+  return checked(cache, model.config(), model.compute_type(), 1, tokens);
+}
+
+Evaluation evaluate(LoadedModel& loaded, const Corpus& corpus, EvaluateOptions options,
+                    const std::function<void(int64_t, int64_t)>& on_progress) {
+  const torch::InferenceMode inference;
+  check(options, loaded, corpus);
+  DecoderImpl& model = *loaded.model;
+  const auto split = corpus.split(options.split);
+  auto windows = windows_of(*split, options.context, options.stride, options.max_tokens);
+  if (windows.empty()) {
+    throw Error(ExitCode::kBadData, {"no document has two tokens", "split " + options.split, ""});
+  }
+  Evaluation result;
+  result.options = options;
+  result.documents = windows.back().document + 1;
+  int64_t total = 0;
+  for (const Window& window : windows) total += window.scored();
+  std::ranges::stable_sort(windows, std::greater{}, &Window::length);
+
+  std::vector<double> unigram;
+  if (options.unigram) unigram = unigram_losses(*corpus.split("train"), corpus.info().vocab_size);
+  double unigram_nll = 0;
+  int64_t bytes = 0;
+  const auto start = std::chrono::steady_clock::now();
+  for (size_t first = 0; first < windows.size(); first += static_cast<size_t>(options.batch)) {
+    const auto count = std::min<int64_t>(options.batch, static_cast<int64_t>(windows.size() - first));
+    const Padded batch = padded(*split, &windows[first], count);
+    if (first == 0) result.decode_vs_parallel = protocol_difference(model, batch.inputs.narrow(0, 0, 1));
+    result.nll += options.protocol == Protocol::kDecode ? decode_batch(model, batch, result)
+                                                        : parallel_batch(model, batch);
+    for (int64_t b = 0; b < count; ++b) {
+      const Window& window = windows[first + static_cast<size_t>(b)];
+      const auto& ids = batch.ids[static_cast<size_t>(b)];
+      if (loaded.tokenizer) bytes += text_bytes(*loaded.tokenizer, window, ids);
+      for (size_t i = static_cast<size_t>(window.scored_from) + 1; !unigram.empty() && i < ids.size(); ++i) {
+        unigram_nll += unigram[static_cast<size_t>(ids[i])];
+      }
+      result.tokens += window.scored();
+    }
+    if (on_progress) on_progress(result.tokens, total);
+  }
+  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (!std::isfinite(result.nll)) {
+    throw Error(ExitCode::kNumerical, {"the loss is not finite", loaded.path.string(),
+                                       "the checkpoint may be damaged, or bf16 too coarse for it"});
+  }
+  if (options.protocol == Protocol::kParallel) {
+    result.cache = measure_cache(model, windows.front().length);
+    result.cache_bytes_peak = result.cache.bytes_reserved;
+  }
+  constexpr int64_t kLongContext = 8192;
+  result.cache_at_8k = measure_cache(model, kLongContext);
+  if (bytes > 0) result.bits_per_byte = result.nll / std::numbers::ln2 / static_cast<double>(bytes);
+  if (!unigram.empty()) result.unigram_nll = unigram_nll;
+  return result;
+}
+
+nlohmann::ordered_json to_json(const Evaluation& e, const LoadedModel& loaded, const std::string& corpus) {
+  using Json = nlohmann::ordered_json;
+  const DecoderImpl& model = *loaded.model;
+  const auto tokens = static_cast<double>(e.tokens);
+  Json json = {{"name", loaded.name},
+               {"checkpoint", loaded.path.string()},
+               {"corpus", corpus},
+               {"split", e.options.split},
+               {"architecture", architecture_name(model.config())},
+               {"parameters", model.parameter_count()},
+               {"step", loaded.step},
+               {"tokens_seen", loaded.tokens_seen},
+               {"protocol", to_string(e.options.protocol)},
+               {"context", e.options.context},
+               {"stride", e.options.stride},
+               {"documents", e.documents},
+               {"tokens", e.tokens},
+               {"nll", e.nll},
+               {"nll_per_token", e.nll_per_token()},
+               {"perplexity", std::exp(e.nll_per_token())},
+               {"bits_per_byte", e.bits_per_byte ? Json(*e.bits_per_byte) : Json()}};
+  if (e.unigram_nll) json["unigram_perplexity"] = std::exp(*e.unigram_nll / tokens);
+  json["cache"] = {{"tokens", e.cache.tokens},
+                   {"bytes_measured", e.cache.bytes_used},
+                   {"bytes_formula", e.cache.bytes_formula},
+                   {"bytes_reserved", e.cache.bytes_reserved},
+                   {"bytes_peak", e.cache_bytes_peak},
+                   {"bytes_per_token", static_cast<double>(e.cache.bytes_used) / static_cast<double>(e.cache.tokens)},
+                   {"bytes_at_8k", e.cache_at_8k.bytes_used},
+                   {"dtype", model.compute_type() == at::kBFloat16 ? "bf16" : "fp32"}};
+  json["decode_vs_parallel_max_abs_diff"] = e.decode_vs_parallel;
+  json["tokens_per_second"] = tokens / e.seconds;
+  json["version"] = KVSMITH_VERSION;
+  return json;
+}
+
+}  // namespace kvsmith

@@ -1,0 +1,188 @@
+#include <algorithm>
+#include <array>
+#include <string_view>
+#include <utility>
+
+#include "core/error.h"
+#include "core/files.h"
+#include "core/text.h"
+#include "evaluate/report.h"
+
+namespace kvsmith {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+constexpr std::string_view kMetrics = "metrics.jsonl";
+constexpr uint64_t kLargestEvaluation = uint64_t{1} << 20;
+
+enum class Kind { kText, kNumber, kNumberOrNothing };
+
+struct Needed {
+  const char* pointer;  ///< JSON pointer
+  Kind kind;
+};
+
+constexpr std::array<Needed, 18> kNeeded = {{
+    {"/name", Kind::kText},
+    {"/architecture", Kind::kText},
+    {"/corpus", Kind::kText},
+    {"/split", Kind::kText},
+    {"/protocol", Kind::kText},
+    {"/parameters", Kind::kNumber},
+    {"/tokens_seen", Kind::kNumber},
+    {"/tokens", Kind::kNumber},
+    {"/perplexity", Kind::kNumber},
+    {"/context", Kind::kNumber},
+    {"/stride", Kind::kNumberOrNothing},
+    {"/bits_per_byte", Kind::kNumberOrNothing},
+    {"/unigram_perplexity", Kind::kNumberOrNothing},
+    {"/cache/bytes_measured", Kind::kNumber},
+    {"/cache/bytes_formula", Kind::kNumber},
+    {"/cache/bytes_per_token", Kind::kNumber},
+    {"/cache/bytes_at_8k", Kind::kNumber},
+    {"/decode_vs_parallel_max_abs_diff", Kind::kNumberOrNothing},
+}};
+
+[[noreturn]] void bad(const std::string& where, const std::string& what, std::string remedy = {}) {
+  throw Error(ExitCode::kBadData, {.what = what, .where = where, .remedy = std::move(remedy)});
+}
+
+/// Parses one value, of modest depth because later code walks it recursively. `first_line` is where
+/// `text` begins in `path`.
+Json parse(std::string_view text, const fs::path& path, int64_t first_line) {
+  constexpr int kDeepest = 16;
+  const auto shallow = [&](int depth, Json::parse_event_t, const Json&) {
+    if (depth > kDeepest) bad(path.string(), cat("JSON is nested deeper than ", kDeepest));
+    return true;
+  };
+  try {
+    return Json::parse(text, shallow);
+  } catch (const Json::parse_error& e) {
+    const auto at = text.substr(0, std::min<size_t>(text.size(), e.byte));
+    bad(cat(path.string(), ":", first_line + std::ranges::count(at, '\n')),
+        cat("is not JSON at byte ", e.byte, " of the value"));
+  } catch (const Json::out_of_range&) {
+    bad(cat(path.string(), ":", first_line), "has a number too large for a double");
+  }
+}
+
+/// "cache.bytes_measured" of "/cache/bytes_measured".
+std::string dotted(std::string_view pointer) {
+  std::string key(pointer.substr(1));
+  std::ranges::replace(key, '/', '.');
+  return key;
+}
+
+void expect_evaluation(const Json& evaluation, const std::string& where) {
+  const std::string remedy = "make the file anew with `kvsmith evaluate --json`";
+  if (!evaluation.is_object())
+    bad(where, cat("found ", evaluation.type_name(), ", expected an object"), remedy);
+  for (const auto& [pointer, kind] : kNeeded) {
+    const Json::json_pointer at(pointer);
+    const Json value = evaluation.contains(at) ? evaluation.at(at) : Json();
+    const std::string key = where + ": " + dotted(pointer);
+    if (kind == Kind::kText) {
+      if (!value.is_string()) {
+        bad(key, evaluation.contains(at) ? "expected a text" : "is missing", remedy);
+      }
+    } else if (value.is_null()) {
+      if (kind == Kind::kNumber) {
+        bad(key, evaluation.contains(at) ? "is null, expected a number" : "is missing", remedy);
+      }
+    } else if (!value.is_number() || value.get<double>() < 0) {
+      bad(key, cat("found ", value.dump(), ", expected a number of at least 0"), remedy);
+    }
+  }
+}
+
+ReportRun read_evaluation(const fs::path& path) {
+  ReportRun run{.evaluation = parse(read_file(path, kLargestEvaluation), path, 1), .curve = {}};
+  expect_evaluation(run.evaluation, path.string());
+  return run;
+}
+
+std::vector<LossPoint> read_metrics(const fs::path& path) {
+  const std::string text = read_file(path);
+  std::vector<LossPoint> curve;
+  int64_t number = 0;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find('\n', begin), text.size());
+    const std::string_view line = std::string_view(text).substr(begin, end - begin);
+    begin = end + 1;
+    ++number;
+    if (line.empty()) continue;
+    const bool torn = end == text.size();
+    if (torn && !Json::accept(line)) break;
+
+    const Json entry = parse(line, path, number);
+    const std::string where = cat(path.string(), ":", number);
+    const auto number_of = [&](const char* key) -> std::optional<double> {
+      if (!entry.is_object() || !entry.contains(key)) return std::nullopt;
+      const Json& value = entry.at(key);
+      if (!value.is_null() && !value.is_number()) {
+        bad(where + ": " + key, cat("found ", value.dump(), ", expected a number"));
+      }
+      return value.is_null() ? std::nullopt : std::optional(value.get<double>());
+    };
+    const auto whole = [&](const char* key) {
+      const auto value = number_of(key);
+      if (!value || *value < 0 || *value > 1e18) {
+        bad(where + ": " + key, "is missing or not a whole number of at least 0");
+      }
+      return static_cast<int64_t>(*value);
+    };
+    const int64_t step = whole("step"), tokens = whole("tokens");
+    while (!curve.empty() && curve.back().step >= step) curve.pop_back();
+    // A loss that was not finite is written as null.
+    const auto loss = number_of("loss");
+    if (loss) curve.push_back({step, tokens, *loss, number_of("validation_loss")});
+  }
+  return curve;
+}
+
+std::vector<fs::path> evaluations_in(const fs::path& directory) {
+  std::vector<fs::path> found;
+  std::error_code error;
+  for (fs::directory_iterator at(directory, error), end; !error && at != end; at.increment(error)) {
+    const std::string name = at->path().filename().string();
+    if (name.starts_with("evaluation") && name.ends_with(".json")) found.push_back(at->path());
+  }
+  if (error) {
+    throw Error(
+        ExitCode::kIo,
+        {.what = "cannot list: " + error.message(), .where = directory.string(), .remedy = {}});
+  }
+  if (found.empty()) {
+    throw Error(ExitCode::kMissingInput,
+                {.what = "holds no evaluation*.json",
+                 .where = directory.string(),
+                 .remedy = "write one there with `kvsmith evaluate --json`"});
+  }
+  std::ranges::sort(found);
+  return found;
+}
+
+}  // namespace
+
+std::vector<ReportRun> read_runs(const std::vector<fs::path>& paths) {
+  if (paths.empty()) {
+    throw Error(ExitCode::kUsage, {.what = "no runs to report on",
+                                   .where = {},
+                                   .remedy = "name run directories or evaluation JSON files"});
+  }
+  std::vector<ReportRun> runs;
+  for (const auto& path : paths) {
+    const bool is_directory = fs::is_directory(path);
+    const size_t first = runs.size();
+    for (const auto& file : is_directory ? evaluations_in(path) : std::vector{path}) {
+      runs.push_back(read_evaluation(file));
+    }
+    const fs::path metrics = (is_directory ? path : path.parent_path()) / kMetrics;
+    if (fs::exists(metrics)) runs[first].curve = read_metrics(metrics);
+  }
+  return runs;
+}
+
+}  // namespace kvsmith

@@ -1,0 +1,168 @@
+#include "inference/generate.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include <torch/torch.h>
+
+#include "core/error.h"
+#include "core/text.h"
+
+namespace kvsmith {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+/// Bytes at the end of `text` that may be the beginning of a character, or of a stop text.
+size_t unfinished(std::string_view text, const std::vector<std::string>& stops) {
+  size_t held = 0;
+  for (size_t back = 1; back <= std::min<size_t>(4, text.size()); ++back) {
+    const auto byte = static_cast<unsigned char>(text[text.size() - back]);
+    if ((byte & 0xc0) == 0x80) continue;
+    const size_t length = byte < 0x80 ? 1 : byte < 0xe0 ? 2 : byte < 0xf0 ? 3 : 4;
+    if (length > back) held = back;
+    break;
+  }
+  for (const auto& stop : stops) {
+    for (size_t n = std::min(stop.size() - 1, text.size()); n > held; --n) {
+      if (text.ends_with(std::string_view(stop).substr(0, n))) held = n;
+    }
+  }
+  return held;
+}
+
+/// One sequence of the batch while it grows.
+struct Sequence {
+  Generation result;
+  size_t shown = 0;
+  bool done = false;
+};
+
+void finish(Sequence& sequence, const char* reason) {
+  sequence.done = true;
+  sequence.result.finish = reason;
+}
+
+/// Takes in one sampled token; tells what became readable.
+void extend(Sequence& sequence, int64_t token, const LoadedModel& model, const GenerateOptions& options) {
+  if (token == model.eos_id) return finish(sequence, "eos");
+  auto& result = sequence.result;
+  result.tokens.push_back(static_cast<int32_t>(token));
+  result.text = model.tokenizer->decode(result.tokens);
+  for (const auto& stop : options.stop) {
+    const size_t at = result.text.find(stop);
+    if (stop.empty() || at == std::string::npos) continue;
+    result.text.resize(at);
+    return finish(sequence, "stop");
+  }
+  if (static_cast<int64_t>(result.tokens.size()) >= options.max_new_tokens) finish(sequence, "length");
+}
+
+void show(Sequence& sequence, size_t index, const GenerateOptions& options,
+          const std::function<void(size_t, std::string_view)>& on_text) {
+  const std::string& text = sequence.result.text;
+  const size_t held = sequence.done ? 0 : unfinished(text, options.stop);
+  if (on_text && text.size() > sequence.shown + held) {
+    on_text(index, std::string_view(text).substr(sequence.shown, text.size() - held - sequence.shown));
+    sequence.shown = text.size() - held;
+  }
+}
+
+std::vector<std::vector<int32_t>> encoded(const LoadedModel& model, const std::vector<std::string>& prompts,
+                                          const GenerateOptions& options) {
+  if (!model.tokenizer) {
+    throw Error(ExitCode::kUsage, {"the checkpoint has no tokenizer", model.path.string(),
+                                   "generate needs one; `kvsmith logits` works on token ids"});
+  }
+  std::vector<std::vector<int32_t>> out;
+  const int64_t longest = model.model->config().max_position_embeddings;
+  for (const auto& prompt : prompts) {
+    auto ids = model.tokenizer->encode(prompt);
+    if (model.bos_id >= 0) ids.insert(ids.begin(), model.bos_id);
+    if (ids.empty()) throw Error(ExitCode::kUsage, {"the prompt is empty", "generate", "give some text"});
+    const auto total = static_cast<int64_t>(ids.size()) + options.max_new_tokens;
+    if (total > longest) {
+      throw Error(ExitCode::kUsage,
+                  {cat(ids.size(), " prompt tokens and ", options.max_new_tokens,
+                       " new ones exceed max_position_embeddings ", longest),
+                   "generate", "shorten the prompt or lower --max-new-tokens"});
+    }
+    out.push_back(std::move(ids));
+  }
+  return out;
+}
+
+}  // namespace
+
+std::vector<Generation> generate(LoadedModel& model, const std::vector<std::string>& prompts,
+                                 const GenerateOptions& options, GenerateStats* stats,
+                                 const std::function<void(size_t, std::string_view)>& on_text) {
+  check(options.sampling);
+  const torch::InferenceMode inference;
+  const auto ids = encoded(model, prompts, options);
+  const auto batch = static_cast<int64_t>(ids.size());
+  if (batch == 0) return {};
+  const auto device = model.model->device();
+  GenerateStats counted;
+
+  std::vector<Span> spans;
+  int64_t longest = 0;
+  for (const auto& prompt : ids) {
+    spans.push_back({0, static_cast<int64_t>(prompt.size())});
+    longest = std::max(longest, spans.back().count);
+    counted.prompt_tokens += spans.back().count;
+  }
+  auto tokens = torch::zeros({batch, longest}, torch::kLong);
+  for (int64_t b = 0; b < batch; ++b) {
+    const auto& prompt = ids[static_cast<size_t>(b)];
+    for (size_t i = 0; i < prompt.size(); ++i) tokens[b][static_cast<int64_t>(i)] = prompt[i];
+  }
+  const auto place = [&] {
+    const bool alike = std::ranges::all_of(spans, [&](const Span& span) { return span == spans[0]; });
+    return alike ? Positions::range(spans[0].first, spans[0].count, device) : Positions::ragged(spans, device);
+  };
+
+  auto cache = model.model->make_cache({.batch = batch, .initial_rows = longest});
+  std::vector<Sequence> sequences(ids.size());
+  auto start = Clock::now();
+  auto hidden = model.model->step(tokens.to(device), place(), cache);
+  std::vector<at::Tensor> last;
+  for (int64_t b = 0; b < batch; ++b) last.push_back(hidden[b][spans[static_cast<size_t>(b)].count - 1]);
+  auto logits = model.model->logits(torch::stack(last)).cpu();
+  counted.prefill_seconds = seconds_since(start);
+
+  start = Clock::now();
+  while (true) {
+    auto next = torch::zeros({batch, 1}, torch::kLong);
+    bool any = false;
+    for (int64_t b = 0; b < batch; ++b) {
+      auto& sequence = sequences[static_cast<size_t>(b)];
+      auto& span = spans[static_cast<size_t>(b)];
+      span = {span.end(), 0};
+      if (sequence.done) continue;
+      const int64_t token = sample(logits[b], options.sampling, b, span.first);
+      extend(sequence, token, model, options);
+      show(sequence, static_cast<size_t>(b), options, on_text);
+      ++counted.new_tokens;
+      if (sequence.done) continue;
+      next[b][0] = token;
+      span.count = 1;
+      any = true;
+    }
+    if (!any) break;
+    logits = model.model->logits(model.model->step(next.to(device), place(), cache).select(1, 0)).cpu();
+  }
+  counted.decode_seconds = seconds_since(start);
+  counted.cache_bytes = cache.bytes_used();
+  counted.cache_bytes_reserved = cache.bytes_reserved();
+  if (stats) *stats = counted;
+  std::vector<Generation> out;
+  for (auto& sequence : sequences) out.push_back(std::move(sequence.result));
+  return out;
+}
+
+}  // namespace kvsmith

@@ -1,0 +1,65 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
+
+#include "configs/model_config.h"
+#include "models/memory.h"
+#include "models/mixer.h"
+#include "models/modules.h"
+
+namespace kvsmith {
+
+/// A decoder-only language model. Parameters carry the names of Hugging Face's Llama
+/// ("model.layers.0.self_attn.q_proj.weight"). Weights are fp32 unless moved; activations have the
+/// compute type.
+class DecoderImpl : public torch::nn::Module {
+ public:
+  /// Leaves parameters uninitialised; see initialize() and checkpoints/.
+  explicit DecoderImpl(const ModelConfig& config);
+
+  /// Hidden states of the new tokens after the last norm, for `head_weight()`.
+  /// tokens: [batch, seq] int64 -> [batch, seq, hidden_size].
+  at::Tensor step(const at::Tensor& tokens, const Positions& positions, KvCache& cache);
+  /// fp32 logits. hidden: [..., hidden_size] -> [..., vocab_size].
+  at::Tensor logits(const at::Tensor& hidden) const;
+  /// Logits of whole texts, as training sees them: a step from nothing.
+  /// tokens: [batch, seq] -> [batch, seq, vocab_size].
+  at::Tensor forward(const at::Tensor& tokens);
+
+  KvCache make_cache(const CacheOptions& options) const;
+  KvCache make_transient() const;
+
+  /// The matrix that turns hidden states into logits: [vocab_size, hidden_size].
+  const at::Tensor& head_weight() const;
+  const ModelConfig& config() const { return config_; }
+  at::Device device() const { return embed_tokens_->weight.device(); }
+  at::ScalarType compute_type() const { return compute_type_; }
+  void set_compute_type(at::ScalarType type) { compute_type_ = type; }
+  int64_t parameter_count() const;
+
+ private:
+  struct BlockImpl;
+  TORCH_MODULE(Block);
+
+  ModelConfig config_;
+  at::ScalarType compute_type_ = at::kFloat;
+  Embedding embed_tokens_{nullptr};
+  std::vector<Block> blocks_;
+  RmsNorm norm_{nullptr};
+  Linear lm_head_{nullptr};
+};
+TORCH_MODULE(Decoder);
+
+/// Fills every parameter from a generator keyed by (seed, parameter name), so that the values
+/// depend on neither order nor architecture of the rest: norms 1, biases 0, matrices normal with
+/// initializer_range, those that end a residual branch divided by sqrt(2 * num_hidden_layers)
+/// (GPT-2).
+void initialize(DecoderImpl& model, uint64_t seed);
+
+}  // namespace kvsmith

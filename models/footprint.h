@@ -1,0 +1,32 @@
+#pragma once
+
+#include <cstdint>
+
+#include "configs/run_config.h"
+
+namespace kvsmith {
+
+/// What a model costs, from the config alone. A test holds each figure against a running model.
+struct ModelFootprint {
+  int64_t parameters = 0;
+  int64_t matmul_parameters = 0;  ///< multiplied once per token: all but the embedding and norms,
+                                  ///< the tied matrix counted once as LM head
+};
+ModelFootprint model_footprint(const ModelConfig& config);
+
+/// Floating-point operations of a forward pass per token in a sequence of `context` tokens:
+/// 2 * matmul_parameters + layers * 4 * heads * head_dim * (context + 1) / 2. The second term is
+/// scores and weighted values, each query seeing half the sequence on average.
+double forward_flops_per_token(const ModelConfig& config, int64_t context);
+/// Backward costs twice the forward pass; nothing is recomputed.
+double training_flops_per_token(const ModelConfig& config, int64_t context);
+
+/// Host or device bytes of training with AdamW.
+struct TrainingFootprint {
+  int64_t weights = 0, gradients = 0, optimizer = 0;  ///< fp32
+  int64_t activations = 0;  ///< kept for the backward pass of one micro-batch, loss included
+  int64_t total() const { return weights + gradients + optimizer + activations; }
+};
+TrainingFootprint training_footprint(const RunConfig& config);
+
+}  // namespace kvsmith

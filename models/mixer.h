@@ -1,0 +1,59 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <torch/nn/module.h>
+
+#include "configs/model_config.h"
+#include "models/memory.h"
+
+namespace kvsmith {
+
+/// One layer's way of moving information between positions.
+class Mixer : public torch::nn::Module {
+ public:
+  /// Mixes the new tokens with everything in `memory`, and remembers them.
+  /// x: [batch, seq, hidden_size] -> same shape. Splitting a text over several calls gives the
+  /// result of one call; the contract test holds every mixer to this.
+  virtual at::Tensor step(const at::Tensor& x, const Positions& positions, Memory& memory) = 0;
+
+  /// An empty memory for generation.
+  virtual std::unique_ptr<Memory> make_cache(const CacheOptions& options) const = 0;
+  /// An empty memory for one training step; keeps the autograd graph.
+  virtual std::unique_ptr<Memory> make_transient() const = 0;
+};
+
+/// A mixer whose memory has one row per position. Split in two, so that a layer may attend to rows
+/// that another layer wrote.
+class RowMixer : public Mixer {
+ public:
+  /// The rows to remember for x: each [batch, kv_heads, seq, width].
+  virtual std::vector<at::Tensor> project(const at::Tensor& x, const Positions& positions) = 0;
+  /// x: [batch, seq, hidden_size] -> same shape.
+  virtual at::Tensor attend(const at::Tensor& x, const Positions& positions, const Rows& rows) = 0;
+
+  at::Tensor step(const at::Tensor& x, const Positions& positions, Memory& memory) override;
+  std::unique_ptr<Memory> make_cache(const CacheOptions& options) const override;
+  std::unique_ptr<Memory> make_transient() const override;
+};
+
+/// What the registry knows of a kind of mixer.
+struct MixerKind {
+  std::string name;
+  std::shared_ptr<Mixer> (*make)(const ModelConfig& config, int64_t layer);
+  /// The closed formula for the cache of one layer and one sequence after `tokens` tokens, in
+  /// bytes; `element_bytes` is the size of a cached element.
+  int64_t (*cache_bytes)(const ModelConfig& config, int64_t layer, int64_t tokens,
+                         int64_t element_bytes);
+};
+
+/// Every kind there is. A new one is a file in models/mixers and a line here.
+const std::vector<MixerKind>& mixer_kinds();
+const MixerKind& mixer_kind(const std::string& name);
+
+/// Bytes that the cache of one sequence of `tokens` tokens must occupy, from the config alone.
+int64_t kv_cache_bytes(const ModelConfig& config, int64_t tokens, int64_t element_bytes);
+
+}  // namespace kvsmith

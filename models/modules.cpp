@@ -1,0 +1,36 @@
+#include "models/modules.h"
+
+#include <torch/torch.h>
+
+#include "ops/layers.h"
+
+namespace kvsmith {
+
+LinearImpl::LinearImpl(int64_t in, int64_t out, bool has_bias) {
+  weight = register_parameter("weight", torch::empty({out, in}));
+  if (has_bias) bias = register_parameter("bias", torch::empty({out}));
+}
+at::Tensor LinearImpl::forward(const at::Tensor& x) const { return linear(x, weight, bias); }
+
+RmsNormImpl::RmsNormImpl(int64_t width, double eps) : eps_(eps) {
+  weight = register_parameter("weight", torch::empty({width}));
+}
+at::Tensor RmsNormImpl::forward(const at::Tensor& x) const { return rms_norm(x, weight, eps_); }
+
+EmbeddingImpl::EmbeddingImpl(int64_t rows, int64_t width) {
+  weight = register_parameter("weight", torch::empty({rows, width}));
+}
+at::Tensor EmbeddingImpl::forward(const at::Tensor& ids) const {
+  return torch::embedding(weight, ids);
+}
+
+SwiGluImpl::SwiGluImpl(int64_t width, int64_t inner) {
+  gate_proj_ = register_module("gate_proj", Linear(width, inner, false));
+  up_proj_ = register_module("up_proj", Linear(width, inner, false));
+  down_proj_ = register_module("down_proj", Linear(inner, width, false));
+}
+at::Tensor SwiGluImpl::forward(const at::Tensor& x) {
+  return down_proj_(torch::silu(gate_proj_(x)) * up_proj_(x));
+}
+
+}  // namespace kvsmith

@@ -1,0 +1,58 @@
+#pragma once
+
+#include <cstdint>
+
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
+
+namespace kvsmith {
+
+/// Modules hold parameters and nothing else: storage is left uninitialised until `initialize` or a
+/// checkpoint fills it, and all arithmetic is in ops/layers.h.
+
+/// x W^T (+ b), computed in the type of x.
+class LinearImpl : public torch::nn::Module {
+ public:
+  LinearImpl(int64_t in, int64_t out, bool has_bias);
+  at::Tensor forward(const at::Tensor& x) const;
+
+  at::Tensor weight;  ///< [out, in]
+  at::Tensor bias;    ///< [out], or undefined
+};
+TORCH_MODULE(Linear);
+
+/// Root-mean-square normalisation of the last dimension.
+class RmsNormImpl : public torch::nn::Module {
+ public:
+  RmsNormImpl(int64_t width, double eps);
+  at::Tensor forward(const at::Tensor& x) const;
+
+  at::Tensor weight;  ///< [width]
+
+ private:
+  double eps_;
+};
+TORCH_MODULE(RmsNorm);
+
+/// One row per token id.
+class EmbeddingImpl : public torch::nn::Module {
+ public:
+  EmbeddingImpl(int64_t rows, int64_t width);
+  at::Tensor forward(const at::Tensor& ids) const;
+
+  at::Tensor weight;  ///< [rows, width]
+};
+TORCH_MODULE(Embedding);
+
+/// down(silu(gate(x)) * up(x)) (SwiGLU, arXiv:2002.05202).
+class SwiGluImpl : public torch::nn::Module {
+ public:
+  SwiGluImpl(int64_t width, int64_t inner);
+  at::Tensor forward(const at::Tensor& x);
+
+ private:
+  Linear gate_proj_{nullptr}, up_proj_{nullptr}, down_proj_{nullptr};
+};
+TORCH_MODULE(SwiGlu);
+
+}  // namespace kvsmith

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "ops/positions.h"
+
+namespace kvsmith {
+
+/// x W^T + b, computed in the type of x: weights kept in fp32 serve a bf16 forward pass, and their
+/// gradients arrive in fp32. x: [..., in]; weight: [out, in]; bias: [out] or undefined.
+at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias = {});
+
+/// x / sqrt(mean(x^2) + eps) * weight over the last dimension (arXiv:1910.07467), reduced in fp32.
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);
+
+/// Rotary position embedding (arXiv:2104.09864), half-split layout as in Hugging Face.
+/// x: [batch, heads, seq, head_dim].
+at::Tensor rotate(const at::Tensor& x, const Positions& positions, double theta);
+
+/// Sum of -log softmax(hidden W^T)[target] over targets that are not -1, in fp32. The logits exist
+/// for a few thousand tokens at a time and never all at once; gradients are formed with them.
+/// hidden: [tokens, width]; weight: [vocab_size, width]; targets: [tokens] int64 -> scalar.
+at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight,
+                                const at::Tensor& targets);
+
+/// -log softmax(logits)[target] per token, in fp32. logits: [tokens, vocab_size] -> [tokens].
+at::Tensor token_losses(const at::Tensor& logits, const at::Tensor& targets);
+
+}  // namespace kvsmith

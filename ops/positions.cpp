@@ -1,0 +1,62 @@
+#include "ops/positions.h"
+
+#include <algorithm>
+
+#include <torch/torch.h>
+
+namespace kvsmith {
+
+struct Positions::RotaryTable {
+  double theta;
+  int64_t head_dim;
+  at::Tensor cos, sin;
+};
+
+Positions::Positions(at::Tensor at, bool uniform, std::vector<Span> spans, at::Tensor segments)
+    : at_(std::move(at)),
+      segments_(std::move(segments)),
+      spans_(std::move(spans)),
+      uniform_(uniform),
+      tables_(std::make_shared<std::vector<RotaryTable>>()) {}
+
+Positions Positions::range(int64_t first, int64_t count, at::Device device) {
+  auto at = torch::arange(first, first + count, torch::dtype(torch::kLong).device(device));
+  return {at.unsqueeze(0), true, {{first, count}}};
+}
+
+Positions Positions::ragged(std::vector<Span> spans, at::Device device) {
+  int64_t longest = 0;
+  for (const Span& span : spans) longest = std::max(longest, span.count);
+  const auto batch = static_cast<int64_t>(spans.size());
+  auto at = torch::full({batch, longest}, -1, torch::kLong);
+  for (int64_t b = 0; b < batch; ++b) {
+    const Span& span = spans[static_cast<size_t>(b)];
+    at[b].narrow(0, 0, span.count).copy_(torch::arange(span.first, span.end(), torch::kLong));
+  }
+  return {at.to(device), false, std::move(spans)};
+}
+
+Positions Positions::packed(at::Tensor at, at::Tensor segments) {
+  return {std::move(at), false, {}, std::move(segments)};
+}
+
+int64_t Positions::end() const {
+  int64_t end = 0;
+  for (const Span& span : spans_) end = std::max(end, span.end());
+  return end;
+}
+
+std::pair<at::Tensor, at::Tensor> Positions::rotary(double theta, int64_t head_dim) const {
+  for (const RotaryTable& table : *tables_) {
+    if (table.theta == theta && table.head_dim == head_dim) return {table.cos, table.sin};
+  }
+  const auto options = torch::dtype(torch::kFloat).device(at_.device());
+  // angles in fp32 from exponents in fp32, as every Hugging Face Llama computes them
+  auto exponent = torch::arange(0, head_dim, 2, options) / static_cast<double>(head_dim);
+  auto frequency = torch::pow(theta, exponent).reciprocal();
+  auto angle = (at_.to(torch::kFloat).unsqueeze(-1) * frequency).unsqueeze(1);
+  tables_->push_back({theta, head_dim, angle.cos(), angle.sin()});
+  return {tables_->back().cos, tables_->back().sin};
+}
+
+}  // namespace kvsmith

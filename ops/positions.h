@@ -1,0 +1,59 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+namespace kvsmith {
+
+/// A run of consecutive text positions.
+struct Span {
+  int64_t first = 0, count = 0;
+
+  int64_t end() const { return first + count; }
+  bool operator==(const Span&) const = default;
+};
+
+/// Where the tokens of a batch stand in their texts. The host knows the layout, so choosing a fast
+/// path or a write address never waits for a device.
+class Positions {
+ public:
+  /// Every sequence holds positions [first, first + count).
+  static Positions range(int64_t first, int64_t count, at::Device device = at::kCPU);
+  /// Sequence b holds positions spans[b], padded at the end to the longest span.
+  static Positions ragged(std::vector<Span> spans, at::Device device = at::kCPU);
+  /// Packed documents: `at` counts from 0 in each document, `segments` tells documents apart.
+  /// Both [batch, seq], int64 and int32. Only for a memory that lives for one step.
+  static Positions packed(at::Tensor at, at::Tensor segments);
+
+  /// [batch|1, seq] int64; -1 marks padding.
+  const at::Tensor& at() const { return at_; }
+  /// [batch, seq] int32, or undefined where a sequence is one text.
+  const at::Tensor& segments() const { return segments_; }
+  bool is_range() const { return uniform_; }
+  bool is_packed() const { return segments_.defined(); }
+  /// The span of sequence `b`; not for packed positions.
+  const Span& span(int64_t b) const { return spans_[uniform_ ? 0 : static_cast<size_t>(b)]; }
+  int64_t seq() const { return at_.size(1); }
+  /// One past the highest position of any sequence; not for packed positions.
+  int64_t end() const;
+
+  /// Cosines and sines of the rotary angles, each [batch|1, 1, seq, head_dim / 2] fp32 in half-split
+  /// layout (RoFormer, arXiv:2104.09864); computed once and shared by the layers of a step.
+  std::pair<at::Tensor, at::Tensor> rotary(double theta, int64_t head_dim) const;
+
+ private:
+  struct RotaryTable;
+
+  Positions(at::Tensor at, bool uniform, std::vector<Span> spans, at::Tensor segments = {});
+
+  at::Tensor at_, segments_;
+  std::vector<Span> spans_;
+  bool uniform_ = false;
+  std::shared_ptr<std::vector<RotaryTable>> tables_;
+};
+
+}  // namespace kvsmith

@@ -1,0 +1,112 @@
+#include "data/hf_tokenizer.h"
+
+#include <algorithm>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "core/text.h"
+#include "data/utf8.h"
+#include "tests/data/small_tokenizer.h"
+#include "tests/support/expect_error.h"
+
+namespace kvsmith {
+namespace {
+
+using Json = nlohmann::json;
+
+/// What `tokenizers` does with the BPE model of a tokenizer.json: the pair of the lowest rank is
+/// merged first, the leftmost of those with the same rank.
+class HfBpe {
+ public:
+  explicit HfBpe(const Json& json) : vocab_(json["model"]["vocab"]), prefix_(json["normalizer"]) {
+    int rank = 0;
+    for (const auto& pair : json["model"]["merges"]) ranks_[{pair[0], pair[1]}] = rank++;
+  }
+
+  std::vector<int32_t> encode(std::string text) const {
+    if (!prefix_.is_null() && !text.empty()) text = prefix_["prepend"].get<std::string>() + text;
+    std::vector<std::string> symbols;
+    for (size_t at = 0, end = 0; at < text.size(); at = end) {
+      for (end = at + 1; end < text.size() && utf8_border(text, end) != end;) ++end;
+      const std::string symbol = text.substr(at, end - at);
+      if (vocab_.contains(symbol)) {
+        symbols.push_back(symbol);
+        continue;
+      }
+      for (const char c : symbol) {
+        char name[8];
+        std::snprintf(name, sizeof name, "<0x%02X>", static_cast<unsigned char>(c));
+        symbols.push_back(name);
+      }
+    }
+    while (true) {
+      auto best = ranks_.end();
+      size_t place = 0;
+      for (size_t i = 0; i + 1 < symbols.size(); ++i) {
+        const auto found = ranks_.find({symbols[i], symbols[i + 1]});
+        if (found == ranks_.end() || (best != ranks_.end() && found->second >= best->second)) continue;
+        best = found;
+        place = i;
+      }
+      if (best == ranks_.end()) break;
+      symbols[place] += symbols[place + 1];
+      symbols.erase(symbols.begin() + static_cast<ptrdiff_t>(place) + 1);
+    }
+    std::vector<int32_t> ids;
+    for (const auto& symbol : symbols) ids.push_back(vocab_.at(symbol));
+    return ids;
+  }
+
+ private:
+  Json vocab_, prefix_;
+  std::map<std::pair<std::string, std::string>, int> ranks_;
+};
+
+TEST(HfTokenizer, TokenizerJsonGivesOurIds) {
+  for (const std::string prefix : {std::string(), std::string("\x1A\x02\x18\x01", 4)}) {
+    const auto tokenizer = Tokenizer::from_bytes(small_model() + prefix, "m");
+    const auto files = hf_tokenizer_files(tokenizer, 512);
+    const HfBpe bpe(Json::parse(files.at("tokenizer.json")));
+    for (const std::string& text : nasty_texts(3000)) {
+      if (text.size() > 400) continue;
+      ASSERT_EQ(bpe.encode(text), tokenizer.encode(text)) << text;
+    }
+  }
+}
+
+TEST(HfTokenizer, FilesSayWhatTransformersNeeds) {
+  const auto tokenizer = small_tokenizer();
+  const auto files = hf_tokenizer_files(tokenizer, 512);
+  EXPECT_EQ(files.size(), 4);
+  EXPECT_EQ(files.at("tokenizer.model"), small_model());
+
+  const Json config = Json::parse(files.at("tokenizer_config.json"));
+  EXPECT_EQ(config["tokenizer_class"], "PreTrainedTokenizerFast");
+  EXPECT_EQ(config["model_max_length"], 512);
+  EXPECT_EQ(config["add_bos_token"], true);
+  EXPECT_EQ(config["add_prefix_space"], false);
+  EXPECT_EQ(config["clean_up_tokenization_spaces"], false);
+  EXPECT_EQ(config["split_special_tokens"], true) << "else \"<s>\" in a text becomes a control token";
+  EXPECT_EQ(Json::parse(files.at("special_tokens_map.json"))["eos_token"], "</s>");
+
+  const Json json = Json::parse(files.at("tokenizer.json"));
+  EXPECT_EQ(json["model"]["vocab"].size(), 600);
+  EXPECT_EQ(json["model"]["byte_fallback"], true);
+  EXPECT_TRUE(json["normalizer"].is_null());
+  EXPECT_EQ(json["post_processor"]["single"][0]["SpecialToken"]["id"], "<s>");
+  EXPECT_EQ(json["added_tokens"].size(), 3);
+}
+
+TEST(HfTokenizer, RefusesTokenizersItCannotExpress) {
+  const std::string removes_spaces("\x1A\x02\x20\x01", 4);
+  const auto tokenizer = Tokenizer::from_bytes(small_model() + removes_spaces, "m");
+  expect_error([&] { hf_tokenizer_files(tokenizer, 512); }, ExitCode::kBadData, "changes text");
+}
+
+}  // namespace
+}  // namespace kvsmith

@@ -1,0 +1,77 @@
+#include "models/footprint.h"
+
+#include "models/decoder.h"
+#include "ops/layers.h"
+#include "tests/support/allocations.h"
+#include "tests/support/tiny.h"
+
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+namespace kvsmith {
+namespace {
+
+TEST(Footprint, CountsTheParametersOfRealModels) {
+  std::vector<ModelConfig> configs = {tiny_model(4), tiny_model(1), tiny_model(2), tiny_model(2)};
+  configs[2].qk_norm = configs[2].attention_bias = true;
+  configs[3].tie_word_embeddings = false;
+  configs[3].head_dim = 12;
+  for (const auto& config : configs) {
+    EXPECT_EQ(model_footprint(config).parameters, Decoder(config)->parameter_count());
+  }
+}
+
+TEST(Footprint, CacheOccupiesWhatTheAllocatorHandsOut) {
+  const torch::InferenceMode inference;
+  Decoder model(tiny_model());
+  initialize(*model, 1);
+  for (const int64_t tokens : {64, 100}) {
+    const AllocationCounter allocations;
+    auto cache = model->make_cache({.batch = 3, .initial_rows = tokens, .growth_rows = 1});
+    model->step(torch::zeros({3, tokens}, torch::kLong), Positions::range(0, tokens), cache);
+    EXPECT_EQ(cache.bytes_used(), cache.bytes_reserved());
+    // besides the cache nothing of the step may stay alive
+    EXPECT_NEAR(static_cast<double>(allocations.live_bytes()), static_cast<double>(cache.bytes_reserved()), 2048);
+  }
+}
+
+TEST(Footprint, EstimatesTheActivationsOfATrainingStep) {
+  for (const char* precision : {"fp32", "bf16"}) {
+    RunConfig config;
+    config.model = tiny_model(2);
+    config.model.hidden_size = 128;
+    config.model.num_hidden_layers = 4;
+    config.model.head_dim = config.model.intermediate_size = 0;
+    fill_in(config.model);
+    config.train.batch_size = 4;
+    config.train.sequence_length = 128;
+    config.train.precision = precision;
+    Decoder model(config.model);
+    initialize(*model, 1);
+    if (config.train.precision == "bf16") model->set_compute_type(at::kBFloat16);
+
+    const AllocationCounter allocations;
+    auto cache = model->make_transient();
+    const auto tokens = torch::zeros({4, 128}, torch::kLong);
+    const auto hidden = model->step(tokens, Positions::range(0, 128), cache);
+    const auto loss = linear_cross_entropy(hidden.flatten(0, 1), model->head_weight(), tokens.flatten());
+    const double ratio = static_cast<double>(allocations.peak_bytes()) / static_cast<double>(training_footprint(config).activations);
+    EXPECT_GT(ratio, 0.8) << precision;
+    EXPECT_LT(ratio, 1.25) << precision;
+  }
+}
+
+TEST(Footprint, FlopsOfALlama7bAreTheKnownOnes) {
+  ModelConfig llama;
+  llama.vocab_size = 32000;
+  llama.hidden_size = 4096;
+  llama.intermediate_size = 11008;
+  llama.num_hidden_layers = llama.num_attention_heads = 32;
+  llama.tie_word_embeddings = false;
+  fill_in(llama);
+  EXPECT_EQ(model_footprint(llama).parameters, 6738415616);  // "6.7B", the published count
+  EXPECT_EQ(kv_cache_bytes(llama, 1, 2), 524288);            // the well-known half MiB a token
+}
+
+}  // namespace
+}  // namespace kvsmith

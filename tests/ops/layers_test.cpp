@@ -1,0 +1,77 @@
+#include "ops/layers.h"
+
+#include <cmath>
+
+#include "tests/support/close.h"
+
+namespace kvsmith {
+namespace {
+
+TEST(Rotate, MatchesTheFormulaInHalfSplitLayout) {
+  torch::manual_seed(3);
+  const auto x = torch::randn({1, 1, 3, 4}, torch::kDouble);
+  const auto got = rotate(x.to(torch::kFloat), Positions::range(5, 3), 100.0);
+  for (int64_t t = 0; t < 3; ++t) {
+    for (int64_t pair = 0; pair < 2; ++pair) {
+      const double angle = static_cast<double>(5 + t) * std::pow(100.0, -static_cast<double>(2 * pair) / 4);
+      const double a = x[0][0][t][pair].item<double>(), b = x[0][0][t][pair + 2].item<double>();
+      EXPECT_NEAR(got[0][0][t][pair].item<double>(), a * std::cos(angle) - b * std::sin(angle), 1e-5);
+      EXPECT_NEAR(got[0][0][t][pair + 2].item<double>(), b * std::cos(angle) + a * std::sin(angle), 1e-5);
+    }
+  }
+}
+
+TEST(Rotate, GradientIsTheRotationBack) {
+  torch::manual_seed(4);
+  const auto x = torch::randn({2, 3, 5, 8});
+  const auto at = Positions::range(7, 5);
+  const auto plain = [&](const std::vector<at::Tensor>& t) {
+    const auto [cos, sin] = at.rotary(1e4, 8);
+    const auto a = t[0].narrow(-1, 0, 4), b = t[0].narrow(-1, 4, 4);
+    return torch::cat({a * cos - b * sin, b * cos + a * sin}, -1);
+  };
+  const auto got = grads_of([&](const auto& t) { return rotate(t[0], at, 1e4); }, {x});
+  EXPECT_TRUE(close(got[0], grads_of(plain, {x})[0], 1e-6));
+}
+
+TEST(LinearCrossEntropy, EqualsTheUnfusedLossWithItsGradients) {
+  torch::manual_seed(5);
+  // more rows than one slice of logits holds, so that slices are joined
+  const int64_t rows = 300, vocab = 70001;
+  const auto hidden = torch::randn({rows, 6}), weight = torch::randn({vocab, 6}) * 0.3;
+  auto targets = torch::randint(0, vocab, {rows}, torch::kLong);
+  targets[7] = targets[299] = -1;
+  const auto fused = [&](const auto& t) { return linear_cross_entropy(t[0], t[1], targets); };
+  const auto plain = [&](const auto& t) {
+    return torch::nn::functional::cross_entropy(torch::matmul(t[0], t[1].t()), targets,
+                                                torch::nn::functional::CrossEntropyFuncOptions().ignore_index(-1).reduction(torch::kSum));
+  };
+  EXPECT_TRUE(close(fused(std::vector{hidden, weight}), plain(std::vector{hidden, weight}), 1e-5));
+  const auto got = grads_of(fused, {hidden, weight}), want = grads_of(plain, {hidden, weight});
+  EXPECT_TRUE(close(got[0], want[0], 1e-4));
+  EXPECT_TRUE(close(got[1], want[1], 1e-4));
+}
+
+TEST(LinearCrossEntropy, IsZeroWithoutTargets) {
+  const auto targets = torch::full({4}, -1, torch::kLong);
+  const auto loss = linear_cross_entropy(torch::randn({4, 3}), torch::randn({9, 3}), targets);
+  EXPECT_EQ(loss.item<double>(), 0);
+}
+
+TEST(Linear, GivesFp32GradientsToFp32WeightsOfABf16Pass) {
+  auto weight = torch::randn({4, 3}).requires_grad_(true);
+  const auto out = linear(torch::randn({2, 3}).to(torch::kBFloat16), weight);
+  EXPECT_EQ(out.scalar_type(), torch::kBFloat16);
+  out.sum().backward();
+  EXPECT_EQ(weight.grad().scalar_type(), torch::kFloat);
+}
+
+TEST(RmsNorm, MatchesTheFormula) {
+  torch::manual_seed(6);
+  const auto x = torch::randn({5, 7}), weight = torch::randn({7});
+  const auto want = x / (x.pow(2).mean(-1, true) + 1e-5).sqrt() * weight;
+  EXPECT_TRUE(close(rms_norm(x, weight, 1e-5), want, 1e-6));
+}
+
+}  // namespace
+}  // namespace kvsmith

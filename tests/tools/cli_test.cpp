@@ -1,0 +1,223 @@
+// The program as a user runs it: exit codes, messages, and the whole way from text to report.
+#include <array>
+#include <cstdio>
+#include <string>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "core/files.h"
+#include "core/text.h"
+#include "tests/support/temporary_directory.h"
+
+namespace kvsmith {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+struct Outcome {
+  int code = -1;
+  std::string text;  ///< stdout and stderr
+};
+
+Outcome kvsmith(const std::string& arguments) {
+  Outcome out;
+  FILE* pipe = popen((std::string(KVSMITH_BINARY) + " " + arguments + " 2>&1").c_str(), "r");
+  std::array<char, 4096> buffer{};
+  while (const size_t n = std::fread(buffer.data(), 1, buffer.size(), pipe)) out.text.append(buffer.data(), n);
+  const int status = pclose(pipe);
+  out.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  return out;
+}
+
+struct Misuse {
+  const char* arguments;
+  int code;
+  const char* part;
+};
+
+TEST(CommandLine, MisuseGetsOneMessageAndItsExitCode) {
+  for (const Misuse& m : std::vector<Misuse>{
+           {"", 64, "subcommand"},
+           {"trian x.toml", 64, "did you mean \"train\"?"},
+           {"train", 64, "config is required"},
+           {"train x.toml --outptu r", 64, "did you mean \"--output\"?"},
+           {"data biuld x", 64, "did you mean \"build\"?"},
+           {"train no-such.toml --output r", 66, "no-such.toml"},
+           {"evaluate no-such --corpus c.h5", 66, "c.h5"},
+           {"generate no-such -p x", 66, "no such checkpoint"},
+           {"checkpoint list no-such", 66, "no such directory"},
+           {"report --output r.html", 64, "runs is required"},
+           {"estimate /dev/null --set model.vocab_size=100 --memory 3XB", 64, "write it as 24GiB"},
+           {"estimate /dev/null --set model.hiden_size=3", 78, "did you mean \"model.hidden_size\"?"},
+           {"data inspect /dev/null", 65, "/dev/null"},
+           {"tokenizer train no-such --output t.model", 66, "no-such"},
+       }) {
+    const auto got = kvsmith(m.arguments);
+    EXPECT_EQ(got.code, m.code) << m.arguments << "\n" << got.text;
+    EXPECT_NE(got.text.find(m.part), std::string::npos) << m.arguments << "\n" << got.text;
+    EXPECT_TRUE(got.text.starts_with("kvsmith: error: ")) << got.text;
+  }
+}
+
+TEST(CommandLine, EveryVerbHasHelp) {
+  for (const char* verb : {"", "tokenizer train", "data build", "data inspect", "train", "evaluate", "logits", "generate", "export",
+                           "checkpoint list", "checkpoint verify", "estimate", "report", "env", "version", "completion"}) {
+    const auto got = kvsmith(std::string(verb) + " --help");
+    EXPECT_EQ(got.code, 0) << verb;
+    EXPECT_NE(got.text.find("Usage"), std::string::npos) << verb;
+  }
+  EXPECT_NE(kvsmith("train --help").text.find("train.learning_rate = 0.001: peak learning rate"), std::string::npos);
+}
+
+TEST(CommandLine, CompletionKnowsVerbsAndFlags) {
+  const TemporaryDirectory directory;
+  const auto script = kvsmith("completion").text;
+  write_file(directory / "complete", script + "COMP_WORDS=(kvsmith data build --val); COMP_CWORD=3; _kvsmith; echo \"${COMPREPLY[@]}\"\n");
+  FILE* pipe = popen(("bash " + (directory / "complete").string()).c_str(), "r");
+  std::array<char, 256> line{};
+  ASSERT_NE(std::fgets(line.data(), line.size(), pipe), nullptr);
+  pclose(pipe);
+  EXPECT_EQ(std::string(line.data()), "--valid --valid-fraction\n");
+}
+
+/// A corpus and a configuration, made once by the program itself.
+class Workflow : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    directory_ = new TemporaryDirectory;
+    std::string text;
+    for (int i = 0; i < 600; ++i) text += cat("Line ", i * 37 % 100, ": the cat sat on mat ", i % 7, ", and the dog saw it.\n");
+    write_file(at("train.txt"), text);
+    write_file(at("valid.txt"), text.substr(0, 4000));
+    expect_ok(cat("tokenizer train ", at("train.txt"), " --vocab-size 320 --output ", at("t.model")));
+    expect_ok(cat("data build ", at("train.txt"), " --valid ", at("valid.txt"), " --tokenizer ", at("t.model"), " --output ", at("c.h5")));
+    write_file(at("run.toml"), cat("[model]\nhidden_size = 32\nnum_hidden_layers = 2\nnum_attention_heads = 4\nnum_key_value_heads = 2\n"
+                                   "max_position_embeddings = 128\n[data]\ncorpus = \"", at("c.h5"), "\"\n"
+                                   "[train]\nmax_steps = 40\nbatch_size = 4\nsequence_length = 32\nwarmup_steps = 4\ncheckpoint_every = 5\n"
+                                   "learning_rate = 3e-3\npeak_flops = 1e12\nvalidate_tokens = 512\nthreads = 1\n"));
+    expect_ok(cat("train ", at("run.toml"), " --output ", at("run")));
+  }
+  static void TearDownTestSuite() { delete directory_; }
+  static std::string at(const std::string& name) { return (*directory_ / name).string(); }
+  static Outcome expect_ok(const std::string& arguments) {
+    auto got = kvsmith(arguments);
+    EXPECT_EQ(got.code, 0) << arguments << "\n" << got.text;
+    return got;
+  }
+  static std::string losses(const std::string& run) {
+    std::string out;
+    std::istringstream lines(read_file(at(run) + "/metrics.jsonl"));
+    for (std::string line; std::getline(lines, line);) {
+      const Json json = Json::parse(line);
+      out += cat(json["step"], " ", json["loss"].dump(), " ", json["grad_norm"].dump(), "\n");
+    }
+    return out;
+  }
+
+  static TemporaryDirectory* directory_;
+};
+TemporaryDirectory* Workflow::directory_ = nullptr;
+
+TEST_F(Workflow, FromTextToReport) {
+  expect_ok(cat("evaluate ", at("run"), " --corpus ", at("c.h5"), " --context 64 --unigram --json ", at("run"), "/evaluation.json"));
+  const Json json = Json::parse(read_file(at("run") + "/evaluation.json"));
+  EXPECT_EQ(json["cache"]["bytes_measured"], json["cache"]["bytes_formula"]);
+  EXPECT_EQ(json["cache"]["bytes_measured"], 64 * 2 * 2 * 2 * 8 * 4);  // tokens, layers, k and v, heads, width, fp32
+  EXPECT_LT(json["perplexity"], json["unigram_perplexity"]);
+  EXPECT_EQ(kvsmith(cat("evaluate ", at("run"), " --corpus ", at("c.h5"), " --json ", at("run"), "/evaluation.json")).code, 73);
+  expect_ok(cat("report ", at("run"), " --output ", at("report.html")));
+  EXPECT_EQ(Json::parse(read_file(at("report.json")))["runs"][0]["perplexity"], json["perplexity"]);
+  EXPECT_NE(read_file(at("report.html")).find("<svg"), std::string::npos);
+  EXPECT_TRUE(fs::exists(at("report.csv")));
+}
+
+TEST_F(Workflow, KilledAtAnyInstantItContinuesToTheSameNumbers) {
+  const std::string command = cat(KVSMITH_BINARY, " train ", at("run.toml"), " --quiet --output ", at("killed"));
+  for (const int milliseconds : {900, 1300, 1700}) {
+    const pid_t child = fork();
+    if (child == 0) {
+      execl("/bin/sh", "sh", "-c", ("exec " + command + " 2>/dev/null").c_str(), nullptr);
+      _exit(127);
+    }
+    usleep(static_cast<useconds_t>(milliseconds) * 1000);
+    kill(child, SIGKILL);
+    waitpid(child, nullptr, 0);
+  }
+  expect_ok(cat("train ", at("run.toml"), " --output ", at("killed")));
+  EXPECT_EQ(losses("killed"), losses("run"));
+  expect_ok(cat("checkpoint verify ", at("killed")));
+}
+
+TEST_F(Workflow, ASignalSavesAndExitsWithItsNumber) {
+  const std::string run = at("signalled");
+  const pid_t child = fork();
+  if (child == 0) {
+    execl(KVSMITH_BINARY, "kvsmith", "train", at("run.toml").c_str(), "--quiet", "--output", run.c_str(), "--set", "train.max_steps=100000", nullptr);
+    _exit(127);
+  }
+  while (!fs::exists(run + "/latest")) usleep(20000);
+  kill(child, SIGTERM);
+  int status = 0;
+  waitpid(child, &status, 0);
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 143);
+  expect_ok("checkpoint verify " + run);
+}
+
+TEST_F(Workflow, VerifyFindsDamage) {
+  fs::copy(at("run"), at("copy"), fs::copy_options::recursive | fs::copy_options::copy_symlinks);
+  write_file(at("copy") + "/latest/model.safetensors", "x");
+  const auto got = kvsmith("checkpoint verify " + at("copy"));
+  EXPECT_EQ(got.code, 65);
+  EXPECT_NE(got.text.find("BAD: model.safetensors has 1 bytes"), std::string::npos) << got.text;
+  EXPECT_EQ(kvsmith("checkpoint list " + at("copy")).code, 0);
+}
+
+TEST_F(Workflow, LogitsOfBothProtocolsAndOfAnExportAgree) {
+  write_file(at("ids.json"), "[1, 50, 60, 70, 80, 90]");
+  expect_ok(cat("export ", at("run"), " --output ", at("hf")));
+  expect_ok(cat("export ", at("run"), " --format kvsmith --output ", at("one.safetensors")));
+  const auto logits = [&](const std::string& model, const std::string& protocol, const std::string& name) {
+    expect_ok(cat("logits ", model, " --tokens ", at("ids.json"), " --protocol ", protocol, " --output ", at(name)));
+    return read_file(at(name));
+  };
+  const auto parallel = logits(at("run"), "parallel", "a.npy");
+  EXPECT_EQ(logits(at("hf"), "parallel", "b.npy"), parallel);
+  EXPECT_EQ(logits(at("one.safetensors"), "parallel", "c.npy"), parallel);
+  const auto decode = logits(at("run"), "decode", "d.npy");
+  ASSERT_EQ(decode.size(), parallel.size());
+  constexpr size_t kHeader = 128;
+  for (size_t i = kHeader; i < parallel.size(); i += 4) {
+    float a = 0, b = 0;
+    std::memcpy(&a, &parallel[i], 4);
+    std::memcpy(&b, &decode[i], 4);
+    ASSERT_NEAR(a, b, 1e-4) << i;
+  }
+  write_file(at("bad.json"), "[1, 99999]");
+  EXPECT_EQ(kvsmith(cat("logits ", at("run"), " --tokens ", at("bad.json"), " --output ", at("e.npy"))).code, 65);
+  EXPECT_FALSE(fs::exists(at("e.npy")));
+}
+
+TEST_F(Workflow, GenerateIsRepeatableAndCountsItsCache) {
+  const std::string command = cat("generate ", at("run"), " --prompt 'the cat' -n 12 --seed 3 --verbose");
+  const auto first = expect_ok(command);
+  EXPECT_TRUE(first.text.starts_with("the cat")) << first.text;
+  EXPECT_NE(first.text.find("KV cache"), std::string::npos);
+  const auto text = [](const Outcome& o) { return o.text.substr(0, o.text.rfind('\n', o.text.size() - 2)); };
+  EXPECT_EQ(text(expect_ok(command)), text(first));
+}
+
+TEST_F(Workflow, DryRunPrintsTheResolvedConfigurationAndStartsNothing) {
+  const auto got = expect_ok(cat("train ", at("run.toml"), " --output ", at("dry"), " --dry-run"));
+  EXPECT_NE(got.text.find("vocab_size = 320"), std::string::npos) << got.text;
+  EXPECT_NE(got.text.find("KV cache   256 bytes a token"), std::string::npos) << got.text;
+  EXPECT_FALSE(fs::exists(at("dry")));
+}
+
+}  // namespace
+}  // namespace kvsmith

@@ -1,0 +1,132 @@
+"""Stock transformers must load an exported checkpoint and give the same logits and token ids.
+
+Usage: compare_with_transformers.py KVSMITH [RUN CORPUS_TEXT]. Without a run a small one is trained.
+Prints the largest differences; exit code 77 (skipped) when transformers is not installed.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+try:
+    import numpy
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+except ImportError as error:
+    print(f"skipped: {error}")
+    sys.exit(77)
+
+LARGEST_LOGIT_DIFFERENCE = 1e-4
+LARGEST_NLL_DIFFERENCE = 1e-4
+TEXTS = [
+    "To be, or not to be: that is the question.",
+    "  two leading spaces,\ttab\nnew line\n\n  1234567 3.14",
+    "naïve café — “quotes” … 漢字 🙂👩‍👩‍👧 e\u0301 \u2581 \u00a0end ",
+    "<s> is no control token here, nor is </s>",
+]
+
+
+def kvsmith(binary, *arguments):
+    subprocess.run([binary, *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
+
+
+def train(binary, folder, name, *settings):
+    """A small checkpoint; the text, tokenizer and corpus are shared by all of a folder."""
+    text = folder / "text.txt"
+    if not text.exists():
+        text.write_text("".join(f"{i}: How now, good {'sir' if i % 3 else 'lady'}? Café {i * i}.\n" for i in range(3000)))
+        kvsmith(binary, "tokenizer", "train", text, "--vocab-size", 400, "--output", folder / "t.model", "-q")
+        kvsmith(binary, "data", "build", text, "--tokenizer", folder / "t.model", "--output", folder / "c.h5", "-q")
+        (folder / "run.toml").write_text(
+            "[model]\nhidden_size = 64\nnum_hidden_layers = 2\nnum_attention_heads = 4\nnum_key_value_heads = 2\n"
+            f"[data]\ncorpus = \"{folder}/c.h5\"\n[train]\nmax_steps = 30\nbatch_size = 8\nsequence_length = 64\n"
+            "warmup_steps = 5\nlearning_rate = 5e-3\n")
+    sets = [word for setting in settings for word in ("--set", setting)]
+    kvsmith(binary, "train", folder / "run.toml", "--output", folder / name, "-q", *sets)
+    return folder / name
+
+
+def compare(binary, run, folder, text=None):
+    exported = folder / f"{run.name}-hf"
+    kvsmith(binary, "export", run, "--output", exported, "-q")
+    model = AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(exported)
+
+    for sample in TEXTS:
+        ids = tokenizer(sample)["input_ids"]
+        assert tokenizer.decode(ids, skip_special_tokens=True) == sample, (sample, ids)
+    ids = tokenizer(text or "\n".join(TEXTS))["input_ids"][:512]
+    (folder / "ids.json").write_text(json.dumps(ids))
+    with torch.no_grad():
+        theirs = model(torch.tensor([ids])).logits[0].numpy()
+    worst = 0.0
+    for protocol in ("parallel", "decode"):
+        kvsmith(binary, "logits", run, "--tokens", folder / "ids.json", "--protocol", protocol,
+                "--output", folder / "logits.npy", "--force")
+        worst = max(worst, float(numpy.abs(numpy.load(folder / "logits.npy") - theirs).max()))
+    print(f"{run.name}: {type(model).__name__}, {len(ids)} tokens, largest logit difference {worst:.2e}")
+    assert worst <= LARGEST_LOGIT_DIFFERENCE
+    return model, tokenizer
+
+
+def compare_ids(binary, run, tokenizer, folder, text):
+    """Our ids of a text, read back from a corpus, are those of AutoTokenizer, end-of-text aside."""
+    path = folder / "sample.txt"
+    path.write_text(text, newline="")
+    corpus = folder / "sample.h5"
+    kvsmith(binary, "data", "build", path, "--tokenizer", run / "latest" / "tokenizer.model", "--output", corpus, "-q", "--force")
+    shown = json.loads(subprocess.run([binary, "data", "inspect", str(corpus), "--json"], check=True, capture_output=True).stdout)
+    ids = tokenizer(text)["input_ids"]
+    assert shown["splits"]["train"]["tokens"] == len(ids) + 1, (shown["splits"], len(ids))
+
+
+def compare_nll(binary, run, model, tokenizer, folder, text):
+    """Mean loss over whole windows of a text, by transformers and by `kvsmith evaluate`."""
+    context, batch = 256, 16
+    path = folder / "heldout.txt"
+    path.write_text(text, newline="")
+    kvsmith(binary, "data", "build", path, "--valid", path, "--tokenizer", run / "latest" / "tokenizer.model",
+            "--output", folder / "heldout.h5", "-q")
+    kvsmith(binary, "evaluate", run, "--corpus", folder / "heldout.h5", "--context", context, "--protocol", "parallel",
+            "--json", folder / "heldout.json", "-q")
+    ours = json.loads((folder / "heldout.json").read_text())
+    ids = torch.tensor(tokenizer(text)["input_ids"] + [tokenizer.eos_token_id])
+    windows = [ids[i : i + context + 1] for i in range(0, len(ids) - 1, context)]
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for group in [windows[i : i + batch] for i in range(0, len(windows), batch)]:
+            for window in [group] if len({len(w) for w in group}) == 1 else [[w] for w in group]:
+                stacked = torch.stack(list(window))
+                logits = model(stacked[:, :-1]).logits.double()
+                total += torch.nn.functional.cross_entropy(logits.flatten(0, 1), stacked[:, 1:].flatten(), reduction="sum").item()
+                count += stacked[:, 1:].numel()
+    assert count == ours["tokens"], (count, ours["tokens"])
+    print(f"{run.name}: nll per token {ours['nll_per_token']:.8f}, transformers {total / count:.8f}, over {count} tokens")
+    assert abs(total / count - ours["nll_per_token"]) <= LARGEST_NLL_DIFFERENCE
+
+
+def main():
+    binary = sys.argv[1]
+    torch.set_num_threads(os.cpu_count())
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if len(sys.argv) > 2:
+            run, text = Path(sys.argv[2]), Path(sys.argv[3]).read_text(newline="")
+            model, tokenizer = compare(binary, run, folder, text)
+            compare_nll(binary, run, model, tokenizer, folder, text)
+            return
+        run = train(binary, folder, "llama")
+        model, tokenizer = compare(binary, run, folder)
+        for sample in TEXTS:
+            compare_ids(binary, run, tokenizer, folder, sample)
+        compare_nll(binary, run, model, tokenizer, folder, (folder / "text.txt").read_text()[:60000])
+        compare(binary, train(binary, folder, "llama-untied-mqa", "model.tie_word_embeddings=false", "model.num_key_value_heads=1"), folder)
+        compare(binary, train(binary, folder, "qwen2", "model.attention_bias=true"), folder)
+        compare(binary, train(binary, folder, "qwen3", "model.qk_norm=true", "model.head_dim=24"), folder)
+
+
+main()

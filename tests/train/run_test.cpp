@@ -1,0 +1,180 @@
+#include "train/run.h"
+
+#include <csignal>
+#include <set>
+
+#include <nlohmann/json.hpp>
+
+#include "checkpoints/store.h"
+#include "core/files.h"
+#include "tests/support/expect_error.h"
+#include "tests/support/tiny.h"
+
+namespace kvsmith {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Everything in metrics.jsonl that does not depend on the clock, a line a step.
+std::vector<std::string> history(const fs::path& run) {
+  std::vector<std::string> out;
+  std::istringstream lines(read_file(run / "metrics.jsonl"));
+  for (std::string line; std::getline(lines, line);) {
+    auto json = nlohmann::ordered_json::parse(line);
+    json.erase("tokens_per_second");
+    json.erase("mfu");
+    out.push_back(json.dump());
+  }
+  return out;
+}
+
+class RunTest : public ::testing::Test {
+ protected:
+  RunConfig config() { return tiny_run(corpus_); }
+  /// Trains in `name`; a signal is raised after step `stop_after`.
+  RunResult train(const RunConfig& config, const std::string& name, int64_t stop_after = 0, RunOptions options = {}) {
+    options.output = directory_ / name;
+    RunHooks hooks;
+    hooks.on_step = [&](const StepReport& report, int64_t, double, double) {
+      if (report.step == stop_after - 1) std::raise(SIGTERM);
+    };
+    hooks.note = [&](const std::string& text) { notes_.push_back(text); };
+    return run_training(config, options, hooks);
+  }
+
+  TemporaryDirectory directory_;
+  fs::path corpus_ = tiny_corpus(directory_ / "corpus.h5");
+  std::vector<std::string> notes_;
+};
+
+TEST_F(RunTest, ResumedAtAnyStepEqualsUninterrupted) {
+  for (const char* precision : {"fp32", "bf16"}) {
+    auto run = config();
+    run.train.precision = precision;
+    run.model.dropout = 0.1;
+    run.train.micro_batch_size = 2;
+    run.data.document_mask = true;
+    const std::string whole = std::string("whole-") + precision;
+    train(run, whole);
+    const auto expected = history(directory_ / whole);
+    ASSERT_EQ(expected.size(), 12U);
+    for (const int64_t stop : {2, 5, 9}) {
+      const std::string name = std::string("parts-") + precision + std::to_string(stop);
+      const auto first = train(run, name, stop);
+      EXPECT_EQ(first.signal, SIGTERM);
+      EXPECT_FALSE(first.finished);
+      EXPECT_EQ(first.last.step, stop);
+      EXPECT_TRUE(train(run, name).finished);
+      EXPECT_EQ(history(directory_ / name), expected) << precision << ", stopped after " << stop;
+      EXPECT_EQ(read_file(directory_ / name / "latest/model.safetensors"), read_file(directory_ / whole / "latest/model.safetensors"));
+      EXPECT_EQ(read_file(directory_ / name / "latest/optimizer.safetensors"), read_file(directory_ / whole / "latest/optimizer.safetensors"));
+    }
+  }
+}
+
+TEST_F(RunTest, FallsBackToTheNewestWholeCheckpointAndRepeatsItsSteps) {
+  train(config(), "whole");
+  train(config(), "hurt");
+  const auto expected = history(directory_ / "whole");
+  write_file(directory_ / "hurt/step-000000012/optimizer.safetensors", "damaged");
+  remove_durably(directory_ / "hurt/step-000000009/manifest.json");
+  const auto result = train(config(), "hurt");
+  EXPECT_TRUE(result.finished);
+  EXPECT_EQ(history(directory_ / "hurt"), expected);
+  EXPECT_TRUE(fs::exists(directory_ / "hurt/metrics.jsonl.discarded-0"));
+  EXPECT_EQ(std::ranges::count_if(notes_, [](const auto& note) { return note.starts_with("ignored step-"); }), 2);
+  EXPECT_TRUE(inspect_checkpoint(directory_ / "hurt/step-000000012", true).complete);
+}
+
+TEST_F(RunTest, RefusesToStartOverWhenAllCheckpointsAreBad) {
+  train(config(), "run");
+  for (const auto& info : CheckpointStore(directory_ / "run").list()) remove_durably(info.path / "manifest.json");
+  expect_error([&] { train(config(), "run"); }, ExitCode::kBadData, "no checkpoint is usable");
+}
+
+TEST_F(RunTest, AFinishedRunIsLeftAsItIs) {
+  train(config(), "run");
+  const auto before = read_file(directory_ / "run/metrics.jsonl");
+  EXPECT_TRUE(train(config(), "run").finished);
+  EXPECT_EQ(read_file(directory_ / "run/metrics.jsonl"), before);
+}
+
+TEST_F(RunTest, RefusesAnotherConfigurationUnlessAccepted) {
+  train(config(), "run", 6);
+  auto other = config();
+  other.train.learning_rate = 1e-3;
+  other.train.log_every = 99;  // does not shape the result
+  expect_error([&] { train(other, "run"); }, ExitCode::kConfig, "train.learning_rate: 0.003 -> 0.001");
+  EXPECT_TRUE(train(other, "run", 0, {.accept = {"train.learning_rate"}}).finished);
+}
+
+TEST_F(RunTest, RefusesAnotherCorpusUnlessAccepted) {
+  train(config(), "run", 6);
+  auto other = config();
+  other.data.corpus = {tiny_corpus(directory_ / "other.h5", 1).string()};
+  expect_error([&] { train(other, "run"); }, ExitCode::kConfig, "data.corpus");
+  auto moved = config();
+  fs::copy_file(corpus_, directory_ / "moved.h5");
+  moved.data.corpus = {(directory_ / "moved.h5").string()};
+  EXPECT_TRUE(train(moved, "run").finished) << "the same corpus under another name";
+}
+
+TEST_F(RunTest, ASecondRunInOneDirectoryIsRefused) {
+  const DirectoryLock lock((fs::create_directories(directory_ / "run"), directory_ / "run"));
+  expect_error([&] { train(config(), "run"); }, ExitCode::kCannotCreate, "locked");
+}
+
+TEST_F(RunTest, StopsWithTheLastGoodCheckpointWhenTheLossIsNotFinite) {
+  auto run = config();
+  run.train.max_steps = 40;
+  train(run, "run", 4);
+  run.train.learning_rate = 10;
+  run.train.max_grad_norm = 0;
+  run.train.weight_decay = 10;
+  run.train.adam_eps = 0;
+  run.train.max_nonfinite = 2;
+  const std::vector<std::string> accept = {"train.learning_rate", "train.max_grad_norm", "train.weight_decay", "train.adam_eps", "train.max_nonfinite"};
+  try {
+    train(run, "run", 0, {.accept = accept});
+    GTEST_SKIP() << "this run did not diverge";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::kNumerical) << error.what();
+  }
+  EXPECT_TRUE(CheckpointStore(directory_ / "run").newest().has_value());
+}
+
+TEST_F(RunTest, KeepsTheNewestMilestonesAndTheBest) {
+  auto run = config();
+  run.train.checkpoint_every = 1;
+  run.train.keep_last = 2;
+  run.train.keep_every = 5;
+  train(run, "run");
+  std::set<int64_t> kept;
+  for (const auto& info : CheckpointStore(directory_ / "run").list()) kept.insert(info.step);
+  EXPECT_TRUE(kept.contains(12) && kept.contains(11) && kept.contains(10) && kept.contains(5));
+  EXPECT_FALSE(kept.contains(3));
+  EXPECT_EQ(fs::read_symlink(directory_ / "run/latest"), "step-000000012");
+  EXPECT_TRUE(kept.contains(std::stoll(fs::read_symlink(directory_ / "run/best").string().substr(5))));
+}
+
+TEST_F(RunTest, AsksForAnEndAndACorpus) {
+  auto endless = config();
+  endless.train.max_steps = 0;
+  expect_error([&] { train(endless, "run"); }, ExitCode::kConfig, "the run has no end");
+  auto none = config();
+  none.data.corpus = {};
+  expect_error([&] { train(none, "run"); }, ExitCode::kConfig, "no corpus is given");
+  auto small = config();
+  small.model.vocab_size = 10;
+  expect_error([&] { train(small, "run"); }, ExitCode::kConfig, "smaller than the 67 token ids");
+}
+
+TEST_F(RunTest, NeverResumingNeedsForceToReplaceARun) {
+  train(config(), "run", 4);
+  expect_error([&] { train(config(), "run", 0, {.resume = "never"}); }, ExitCode::kCannotCreate, "earlier run");
+  EXPECT_TRUE(train(config(), "run", 0, {.resume = "never", .force = true}).finished);
+  EXPECT_EQ(history(directory_ / "run").size(), 12U);
+}
+
+}  // namespace
+}  // namespace kvsmith

@@ -1,0 +1,89 @@
+#include <iostream>
+#include <memory>
+
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <torch/torch.h>
+
+#include "configs/train_config.h"
+#include "core/files.h"
+#include "core/text.h"
+#include "models/mixer.h"
+#include "tools/verbs.h"
+#include "train/device.h"
+
+namespace kvsmith {
+namespace {
+
+void print_environment() {
+  configure_runtime(TrainConfig{});
+  const auto runtime = runtime_environment(torch::cuda::is_available() ? at::kCUDA : at::kCPU);
+  utsname system{};
+  uname(&system);
+  const double memory = static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
+  std::vector<std::string> mixers;
+  for (const auto& kind : mixer_kinds()) mixers.push_back(kind.name);
+  std::cout << "kvsmith      " << KVSMITH_VERSION << "\n"
+            << "system       " << system.sysname << " " << system.release << " " << system.machine << "\n"
+            << "compiler     " << __VERSION__ << "\n"
+            << "LibTorch     " << runtime.at("libtorch").get<std::string>() << "\n"
+            << "threads      " << runtime.at("threads") << "\n"
+            << "CPU kernels  " << runtime.at("cpu_capability").get<std::string>() << "\n"
+            << "memory       " << human_bytes(memory) << "\n"
+            << "GPUs         " << torch::cuda::device_count() << "\n"
+            << "fp32 matmul  " << human_count(measure_peak_flops(at::kCPU, at::kFloat)) << "FLOP/s\n"
+            << "bf16 matmul  " << human_count(measure_peak_flops(at::kCPU, at::kBFloat16)) << "FLOP/s\n"
+            << "free disk    " << human_bytes(static_cast<double>(free_bytes("."))) << "\n"
+            << "mixers       " << join(mixers) << "\n";
+}
+
+/// Verbs, their verbs and flags, so that the script cannot fall behind the program.
+std::string bash_cases(const CLI::App& app, const std::string& path) {
+  std::string words;
+  for (const auto* verb : app.get_subcommands({})) words += verb->get_name() + " ";
+  for (const auto* option : app.get_options()) {
+    for (const auto& name : option->get_lnames()) words += "--" + name + " ";
+  }
+  std::string out = cat("    \"", path, "\") words=\"", words, "\" ;;\n");
+  for (const auto* verb : app.get_subcommands({})) out += bash_cases(*verb, path.empty() ? verb->get_name() : path + " " + verb->get_name());
+  return out;
+}
+
+void print_completion(const CLI::App& app) {
+  std::cout << "# bash completion of kvsmith; load it with: source <(kvsmith completion)\n"
+               "_kvsmith() {\n"
+               "  local word path=\"\" words=\"\" current=\"${COMP_WORDS[COMP_CWORD]}\"\n"
+               "  for word in \"${COMP_WORDS[@]:1:COMP_CWORD-1}\"; do\n"
+               "    [[ $word == [a-z]* && $word != */* && $word != *.* ]] || break\n"
+               "    path=\"${path:+$path }$word\"\n"
+               "  done\n"
+               "  case \"$path\" in\n"
+            << bash_cases(app, "")
+            << "  esac\n"
+               "  COMPREPLY=($(compgen -W \"$words\" -- \"$current\"))\n"
+               "  [[ ${#COMPREPLY[@]} -gt 0 ]] || COMPREPLY=($(compgen -f -- \"$current\"))\n"
+               "}\n"
+               "complete -o filenames -F _kvsmith kvsmith\n";
+}
+
+}  // namespace
+
+void add_env(CLI::App& app) {
+  auto* verb = app.add_subcommand("env", "What a bug report should say of this machine");
+  verb->callback([] { print_environment(); });
+}
+
+void add_version(CLI::App& app) {
+  auto* verb = app.add_subcommand("version", "The version");
+  verb->callback([] { std::cout << "kvsmith " << KVSMITH_VERSION << "\n"; });
+}
+
+void add_completion(CLI::App& app) {
+  auto* verb = app.add_subcommand("completion", "A completion script for bash");
+  verb->footer("Example:\n  source <(kvsmith completion)");
+  verb->callback([&app] { print_completion(app); });
+}
+
+}  // namespace kvsmith

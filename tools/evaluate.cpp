@@ -1,0 +1,149 @@
+#include <cmath>
+#include <filesystem>
+#include <iostream>
+#include <memory>
+
+#include <CLI/CLI.hpp>
+#include <torch/torch.h>
+
+#include "core/error.h"
+#include "core/files.h"
+#include "core/npy.h"
+#include "core/text.h"
+#include "evaluate/perplexity.h"
+#include "tools/console.h"
+#include "tools/model_flags.h"
+#include "tools/verbs.h"
+
+namespace kvsmith {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+struct EvaluateFlags {
+  ModelFlags model;
+  fs::path corpus, json;
+  std::string protocol = "decode", name;
+  EvaluateOptions options;
+  bool force = false, quiet = false;
+};
+
+void print(const Json& json) {
+  const Json& cache = json["cache"];
+  const auto bytes = [&](const char* key) { return human_bytes(cache[key].get<double>()); };
+  std::cout << "model          " << json["architecture"].get<std::string>() << ", "
+            << human_count(json["parameters"].get<double>()) << " parameters\n"
+            << "protocol       " << json["protocol"].get<std::string>() << ", context " << json["context"]
+            << ", stride " << json["stride"] << ", " << json["tokens"] << " tokens\n"
+            << "perplexity     " << json["perplexity"] << " (nll " << json["nll_per_token"] << " a token)\n"
+            << "bits per byte  " << json["bits_per_byte"] << "\n";
+  if (json.contains("unigram_perplexity")) {
+    std::cout << "unigram model  perplexity " << json["unigram_perplexity"] << " over the same tokens\n";
+  }
+  std::cout << "KV cache       " << cache["bytes_measured"] << " bytes measured after " << cache["tokens"] << " tokens, "
+            << cache["bytes_formula"] << " by formula; " << cache["bytes_per_token"] << " a token, "
+            << bytes("bytes_at_8k") << " at 8k, peak " << bytes("bytes_peak") << " ("
+            << cache["dtype"].get<std::string>() << ")\n"
+            << "decode vs parallel, largest logit difference " << json["decode_vs_parallel_max_abs_diff"] << "\n"
+            << "speed          " << human_count(json["tokens_per_second"].get<double>()) << " tokens/s\n";
+}
+
+void evaluate_it(EvaluateFlags& flags) {
+  if (!flags.json.empty()) expect_writable(flags.json, flags.force);
+  flags.options.protocol = protocol_of(flags.protocol);
+  const Corpus corpus = Corpus::open(flags.corpus);
+  LoadedModel model = load(flags.model);
+  if (!flags.name.empty()) model.name = flags.name;
+  Console console(flags.quiet);
+  const auto result = evaluate(model, corpus, flags.options, [&](int64_t tokens, int64_t total) {
+    console.progress(cat("scored ", tokens, "/", total, " tokens"), false);
+  });
+  const Json json = to_json(result, model, flags.corpus.string());
+  if (!flags.json.empty()) write_file(flags.json, json.dump(2) + "\n");
+  print(json);
+}
+
+struct LogitsFlags {
+  ModelFlags model;
+  fs::path tokens, output;
+  std::string protocol = "parallel";
+  bool force = false;
+};
+
+std::vector<int64_t> read_ids(const fs::path& path, int64_t vocab_size) {
+  const Json json = Json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
+  const auto refuse = [&](const std::string& what) {
+    throw Error(ExitCode::kBadData, {what, path.string(), "expected a JSON list such as [1, 42, 7]"});
+  };
+  if (!json.is_array() || json.empty()) refuse("not a list of token ids");
+  std::vector<int64_t> ids;
+  for (const auto& item : json) {
+    if (!item.is_number_integer()) refuse(cat("item ", ids.size(), " is not a whole number"));
+    ids.push_back(item.get<int64_t>());
+    if (ids.back() < 0 || ids.back() >= vocab_size) {
+      refuse(cat("item ", ids.size() - 1, " is ", ids.back(), ", the vocabulary ends at ", vocab_size - 1));
+    }
+  }
+  return ids;
+}
+
+void logits(const LogitsFlags& flags) {
+  expect_writable(flags.output, flags.force);
+  const Protocol protocol = protocol_of(flags.protocol);
+  const torch::InferenceMode inference;
+  LoadedModel loaded = load(flags.model);
+  DecoderImpl& model = *loaded.model;
+  const auto ids = read_ids(flags.tokens, model.config().vocab_size);
+  const auto tokens = torch::tensor(ids, torch::kLong).unsqueeze(0).to(model.device());
+  const int64_t count = tokens.size(1), step = protocol == Protocol::kParallel ? count : 1;
+  auto cache = model.make_cache({.batch = 1, .initial_rows = count});
+  NpyWriter out(flags.output, static_cast<uint64_t>(count), static_cast<uint64_t>(model.config().vocab_size));
+  for (int64_t t = 0; t < count; t += step) {
+    const auto hidden = model.step(tokens.narrow(1, t, step), Positions::range(t, step, model.device()), cache);
+    for (int64_t i = 0; i < step; ++i) {
+      const auto row = model.logits(hidden.narrow(1, i, 1)).cpu().contiguous();
+      out.write({row.const_data_ptr<float>(), static_cast<size_t>(row.numel())});
+    }
+  }
+  out.commit();
+}
+
+}  // namespace
+
+void add_evaluate(CLI::App& app) {
+  auto* verb = app.add_subcommand("evaluate", "Measure perplexity and cache bytes of a checkpoint");
+  auto flags = std::make_shared<EvaluateFlags>();
+  add_model_flags(*verb, flags->model);
+  verb->add_option("--corpus", flags->corpus, "corpus file made by `data build`")->required();
+  verb->add_option("--split", flags->options.split, "split to score")->capture_default_str();
+  verb->add_option("--context", flags->options.context, "tokens a window; 0: max_position_embeddings");
+  verb->add_option("--stride", flags->options.stride, "tokens between windows; 0: no overlap");
+  verb->add_option("--protocol", flags->protocol, "decode (through the cache) or parallel")->capture_default_str();
+  verb->add_option("--max-tokens", flags->options.max_tokens, "tokens to score; 0: all");
+  verb->add_option("--batch", flags->options.batch, "windows side by side")->capture_default_str();
+  verb->add_flag("--unigram", flags->options.unigram, "score a unigram model of the split train over the same tokens");
+  verb->add_option("--name", flags->name, "of the run in reports");
+  verb->add_option("--json", flags->json, "write the result to this file");
+  verb->add_flag("--force", flags->force, "replace the file");
+  verb->add_flag("--quiet,-q", flags->quiet, "no progress on stderr");
+  verb->footer(
+      "Examples:\n"
+      "  kvsmith evaluate runs/gqa --corpus corpus.h5 --context 512 --json runs/gqa/evaluation.json\n"
+      "  kvsmith evaluate exported/ --corpus corpus.h5 --protocol parallel --dtype bf16");
+  verb->callback([flags] { evaluate_it(*flags); });
+}
+
+void add_logits(CLI::App& app) {
+  auto* verb = app.add_subcommand("logits", "Raw logits of given token ids, for comparing implementations");
+  auto flags = std::make_shared<LogitsFlags>();
+  add_model_flags(*verb, flags->model);
+  verb->add_option("--tokens", flags->tokens, "JSON file with a list of token ids")->required();
+  verb->add_option("--protocol", flags->protocol, "parallel or decode")->capture_default_str();
+  verb->add_option("--output,-o", flags->output, "NumPy file, fp32 [seq, vocab_size]")->required();
+  verb->add_flag("--force", flags->force, "replace the output");
+  verb->footer("Example:\n  kvsmith logits runs/gqa --tokens ids.json --output logits.npy");
+  verb->callback([flags] { logits(*flags); });
+}
+
+}  // namespace kvsmith

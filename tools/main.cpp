@@ -1,0 +1,3 @@
+#include "tools/verbs.h"
+
+int main(int argc, char** argv) { return kvsmith::run(argc, argv); }

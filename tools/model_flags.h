@@ -1,0 +1,25 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "checkpoints/load.h"
+
+namespace CLI {
+class App;
+}
+
+namespace kvsmith {
+
+/// Which model a verb works on and how it runs.
+struct ModelFlags {
+  std::filesystem::path checkpoint;
+  std::string dtype = "fp32", device = "cpu";
+  int threads = 0;
+};
+
+/// Adds the positional checkpoint and --dtype, --device, --threads.
+void add_model_flags(CLI::App& verb, ModelFlags& flags);
+LoadedModel load(const ModelFlags& flags);
+
+}  // namespace kvsmith

@@ -1,0 +1,78 @@
+#include "train/metrics.h"
+
+#include <cmath>
+#include <string>
+
+#include "core/text.h"
+
+namespace kvsmith {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+/// Keeps the lines of steps up to `resumed_step`; what came after goes to a file beside it.
+fs::path prepared(const fs::path& run, int64_t resumed_step) {
+  const fs::path path = run / "metrics.jsonl";
+  if (!fs::exists(path)) return path;
+  const std::string text = read_file(path);
+  std::string kept, discarded;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t newline = text.find('\n', begin);
+    if (newline == std::string::npos) break;  // torn by a crash
+    const std::string line = text.substr(begin, newline + 1 - begin);
+    const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+    const bool past = !json.is_object() || json.value("step", int64_t{0}) > resumed_step;
+    (past ? discarded : kept) += line;
+    begin = newline + 1;
+  }
+  if (kept.size() != text.size()) write_file(path, kept);
+  if (!discarded.empty()) {
+    int n = 0;
+    while (fs::exists(run / cat("metrics.jsonl.discarded-", n))) ++n;
+    write_file(run / cat("metrics.jsonl.discarded-", n), discarded);
+  }
+  return path;
+}
+
+Json finite(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
+
+}  // namespace
+
+MetricsLog::MetricsLog(const fs::path& run, int64_t resumed_step, bool tensorboard)
+    : file_(prepared(run, resumed_step)) {
+  if (tensorboard) {
+    const auto resumed = resumed_step > 0 ? std::optional(resumed_step) : std::nullopt;
+    events_ = std::make_unique<EventWriter>(run / "tensorboard", resumed);
+  }
+}
+
+void MetricsLog::log(const StepReport& report, std::optional<double> validation_loss, double mfu) {
+  const double speed = static_cast<double>(report.batch_tokens) / report.seconds;
+  Json line = {{"step", report.step},
+               {"tokens", report.tokens},
+               {"loss", finite(report.loss)},
+               {"learning_rate", report.learning_rate},
+               {"grad_norm", finite(report.grad_norm)},
+               {"tokens_per_second", speed},
+               {"mfu", mfu}};
+  if (report.skipped) line["skipped"] = true;
+  if (validation_loss) line["validation_loss"] = finite(*validation_loss);
+  file_.append(line.dump() + "\n");
+  if (!events_) return;
+  const auto scalar = [&](const char* tag, double value) {
+    events_->scalar(report.step, tag, static_cast<float>(value));
+  };
+  scalar("train/loss", report.loss);
+  scalar("train/learning_rate", report.learning_rate);
+  scalar("train/grad_norm", report.grad_norm);
+  scalar("train/tokens_per_second", speed);
+  if (validation_loss) scalar("validation/loss", *validation_loss);
+}
+
+void MetricsLog::sync() {
+  file_.sync();
+  if (events_) events_->flush();
+}
+
+}  // namespace kvsmith

@@ -1,0 +1,336 @@
+#include "train/run.h"
+
+#include <algorithm>
+#include <chrono>
+#include <limits>
+
+#include <torch/torch.h>
+
+#include "checkpoints/store.h"
+#include "core/error.h"
+#include "core/files.h"
+#include "core/process.h"
+#include "core/text.h"
+#include "data/tokenizer.h"
+#include "models/footprint.h"
+#include "train/device.h"
+#include "train/metrics.h"
+
+namespace kvsmith {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+constexpr int kMostFailedSaves = 3;
+
+/// The corpora of a run, opened.
+struct Texts {
+  std::vector<Corpus> corpora;
+  std::vector<WeightedSplit> training;
+  std::shared_ptr<const CorpusSplit> validation;  ///< null: none
+};
+
+Texts open_texts(const RunConfig& config) {
+  Texts texts;
+  const auto& data = config.data;
+  for (size_t i = 0; i < data.corpus.size(); ++i) {
+    texts.corpora.push_back(Corpus::open(data.corpus[i]));
+    const auto split = texts.corpora.back().split(data.split);
+    const double weight = data.weights.empty() ? static_cast<double>(split->tokens()) : data.weights[i];
+    texts.training.push_back({split, weight});
+    const auto names = texts.corpora.back().splits();
+    if (!texts.validation && std::ranges::find(names, data.validation_split) != names.end()) {
+      texts.validation = texts.corpora.back().split(data.validation_split);
+    }
+  }
+  return texts;
+}
+
+Json fingerprints(const Texts& texts) {
+  Json out = Json::array();
+  for (const auto& corpus : texts.corpora) out.push_back(corpus.fingerprint());
+  return out;
+}
+
+/// Refuses to continue a checkpoint under another configuration or on other data.
+void check_same_run(const RunConfig& before, const RunConfig& now, const Json& state,
+                    const Json& corpora, const RunOptions& options) {
+  std::vector<Difference> all = differences(before, now);
+  if (state.at("corpora") != corpora) {
+    all.push_back({"data.corpus", state.at("corpora").dump(), corpora.dump()});
+  }
+  std::erase_if(all, [&](const Difference& d) {
+    return std::ranges::find(options.accept, d.key) != options.accept.end();
+  });
+  if (all.empty()) return;
+  std::string text;
+  for (const auto& d : all) text += cat("\n  ", d.key, ": ", d.before, " -> ", d.after);
+  throw Error(ExitCode::kConfig,
+              {"the run was started with another configuration:" + text, options.output.string(),
+               "change it back, or accept each with --accept KEY"});
+}
+
+void note_environment(const Json& before, const Json& now, const RunHooks& hooks) {
+  if (before == now || !hooks.note) return;
+  hooks.note(cat("bit-exact continuation is not guaranteed: ", before.dump(), " -> ", now.dump()));
+}
+
+/// One run from start or checkpoint to its end.
+class Run {
+ public:
+  Run(RunConfig config, RunOptions options, const RunHooks& hooks)
+      : config_(std::move(config)),
+        options_(std::move(options)),
+        hooks_(hooks),
+        lock_((fs::create_directories(options_.output), options_.output)),
+        store_(options_.output),
+        texts_(open_texts(config_)),
+        device_(device_of(config_.train)) {
+    sweep_temporaries(options_.output);
+  }
+
+  RunResult train() {
+    configure_runtime(config_.train);
+    const auto start_point = find_checkpoint();
+    build(start_point);
+    check_space();
+    MetricsLog metrics(options_.output, trainer_step(), config_.train.tensorboard);
+    return loop(metrics);
+  }
+
+ private:
+  std::optional<CheckpointInfo> find_checkpoint() {
+    if (options_.resume == "never") {
+      const auto old = store_.list();
+      if (!old.empty() && !options_.force) {
+        throw Error(ExitCode::kCannotCreate,
+                    {cat("holds ", old.size(), " checkpoints of an earlier run"),
+                     options_.output.string(), "resume it, or start over with --force"});
+      }
+      for (const auto& info : old) remove_durably(info.path);
+      remove_durably(options_.output / "metrics.jsonl");
+      return std::nullopt;
+    }
+    if (options_.resume == "auto") {
+      return store_.newest([&](const CheckpointInfo& bad) {
+        note(cat("ignored ", bad.path.filename().string(), ": ", bad.problem));
+      });
+    }
+    CheckpointInfo info = inspect_checkpoint(fs::canonical(options_.resume), true);
+    if (!info.complete) {
+      throw Error(ExitCode::kBadData, {info.problem, options_.resume, "choose another checkpoint"});
+    }
+    return info;
+  }
+
+  void build(const std::optional<CheckpointInfo>& checkpoint) {
+    const auto& t = config_.train;
+    const auto info = texts_.corpora.at(0).info();
+    batches_ = std::make_unique<BatchStream>(
+        texts_.training,
+        BatchOptions{.sequences = t.micro_batch_size == 0 ? t.batch_size : t.micro_batch_size,
+                     .length = t.sequence_length,
+                     .document_mask = config_.data.document_mask,
+                     .bos_id = info.bos_id,
+                     .seed = static_cast<uint64_t>(t.seed)});
+    Decoder model(config_.model);
+    environment_ = runtime_environment(device_);
+    if (!checkpoint) {
+      initialize(*model, static_cast<uint64_t>(t.seed));
+      model->to(device_);
+    } else {
+      const fs::path& path = checkpoint->path;
+      check_same_run(parse_run_config(read_file(path / "config.toml"), (path / "config.toml").string()),
+                     config_, checkpoint->state, fingerprints(texts_), options_);
+      note_environment(checkpoint->state.at("environment"), environment_, hooks_);
+      load_into(named_parameters(*model), SafetensorsFile(path / "model.safetensors"));
+      model->to(device_);
+    }
+    model->set_compute_type(compute_type_of(t));
+    trainer_ = std::make_unique<Trainer>(config_, model, *batches_);
+    if (checkpoint) {
+      load_into(trainer_->optimizer().state(), SafetensorsFile(checkpoint->path / "optimizer.safetensors"));
+      trainer_->restore(checkpoint->state.at("trainer"));
+      best_loss_ = checkpoint->state.value("best_validation_loss", best_loss_);
+      tail_ = checkpoint->state.value("metrics_tail", Json::array());
+      saved_step_ = trainer_step();
+      result_.checkpoint = checkpoint->path;
+      note(cat("resumed ", path_text(checkpoint->path), " at step ", trainer_step()));
+    }
+    note(cat(architecture_name(config_.model), ", ", human_count(static_cast<double>(model->parameter_count())),
+             " parameters, ", t.precision, ", ", environment_.at("device").get<std::string>(), ", ",
+             environment_.at("threads").get<int>(), " threads"));
+  }
+
+  /// A full disk is better found before training than after an hour of it.
+  void check_space() const {
+    const auto cost = training_footprint(config_);
+    const auto checkpoint = static_cast<uint64_t>(cost.weights + cost.optimizer);
+    const uint64_t needed = 2 * checkpoint + checkpoint / 10, there = free_bytes(options_.output);
+    if (there >= needed) return;
+    throw Error(ExitCode::kIo, {cat("a checkpoint takes ", human_bytes(static_cast<double>(checkpoint)), " and ",
+                                    human_bytes(static_cast<double>(there)), " are free"),
+                                options_.output.string(),
+                                cat("free at least ", human_bytes(static_cast<double>(needed)))});
+  }
+
+  RunResult loop(MetricsLog& metrics) {
+    const auto& t = config_.train;
+    const int64_t total = t.total_steps();
+    const double peak = t.peak_flops > 0 ? t.peak_flops : measure_peak_flops(device_, compute_type_of(t));
+    const double flops = training_flops_per_token(config_.model, t.sequence_length);
+    const StopSignals signals;
+    const auto start = std::chrono::steady_clock::now();
+    const auto elapsed = [&] {
+      return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    };
+    const int64_t first = trainer_step();
+    while (total == 0 || trainer_step() < total) {
+      const StepReport report = trainer_->step();
+      const bool at_end = report.step == total || (t.max_time > 0 && elapsed() >= t.max_time);
+      const int signal = StopSignals::requested();
+      const bool validates = texts_.validation && (at_end || due(t.validate_every, report.step));
+      const bool saves = at_end || signal != 0 || due(t.checkpoint_every, report.step);
+
+      std::optional<double> validation;
+      if (validates) {
+        validation = trainer_->validation_loss(*texts_.validation, t.validate_tokens);
+        result_.validation_loss = *validation;
+        if (hooks_.on_validation) hooks_.on_validation(report.step, *validation);
+      }
+      const double mfu = flops * static_cast<double>(report.batch_tokens) / report.seconds / peak;
+      metrics.log(report, validation, mfu);
+      remember(report);
+      const double per_step = elapsed() / static_cast<double>(report.step - first);
+      if (hooks_.on_step) {
+        hooks_.on_step(report, total, mfu, total > 0 ? per_step * static_cast<double>(total - report.step) : -1);
+      }
+      result_.last = report;
+      if (trainer_->nonfinite_in_a_row() > t.max_nonfinite) diverged(report);
+      if (saves) {
+        metrics.sync();
+        save(validation, at_end || signal != 0);
+      }
+      result_.signal = signal;
+      if (at_end || signal != 0) break;
+    }
+    result_.finished = total > 0 && trainer_step() >= total;
+    return result_;
+  }
+
+  static bool due(int64_t every, int64_t step) { return every > 0 && step % every == 0; }
+
+  void save(std::optional<double> validation, bool is_last) {
+    const bool is_best = config_.train.keep_best && validation && *validation < best_loss_;
+    if (is_best) best_loss_ = *validation;
+    Snapshot snapshot{.config = config_,
+                      .weights = named_parameters(*trainer_->model()),
+                      .optimizer = trainer_->optimizer().state(),
+                      .tokenizer = texts_.corpora.at(0).info().tokenizer_model,
+                      .state = state(validation)};
+    try {
+      result_.checkpoint = store_.save(snapshot, trainer_step(), is_best,
+                                       {.keep_last = config_.train.keep_last,
+                                        .keep_every = config_.train.keep_every,
+                                        .keep_best = config_.train.keep_best});
+      saved_step_ = trainer_step();
+      failed_saves_ = 0;
+      note(cat("saved ", path_text(result_.checkpoint)));
+    } catch (const Error& error) {
+      if (error.code() != ExitCode::kIo || is_last || ++failed_saves_ >= kMostFailedSaves) throw;
+      note(cat("could not save, training goes on: ", error.what()));
+    }
+  }
+
+  Json state(std::optional<double> validation) const {
+    Json out = {{"step", trainer_step()}, {"trainer", trainer_->state()}};
+    out["seed"] = config_.train.seed;
+    out["corpora"] = fingerprints(texts_);
+    out["tokenizer_sha256"] = texts_.corpora.at(0).info().tokenizer_sha256;
+    out["environment"] = environment_;
+    out["version"] = KVSMITH_VERSION;
+    if (validation) out["validation_loss"] = *validation;
+    if (best_loss_ < std::numeric_limits<double>::max()) out["best_validation_loss"] = best_loss_;
+    out["metrics_tail"] = tail_;
+    return out;
+  }
+
+  void remember(const StepReport& report) {
+    constexpr size_t kTail = 20;
+    tail_.push_back({{"step", report.step}, {"loss", report.loss}, {"grad_norm", report.grad_norm}});
+    if (tail_.size() > kTail) tail_.erase(0);
+  }
+
+  [[noreturn]] void diverged(const StepReport& report) const {
+    throw Error(ExitCode::kNumerical,
+                {cat("loss or gradient was not finite in ", trainer_->nonfinite_in_a_row(),
+                     " steps in a row, last at step ", report.step),
+                 options_.output.string(),
+                 saved_step_ > 0
+                     ? cat("the checkpoint of step ", saved_step_, " is good; lower train.learning_rate")
+                     : "lower train.learning_rate or lengthen train.warmup_steps"});
+  }
+
+  int64_t trainer_step() const { return trainer_->steps(); }
+  void note(const std::string& text) const {
+    if (hooks_.note) hooks_.note(text);
+  }
+  static std::string path_text(const fs::path& path) { return path.lexically_normal().string(); }
+
+  RunConfig config_;
+  RunOptions options_;
+  const RunHooks& hooks_;
+  DirectoryLock lock_;
+  CheckpointStore store_;
+  Texts texts_;
+  at::Device device_;
+  Json environment_, tail_ = Json::array();
+  std::unique_ptr<BatchStream> batches_;
+  std::unique_ptr<Trainer> trainer_;
+  RunResult result_;
+  double best_loss_ = std::numeric_limits<double>::max();
+  int64_t saved_step_ = 0;
+  int failed_saves_ = 0;
+};
+
+}  // namespace
+
+void take_from_corpus(RunConfig& config) {
+  if (config.data.corpus.empty()) {
+    throw Error(ExitCode::kConfig, {"no corpus is given", "data.corpus",
+                                    "make one with `kvsmith data build` and name it here"});
+  }
+  std::string tokenizer;
+  for (const auto& path : config.data.corpus) {
+    const CorpusInfo info = Corpus::open(path).info();
+    if (config.model.vocab_size == 0) config.model.vocab_size = info.vocab_size;
+    if (config.model.vocab_size < info.vocab_size) {
+      throw Error(ExitCode::kConfig,
+                  {cat("vocab_size ", config.model.vocab_size, " is smaller than the ",
+                       info.vocab_size, " token ids of ", path),
+                   "model.vocab_size", "leave it out to take the tokenizer's"});
+    }
+    if (!tokenizer.empty() && tokenizer != info.tokenizer_sha256) {
+      throw Error(ExitCode::kConfig, {"made with another tokenizer than " + config.data.corpus[0],
+                                      path, "build both with the same tokenizer"});
+    }
+    tokenizer = info.tokenizer_sha256;
+  }
+}
+
+RunResult run_training(RunConfig config, const RunOptions& options, const RunHooks& hooks) {
+  take_from_corpus(config);
+  if (config.train.total_steps() == 0 && config.train.max_time == 0) {
+    throw Error(ExitCode::kConfig, {"the run has no end", "train.max_steps",
+                                    "set max_steps, max_tokens or max_time"});
+  }
+  if (config.train.total_steps() == 0 && config.train.lr_scheduler != "constant") {
+    throw Error(ExitCode::kConfig,
+                {"\"" + config.train.lr_scheduler + "\" needs to know the length of the run",
+                 "train.lr_scheduler", "set max_steps or max_tokens, or choose \"constant\""});
+  }
+  return Run(std::move(config), options, hooks).train();
+}
+
+}  // namespace kvsmith

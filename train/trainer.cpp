@@ -1,0 +1,136 @@
+#include "train/trainer.h"
+
+#include <chrono>
+#include <cmath>
+
+#include <torch/torch.h>
+
+#include "core/random.h"
+#include "ops/layers.h"
+#include "train/schedule.h"
+
+namespace kvsmith {
+
+at::Tensor tensor_of(const std::vector<int64_t>& values, const Batch& batch, at::Device device) {
+  return torch::from_blob(const_cast<int64_t*>(values.data()), {batch.sequences, batch.length},
+                          torch::kLong)
+      .to(device, torch::kLong, /*non_blocking=*/false, /*copy=*/true);
+}
+
+Positions positions_of(const Batch& batch, at::Device device) {
+  if (!batch.has_borders) return Positions::range(0, batch.length, device);
+  auto segments = torch::from_blob(const_cast<int32_t*>(batch.segments.data()),
+                                   {batch.sequences, batch.length}, torch::kInt)
+                      .to(device, torch::kInt, false, true);
+  return Positions::packed(tensor_of(batch.positions, batch, device), std::move(segments));
+}
+
+std::vector<std::pair<std::string, at::Tensor>> named_parameters(const DecoderImpl& model) {
+  std::vector<std::pair<std::string, at::Tensor>> out;
+  for (const auto& item : model.named_parameters()) out.emplace_back(item.key(), item.value());
+  return out;
+}
+
+Trainer::Trainer(const RunConfig& config, Decoder model, BatchStream& batches)
+    : config_(config),
+      model_(std::move(model)),
+      batches_(batches),
+      optimizer_(named_parameters(*model_), config.train) {}
+
+at::Tensor Trainer::loss_sum(const Batch& batch) {
+  const auto device = model_->device();
+  auto cache = model_->make_transient();
+  const auto hidden = model_->step(tensor_of(batch.tokens, batch, device),
+                                   positions_of(batch, device), cache);
+  return linear_cross_entropy(hidden.flatten(0, 1), model_->head_weight(),
+                              tensor_of(batch.targets, batch, device).flatten());
+}
+
+StepReport Trainer::step() {
+  const auto start = std::chrono::steady_clock::now();
+  const auto& t = config_.train;
+  const int64_t micro = t.micro_batch_size == 0 ? t.batch_size : t.micro_batch_size;
+  std::vector<Batch> batches;
+  int64_t targets = 0;
+  for (int64_t i = 0; i < t.batch_size / micro; ++i) {
+    batches.push_back(batches_.next());
+    targets += batches.back().target_count;
+  }
+
+  model_->train();
+  optimizer_.zero_gradients();
+  auto total = torch::zeros({}, torch::dtype(torch::kDouble).device(model_->device()));
+  for (size_t i = 0; i < batches.size(); ++i) {
+    // dropout is the only user of the global generator: keyed, so a resumed run draws the same
+    torch::manual_seed(hash_of(static_cast<uint64_t>(t.seed), "dropout",
+                               static_cast<uint64_t>(step_), i));
+    const auto sum = loss_sum(batches[i]);
+    (sum / static_cast<double>(targets)).backward();
+    total += sum.detach();
+  }
+
+  StepReport report;
+  report.learning_rate = learning_rate(t, step_);
+  report.loss = total.item<double>() / static_cast<double>(targets);
+  report.grad_norm = optimizer_.clip_gradients(t.max_grad_norm);
+  report.skipped = !std::isfinite(report.loss) || !std::isfinite(report.grad_norm);
+  if (report.skipped) {
+    ++nonfinite_in_a_row_;
+    ++skipped_;
+  } else {
+    nonfinite_in_a_row_ = 0;
+    optimizer_.step(report.learning_rate);
+  }
+  report.step = ++step_;
+  report.batch_tokens = t.tokens_per_step();
+  report.tokens = tokens_ += report.batch_tokens;
+  report.seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return report;
+}
+
+double Trainer::validation_loss(const CorpusSplit& split, int64_t max_tokens) {
+  const torch::NoGradGuard no_grad;
+  const auto& t = config_.train;
+  const int64_t micro = t.micro_batch_size == 0 ? t.batch_size : t.micro_batch_size;
+  const auto windows = static_cast<int64_t>(split.tokens() - 1) / t.sequence_length;
+  const int64_t wanted = max_tokens == 0 ? windows : (max_tokens + t.sequence_length - 1) / t.sequence_length;
+
+  model_->eval();
+  std::vector<int32_t> ids(static_cast<size_t>(t.sequence_length) + 1);
+  double sum = 0;
+  int64_t targets = 0;
+  for (int64_t first = 0; first < std::min(windows, wanted); first += micro) {
+    Batch batch;
+    batch.sequences = std::min(micro, std::min(windows, wanted) - first);
+    batch.length = t.sequence_length;
+    for (int64_t w = first; w < first + batch.sequences; ++w) {
+      split.read(static_cast<uint64_t>(w * t.sequence_length), ids);
+      batch.tokens.insert(batch.tokens.end(), ids.begin(), ids.end() - 1);
+      batch.targets.insert(batch.targets.end(), ids.begin() + 1, ids.end());
+    }
+    sum += loss_sum(batch).item<double>();
+    targets += batch.sequences * batch.length;
+  }
+  return sum / static_cast<double>(targets);
+}
+
+nlohmann::ordered_json Trainer::state() const {
+  return {{"step", step_},
+          {"tokens", tokens_},
+          {"sequences", batches_.position()},
+          {"optimizer_steps", optimizer_.steps()},
+          {"nonfinite_in_a_row", nonfinite_in_a_row_},
+          {"skipped", skipped_}};
+}
+
+void Trainer::restore(const nlohmann::ordered_json& state) {
+  step_ = state.at("step").get<int64_t>();
+  tokens_ = state.at("tokens").get<int64_t>();
+  batches_.seek(state.at("sequences").get<uint64_t>());
+  optimizer_.set_steps(state.at("optimizer_steps").get<int64_t>());
+  nonfinite_in_a_row_ = state.at("nonfinite_in_a_row").get<int64_t>();
+  skipped_ = state.at("skipped").get<int64_t>();
+}
+
+}  // namespace kvsmith

@@ -1,0 +1,70 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "configs/run_config.h"
+#include "data/batches.h"
+#include "models/decoder.h"
+#include "train/optimizer.h"
+
+namespace kvsmith {
+
+/// What one optimizer step did.
+struct StepReport {
+  int64_t step = 0;    ///< steps done, this one included
+  int64_t tokens = 0;  ///< tokens read since the start of the run
+  int64_t batch_tokens = 0;  ///< of this step
+  double loss = 0;     ///< mean over the targets of the global batch
+  double grad_norm = 0;
+  double learning_rate = 0;
+  double seconds = 0;
+  bool skipped = false;  ///< loss or gradient was not finite; nothing was updated
+};
+
+/// Turns batches into optimizer steps. Knows no architecture, no files and no clock but its own.
+class Trainer {
+ public:
+  /// `batches` yields micro-batches; batch_size / micro_batch_size of them make a step.
+  Trainer(const RunConfig& config, Decoder model, BatchStream& batches);
+
+  /// Accumulates the gradient of sum(token losses) / (targets of the global batch), so that the
+  /// split into micro-batches does not change the result; clips; updates.
+  StepReport step();
+
+  /// Mean loss over the first `max_tokens` (0: all) of the windows of a split, without gradient.
+  double validation_loss(const CorpusSplit& split, int64_t max_tokens);
+
+  int64_t steps() const { return step_; }
+  /// Steps in a row that were skipped.
+  int64_t nonfinite_in_a_row() const { return nonfinite_in_a_row_; }
+  AdamW& optimizer() { return optimizer_; }
+  Decoder& model() { return model_; }
+
+  /// Counters that a resumed run needs: step, tokens, sampler position, optimizer steps, skips.
+  nlohmann::ordered_json state() const;
+  void restore(const nlohmann::ordered_json& state);
+
+ private:
+  at::Tensor loss_sum(const Batch& batch);
+
+  RunConfig config_;
+  Decoder model_;
+  BatchStream& batches_;
+  AdamW optimizer_;
+  int64_t step_ = 0, tokens_ = 0, nonfinite_in_a_row_ = 0, skipped_ = 0;
+};
+
+/// Positions of a batch as the model wants them.
+Positions positions_of(const Batch& batch, at::Device device);
+/// A row-major [sequences, length] field of a batch on `device`.
+at::Tensor tensor_of(const std::vector<int64_t>& values, const Batch& batch, at::Device device);
+
+/// Named parameters in registration order.
+std::vector<std::pair<std::string, at::Tensor>> named_parameters(const DecoderImpl& model);
+
+}  // namespace kvsmith
