@@ -4,7 +4,7 @@
 #include <array>
 #include <cstdio>
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "checkpoints/hf_config.h"
 #include "checkpoints/tensor_file.h"
@@ -24,6 +24,15 @@ NamedTensors weights_of(const DecoderImpl& model) {
   NamedTensors out;
   for (const auto& item : model.named_parameters()) out.emplace_back(item.key(), item.value());
   std::ranges::sort(out, {}, &std::pair<std::string, at::Tensor>::first);
+  return out;
+}
+
+/// What Hugging Face's classes have and our model does not need: see hf_config.h.
+NamedTensors zero_output_biases(const ModelConfig& config) {
+  NamedTensors out;
+  for (int64_t i = 0; config.attention_bias && i < config.num_hidden_layers; ++i) {
+    out.emplace_back(cat("model.layers.", i, ".self_attn.o_proj.bias"), torch::zeros({config.hidden_size}));
+  }
   return out;
 }
 
@@ -110,7 +119,11 @@ ExportReport export_hf(const LoadedModel& source, const fs::path& output, bool f
   if (source.bos_id >= 0) generation["bos_token_id"] = source.bos_id;
   if (source.eos_id >= 0) generation["eos_token_id"] = source.eos_id;
   write_file(folder / "generation_config.json", generation.dump(2) + "\n");
-  write_weights(folder, weights_of(*source.model), shard_bytes);
+  NamedTensors weights = weights_of(*source.model);
+  for (auto& [name, bias] : zero_output_biases(config)) {
+    weights.emplace_back(name, bias.to(source.model->compute_type()));
+  }
+  write_weights(folder, weights, shard_bytes);
   if (source.tokenizer) {
     for (const auto& [name, content] : hf_tokenizer_files(*source.tokenizer, config.max_position_embeddings)) {
       write_file(folder / name, content);

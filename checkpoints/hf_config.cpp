@@ -39,11 +39,8 @@ double rope_theta(const Json& json, const std::string& where) {
 }  // namespace
 
 Json to_hf_config(const ModelConfig& c, int64_t bos_id, int64_t eos_id, const std::string& dtype) {
-  const bool qwen3 = c.qk_norm, qwen2 = c.attention_bias && !qwen3;
-  const char* family = qwen3 ? "Qwen3" : qwen2 ? "Qwen2" : "Llama";
-  const char* type = qwen3 ? "qwen3" : qwen2 ? "qwen2" : "llama";
-  Json json = {{"architectures", {cat(family, "ForCausalLM")}},
-               {"model_type", type},
+  Json json = {{"architectures", {c.qk_norm ? "Qwen3ForCausalLM" : "LlamaForCausalLM"}},
+               {"model_type", c.qk_norm ? "qwen3" : "llama"},
                {"vocab_size", c.vocab_size},
                {"hidden_size", c.hidden_size},
                {"intermediate_size", c.intermediate_size},
@@ -57,7 +54,7 @@ Json to_hf_config(const ModelConfig& c, int64_t bos_id, int64_t eos_id, const st
                {"rms_norm_eps", c.rms_norm_eps},
                {"rope_theta", c.rope_theta},
                {"tie_word_embeddings", c.tie_word_embeddings},
-               {"attention_bias", qwen3 && c.attention_bias},
+               {"attention_bias", c.attention_bias},
                {"attention_dropout", 0.0},
                {"mlp_bias", false},
                {"use_cache", true},
@@ -76,8 +73,8 @@ ModelConfig from_hf_config(const Json& json, const std::string& where) {
   if (const auto act = json.value("hidden_act", "silu"); act != "silu") {
     throw Error(ExitCode::kConfig, {"hidden_act \"" + act + "\" is not supported", where, "only silu is"});
   }
-  if (json.value("mlp_bias", false) || (type == "llama" && json.value("attention_bias", false))) {
-    throw Error(ExitCode::kConfig, {"biases on output projections are not supported", where, ""});
+  if (json.value("mlp_bias", false)) {
+    throw Error(ExitCode::kConfig, {"biases in the feed-forward layer are not supported", where, ""});
   }
   if (const auto window = json.find("sliding_window");
       window != json.end() && !window->is_null() && json.value("use_sliding_window", type == "mistral")) {
@@ -97,7 +94,7 @@ ModelConfig from_hf_config(const Json& json, const std::string& where) {
   c.rope_theta = rope_theta(json, where);
   c.tie_word_embeddings = json.value("tie_word_embeddings", false);
   c.qk_norm = type == "qwen3";
-  c.attention_bias = type == "qwen2" || (type == "qwen3" && json.value("attention_bias", false));
+  c.attention_bias = type == "qwen2" || json.value("attention_bias", false);
   fill_in(c);
   return c;
 }

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <map>
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "checkpoints/hf_config.h"
 #include "checkpoints/store.h"
@@ -104,6 +104,13 @@ LoadedModel load_hf(const fs::path& folder, const LoadOptions& options) {
     if (!info) {
       throw Error(ExitCode::kBadData, {"tensor " + name + " is not in the shard that the index names",
                                        path.string(), "download the folder again"});
+    }
+    if (name.ends_with("o_proj.bias")) {
+      if (load_tensor(file->second, *info).any().item<bool>()) {
+        throw Error(ExitCode::kConfig, {name + " is not zero, and output biases are not supported",
+                                        folder.string(), ""});
+      }
+      continue;
     }
     available[name] = info->shape;
   }

@@ -4,7 +4,7 @@
 #include <array>
 #include <set>
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "core/error.h"
 #include "core/text.h"

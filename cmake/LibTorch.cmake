@@ -63,7 +63,9 @@ list(JOIN torch_libraries "," libraries)
 add_library(LibTorch::torch INTERFACE IMPORTED)
 target_include_directories(LibTorch::torch SYSTEM INTERFACE
   ${torch_root}/include ${torch_root}/include/torch/csrc/api/include)
-target_link_libraries(LibTorch::torch INTERFACE "$<LINK_LIBRARY:kept,${libraries}>")
+# stdc++ first: LibTorch exports some of std::filesystem from an older, static libstdc++, and a
+# program that took remove_all from there would call a null pointer.
+target_link_libraries(LibTorch::torch INTERFACE "$<LINK_LIBRARY:kept,stdc++,${libraries}>")
 
 if(KVSMITH_CUDA STREQUAL AUTO OR KVSMITH_CUDA)
   find_program(nvcc nvcc NO_CACHE PATHS $ENV{CUDA_HOME}/bin /usr/local/cuda/bin)

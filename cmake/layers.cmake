@@ -26,7 +26,8 @@ endif()
 file(CONFIGURE OUTPUT ${PROJECT_BINARY_DIR}/torch_pch.cpp CONTENT "")
 add_library(torch_pch OBJECT ${PROJECT_BINARY_DIR}/torch_pch.cpp)
 target_link_libraries(torch_pch PRIVATE LibTorch::torch kvsmith_flags)
-target_precompile_headers(torch_pch PRIVATE <torch/torch.h>)
+target_precompile_headers(torch_pch PRIVATE <torch/types.h> <torch/nn/module.h>
+  <torch/csrc/autograd/custom_function.h> <nlohmann/json.hpp>)
 
 # kvsmith_layer(<folder> USES <folders it may include> [LINKS <libraries>] [TORCH])
 function(kvsmith_layer name)
@@ -77,6 +78,15 @@ function(kvsmith_tests)
     set_tests_properties(${name} PROPERTIES LABELS unit TIMEOUT 600
       ENVIRONMENT OMP_NUM_THREADS=2)
   endforeach()
+endfunction()
+
+# A comparison with another program, in Python: kvsmith_python_test(<name> <script> <argument...>).
+# Skipped until `./run test` has set up .venv-test.
+function(kvsmith_python_test name script)
+  set(python ${PROJECT_SOURCE_DIR}/.venv-test/bin/python)
+  add_test(NAME ${name} COMMAND sh -c "test -x \"$1\" || exit 77; exec \"$@\"" sh
+    ${python} ${PROJECT_SOURCE_DIR}/${script} ${ARGN})
+  set_tests_properties(${name} PROPERTIES LABELS python SKIP_RETURN_CODE 77 TIMEOUT 900)
 endfunction()
 
 function(kvsmith_check_layering)

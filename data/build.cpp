@@ -21,7 +21,8 @@ using Progress = std::function<void(const CorpusBuildStats&)>;
 
 constexpr size_t kBatchBytes = size_t{512} << 10;
 
-[[noreturn]] void contradiction(const std::string& what, const std::string& where,
+[[noreturn]] void contradiction(const std::string& what,
+                                const std::string& where,
                                 const std::string& remedy) {
   throw Error(ExitCode::kConfig, {.what = what, .where = where, .remedy = remedy});
 }
@@ -51,10 +52,9 @@ class Documents {
 
   void add(const std::vector<int32_t>& ids, uint64_t text_bytes, bool is_valid_input) {
     // Only documents to train on are counted: giving validation texts changes nothing else.
-    const bool is_valid =
-        is_valid_input || (options_.valid_fraction > 0 &&
-                           uniform(options_.seed, "validation document", stats.documents) <
-                               options_.valid_fraction);
+    const bool is_valid = is_valid_input || (options_.valid_fraction > 0 &&
+                                             uniform(options_.seed, "validation document",
+                                                     stats.documents) < options_.valid_fraction);
     writer_.add_document(is_valid ? "valid" : "train", ids, text_bytes);
     (is_valid ? valid_ : train_)++;
     ++stats.documents;
@@ -78,8 +78,8 @@ class Documents {
       throw Error(ExitCode::kBadData,
                   {.what = "0 documents", .where = where, .remedy = "give inputs with text"});
     throw Error(ExitCode::kBadData,
-                {.what = cat("of ", train_ + valid_, " documents ", train_, " fell to \"train\" and ",
-                             valid_, " to \"valid\""),
+                {.what = cat("of ", train_ + valid_, " documents ", train_,
+                             " fell to \"train\" and ", valid_, " to \"valid\""),
                  .where = join(options_.train_inputs),
                  .remedy = "give validation files instead of a fraction, or a document separator"});
   }
@@ -136,8 +136,12 @@ void encode_batch(const Tokenizer& tokenizer, Batch& batch) {
   }
 }
 
-void add_texts(const CorpusBuild& options, const std::vector<std::string>& inputs, bool is_valid,
-               const Tokenizer& tokenizer, Documents& documents, CorpusWriter& writer) {
+void add_texts(const CorpusBuild& options,
+               const std::vector<std::string>& inputs,
+               bool is_valid,
+               const Tokenizer& tokenizer,
+               Documents& documents,
+               CorpusWriter& writer) {
   const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   const int threads = options.threads > 0 ? options.threads : cores;
   TextSource source(inputs, options.text);
@@ -173,8 +177,11 @@ void add_texts(const CorpusBuild& options, const std::vector<std::string>& input
   for (const CorpusSource& record : source.sources()) writer.add_source(record);
 }
 
-void add_token_files(const std::vector<std::string>& files, const CorpusInfo& info, bool is_valid,
-                     Documents& documents, CorpusWriter& writer) {
+void add_token_files(const std::vector<std::string>& files,
+                     const CorpusInfo& info,
+                     bool is_valid,
+                     Documents& documents,
+                     CorpusWriter& writer) {
   for (const std::string& name : files) {
     TokenFile file(name, {info.vocab_size, info.bos_id, info.eos_id});
     for (std::vector<int32_t> ids; file.next(ids);) {
@@ -209,7 +216,8 @@ void check(const CorpusBuild& options) {
 
 }  // namespace
 
-CorpusBuildStats build_corpus(const CorpusBuild& options, const fs::path& output,
+CorpusBuildStats build_corpus(const CorpusBuild& options,
+                              const fs::path& output,
                               const Progress& on_progress) {
   check(options);
   const auto train_files = token_files(options.train_inputs);

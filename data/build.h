@@ -32,9 +32,9 @@ struct CorpusBuildStats {
 
 /// Tokenises texts (.txt, .jsonl, both also .gz or .zst) in parallel, in order, into `output`, each
 /// document between begin- and end-of-text; byte-identical for identical inputs whatever the thread
-/// count. Token files (llm.c and nanoGPT .bin, Megatron .bin/.idx) are copied as they are, with text
-/// lengths of 0; see TokenFile for what counts as a document in them. Nothing is left under `output`
-/// on failure.
+/// count. Token files (llm.c and nanoGPT .bin, Megatron .bin/.idx) are copied as they are, with
+/// text lengths of 0; see TokenFile for what counts as a document in them. Nothing is left under
+/// `output` on failure.
 ///
 /// Memory: (2 threads + 2) batches of max_document_bytes + 512 KiB of text and its ids, 8 MiB of
 /// cached words a thread, the ids of the longest document (4 bytes each, about as many bytes as its
@@ -44,7 +44,8 @@ struct CorpusBuildStats {
 /// Errors: those of TextSource, Tokenizer, TokenFile and CorpusWriter; 65 for inputs without
 /// documents or a valid_fraction that leaves a split empty; 78 for options that contradict.
 /// `on_progress` is called in the calling thread, some times a second.
-CorpusBuildStats build_corpus(const CorpusBuild& options, const std::filesystem::path& output,
+CorpusBuildStats build_corpus(const CorpusBuild& options,
+                              const std::filesystem::path& output,
                               const std::function<void(const CorpusBuildStats&)>& on_progress = {});
 
 }  // namespace kvsmith

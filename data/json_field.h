@@ -8,7 +8,8 @@ namespace kvsmith {
 /// The string that the JSON object in `line` has under `field` at its top level. The rest of the
 /// object is parsed but not kept. Throws Error (65), naming `where`, for a line that is not one
 /// JSON object, lacks the field, has it twice or as something else than a string.
-std::string json_string_field(std::string_view line, const std::string& field,
+std::string json_string_field(std::string_view line,
+                              const std::string& field,
                               const std::string& where);
 
 }  // namespace kvsmith

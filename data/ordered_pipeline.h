@@ -12,14 +12,17 @@ namespace kvsmith {
 
 /// Runs jobs through three steps: `produce` fills the next job (false: there are no more), one call
 /// at a time; `work` runs in `threads` threads; `consume` gets the jobs in the order they were
-/// produced, in the calling thread. At most `depth` jobs are under way; they are used again, so that
-/// their memory is too.
+/// produced, in the calling thread. At most `depth` jobs are under way; they are used again, so
+/// that their memory is too.
 ///
 /// What a step throws is thrown here, after all threads have ended. Of several errors it is the one
 /// of the earliest job, so that the outcome does not depend on the number of threads.
 template <class Job>
-void run_in_order(int threads, size_t depth, const std::function<bool(Job&)>& produce,
-                  const std::function<void(Job&)>& work, const std::function<void(Job&)>& consume) {
+void run_in_order(int threads,
+                  size_t depth,
+                  const std::function<bool(Job&)>& produce,
+                  const std::function<void(Job&)>& work,
+                  const std::function<void(Job&)>& consume) {
   enum class State { kFree, kTaken, kDone, kFailed };
   struct Slot {
     Job job{};

@@ -25,7 +25,7 @@ enum ModelField : uint32_t {
 
 struct Field {
   uint32_t number = 0;
-  uint64_t value = 0;      ///< of a varint or fixed field
+  uint64_t value = 0;        ///< of a varint or fixed field
   std::string_view bytes{};  ///< of a length-delimited field
   size_t begin = 0, end = 0;
 };
@@ -42,11 +42,20 @@ class Wire {
     if (key >> 3 == 0 || key >> 3 > 0x1FFFFFFF) fail("field number out of range");
     field.number = static_cast<uint32_t>(key >> 3);
     switch (key & 7) {
-      case 0: field.value = varint(); break;
-      case 1: field.value = fixed(8); break;
-      case 2: field.bytes = take(varint()); break;
-      case 5: field.value = fixed(4); break;
-      default: fail(cat("wire type ", key & 7, " does not exist in a model file"));
+      case 0:
+        field.value = varint();
+        break;
+      case 1:
+        field.value = fixed(8);
+        break;
+      case 2:
+        field.bytes = take(varint());
+        break;
+      case 5:
+        field.value = fixed(4);
+        break;
+      default:
+        fail(cat("wire type ", key & 7, " does not exist in a model file"));
     }
     field.end = at_;
     return true;
@@ -90,6 +99,15 @@ class Wire {
   size_t at_ = 0;
 };
 
+/// Calls `use` with each field of a message known to be well-formed, and with its bytes.
+template <class Use>
+void for_each_field(std::string_view message, Use use) {
+  const std::string where = "model";
+  Wire wire(message, where);
+  for (Field field; wire.next(field);)
+    use(field, message.substr(field.begin, field.end - field.begin));
+}
+
 std::string with_commas(size_t number) {
   std::string digits = std::to_string(number);
   for (size_t at = digits.size(); at > 3;) digits.insert(at -= 3, ",");
@@ -124,7 +142,8 @@ SentencePieceModel::Piece parse_piece(std::string_view message, const std::strin
   return piece;
 }
 
-void parse_trainer_spec(std::string_view message, const std::string& where,
+void parse_trainer_spec(std::string_view message,
+                        const std::string& where,
                         SentencePieceModel& model) {
   Wire wire(message, where);
   for (Field field; wire.next(field);) {
@@ -134,13 +153,26 @@ void parse_trainer_spec(std::string_view message, const std::string& where,
           wire.fail(cat("model type ", field.value, " is none of 1 to 4"));
         model.algorithm = static_cast<SentencePieceModel::Algorithm>(field.value);
         break;
-      case 24: model.treat_whitespace_as_suffix = field.value != 0; break;
-      case 35: model.byte_fallback = field.value != 0; break;
-      case 44: model.unk_surface = field.bytes; break;
-      case 40: model.unk_id = static_cast<int32_t>(field.value); break;
-      case 41: model.bos_id = static_cast<int32_t>(field.value); break;
-      case 42: model.eos_id = static_cast<int32_t>(field.value); break;
-      default: break;
+      case 24:
+        model.treat_whitespace_as_suffix = field.value != 0;
+        break;
+      case 35:
+        model.byte_fallback = field.value != 0;
+        break;
+      case 44:
+        model.unk_surface = field.bytes;
+        break;
+      case 40:
+        model.unk_id = static_cast<int32_t>(field.value);
+        break;
+      case 41:
+        model.bos_id = static_cast<int32_t>(field.value);
+        break;
+      case 42:
+        model.eos_id = static_cast<int32_t>(field.value);
+        break;
+      default:
+        break;
     }
   }
 }
@@ -179,20 +211,30 @@ void check_charsmap(std::string_view map, const std::string& where) {
   }
 }
 
-void parse_normalizer_spec(std::string_view message, const std::string& where,
+void parse_normalizer_spec(std::string_view message,
+                           const std::string& where,
                            SentencePieceModel& model) {
   Wire wire(message, where);
   for (Field field; wire.next(field);) {
     switch (field.number) {
-      case 1: model.normalizer = field.bytes; break;
+      case 1:
+        model.normalizer = field.bytes;
+        break;
       case 2:
         if (!field.bytes.empty()) check_charsmap(field.bytes, where);
         model.charsmap_bytes = field.bytes.size();
         break;
-      case 3: model.add_dummy_prefix = field.value != 0; break;
-      case 4: model.remove_extra_whitespaces = field.value != 0; break;
-      case 5: model.escape_whitespaces = field.value != 0; break;
-      default: break;
+      case 3:
+        model.add_dummy_prefix = field.value != 0;
+        break;
+      case 4:
+        model.remove_extra_whitespaces = field.value != 0;
+        break;
+      case 5:
+        model.escape_whitespaces = field.value != 0;
+        break;
+      default:
+        break;
     }
   }
 }
@@ -229,8 +271,8 @@ int32_t find_piece(const SentencePieceModel& model, int32_t hint, SentencePieceM
 }  // namespace
 
 bool SentencePieceModel::lossless() const {
-  return byte_fallback && charsmap_bytes == 0 && !denormalizes && !remove_extra_whitespaces && escape_whitespaces &&
-         !treat_whitespace_as_suffix;
+  return byte_fallback && charsmap_bytes == 0 && !denormalizes && !remove_extra_whitespaces &&
+         escape_whitespaces && !treat_whitespace_as_suffix;
 }
 
 int byte_of_piece(std::string_view text) {
@@ -275,18 +317,32 @@ SentencePieceModel parse_sentencepiece_model(std::string_view bytes, const std::
 
 std::string without_dummy_prefix(std::string_view bytes) {
   std::string out;
-  out.reserve(bytes.size() + 4);
-  const std::string where = "model";
-  Wire wire(bytes, where);
-  for (Field field; wire.next(field);)
-    if (field.number != kSelfTest) out += bytes.substr(field.begin, field.end - field.begin);
+  for_each_field(bytes, [&](const Field& field, std::string_view raw) {
+    if (field.number != kSelfTest) out += raw;
+  });
   // A message given twice is merged: normalizer_spec {add_dummy_prefix: false} wins as the last.
   return out.append("\x1A\x02\x18\x00", 4);
 }
 
 std::string without_thread_count(std::string_view bytes) {
-  // Merged in the same way: trainer_spec {num_threads: 16}.
-  return std::string(bytes).append("\x12\x03\x80\x01\x10", 5);
+  constexpr uint32_t kNumThreads = 16;  // of trainer_spec
+  std::string out;
+  for_each_field(bytes, [&](const Field& field, std::string_view raw) {
+    if (field.number != kTrainerSpec) {
+      out += raw;
+      return;
+    }
+    std::string spec;
+    for_each_field(field.bytes, [&](const Field& inner, std::string_view inner_raw) {
+      if (inner.number != kNumThreads) spec += inner_raw;
+    });
+    out += '\x12';
+    size_t size = spec.size();
+    for (; size > 0x7F; size >>= 7) out += static_cast<char>((size & 0x7F) | 0x80);
+    out += static_cast<char>(size);
+    out += spec;
+  });
+  return out;
 }
 
 }  // namespace kvsmith

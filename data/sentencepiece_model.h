@@ -46,8 +46,8 @@ SentencePieceModel parse_sentencepiece_model(std::string_view bytes, const std::
 /// that parts of a text encode as they would inside it. `bytes` must have passed the parser.
 std::string without_dummy_prefix(std::string_view bytes);
 
-/// The model file saying that it was trained with the default number of threads, whatever it was:
-/// the pieces do not depend on it.
+/// The model file without the number of threads it was trained with, on which its pieces do not
+/// depend. `bytes` must have passed the parser.
 std::string without_thread_count(std::string_view bytes);
 
 /// The byte a byte piece "<0x0A>" stands for, or -1.

@@ -1,10 +1,10 @@
 #include "data/text_source.h"
 
-#include <glob.h>
-
 #include <algorithm>
 #include <cstring>
 #include <optional>
+
+#include <glob.h>
 
 #include "core/error.h"
 #include "core/text.h"
@@ -40,9 +40,9 @@ std::vector<fs::path> texts_below(const fs::path& folder) {
       }
     }
   } catch (const fs::filesystem_error& error) {
-    throw Error(ExitCode::kIo, {.what = error.code().message(),
-                                 .where = folder.string(),
-                                 .remedy = "check the folder"});
+    throw Error(
+        ExitCode::kIo,
+        {.what = error.code().message(), .where = folder.string(), .remedy = "check the folder"});
   }
   if (found.empty())
     throw Error(ExitCode::kBadData, {.what = "no .txt or .jsonl files in this folder",
@@ -94,9 +94,9 @@ std::vector<fs::path> expand_inputs(const std::vector<std::string>& inputs) {
     std::vector<std::string> names{input};
     if (!fs::exists(input, ignored)) names = matches(input);
     if (names.empty())
-      throw Error(ExitCode::kMissingInput, {.what = "no such file, folder or match",
-                                            .where = input,
-                                            .remedy = "check the name"});
+      throw Error(
+          ExitCode::kMissingInput,
+          {.what = "no such file, folder or match", .where = input, .remedy = "check the name"});
     for (const std::string& name : names) {
       if (!fs::is_directory(name)) {
         files.emplace_back(name);
@@ -110,7 +110,9 @@ std::vector<fs::path> expand_inputs(const std::vector<std::string>& inputs) {
 
 struct TextSource::Impl {
   Impl(const std::vector<std::string>& inputs, const TextOptions& given)
-      : options(given), files(expand_inputs(inputs)), replaces(given.invalid_utf8 == "replace"),
+      : options(given),
+        files(expand_inputs(inputs)),
+        replaces(given.invalid_utf8 == "replace"),
         skips(given.invalid_utf8 == "skip") {
     if (!replaces && !skips && options.invalid_utf8 != "error")
       throw Error(ExitCode::kConfig, {.what = cat("\"", options.invalid_utf8, "\""),
@@ -122,10 +124,9 @@ struct TextSource::Impl {
                                       .remedy = "choose 16 to 2^30"});
     for (const fs::path& file : files)
       if (kind_of(file).empty())
-        throw Error(ExitCode::kBadData,
-                    {.what = "neither .txt nor .jsonl, plain or .gz or .zst",
-                     .where = file.string(),
-                     .remedy = "rename it if it is one of them"});
+        throw Error(ExitCode::kBadData, {.what = "neither .txt nor .jsonl, plain or .gz or .zst",
+                                         .where = file.string(),
+                                         .remedy = "rename it if it is one of them"});
   }
 
   bool next(TextPiece& piece) {
@@ -181,7 +182,9 @@ struct TextSource::Impl {
     return cat(where, ":", line + static_cast<uint64_t>(newlines));
   }
 
-  [[noreturn]] void refuse(std::string_view text, size_t at, const std::string& what,
+  [[noreturn]] void refuse(std::string_view text,
+                           size_t at,
+                           const std::string& what,
                            const std::string& remedy) const {
     throw Error(ExitCode::kBadData,
                 {.what = cat(what, " at byte ", offset + at,
@@ -276,7 +279,8 @@ struct TextSource::Impl {
     }
     const std::string_view text = std::string_view(document).substr(document_at);
     Cut cut{text.size(), false};
-    if (text.size() > options.max_document_bytes) cut = cut_before(text, options.max_document_bytes);
+    if (text.size() > options.max_document_bytes)
+      cut = cut_before(text, options.max_document_bytes);
     counts.cuts_in_words += cut.in_word;
     piece = {.text = text.substr(0, cut.at),
              .begins_document = document_at == 0,
@@ -293,9 +297,10 @@ struct TextSource::Impl {
     while ((end = rest().find('\n', end)) == std::string_view::npos && !at_end) {
       end = rest().size();
       if (end > kMaxLineBytes)
-        throw Error(ExitCode::kBadData, {.what = cat("a line of more than ", kMaxLineBytes, " bytes"),
-                                         .where = cat(where, ":", line),
-                                         .remedy = "one JSON object a line is expected"});
+        throw Error(ExitCode::kBadData,
+                    {.what = cat("a line of more than ", kMaxLineBytes, " bytes"),
+                     .where = cat(where, ":", line),
+                     .remedy = "one JSON object a line is expected"});
       fill(end + 1);
     }
     if (rest().empty()) return false;

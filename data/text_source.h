@@ -13,8 +13,9 @@ namespace kvsmith {
 
 /// How texts are read.
 struct TextOptions {
-  std::string json_field = "text";     ///< of each object in a .jsonl file
-  std::string document_separator = ""; ///< .txt: a line that ends a document; empty: file = document
+  std::string json_field = "text";  ///< of each object in a .jsonl file
+  std::string document_separator =
+      "";  ///< .txt: a line that ends a document; empty: file = document
   std::string invalid_utf8 = "error";  ///< "error", "replace" (U+FFFD) or "skip" (the document)
   uint64_t max_document_bytes = uint64_t{1} << 20;  ///< pieces a longer document arrives in
 };
@@ -50,11 +51,11 @@ class TextSource {
  public:
   struct Counts {
     uint64_t documents = 0;
-    uint64_t bytes = 0;                ///< of the documents, as UTF-8 text
-    uint64_t replaced_sequences = 0;   ///< invalid UTF-8 replaced by U+FFFD
-    uint64_t skipped_documents = 0;    ///< left out for invalid UTF-8
-    uint64_t blank_documents = 0;      ///< left out as nothing but white space
-    uint64_t cuts_in_words = 0;        ///< pieces that had to end between code points
+    uint64_t bytes = 0;               ///< of the documents, as UTF-8 text
+    uint64_t replaced_sequences = 0;  ///< invalid UTF-8 replaced by U+FFFD
+    uint64_t skipped_documents = 0;   ///< left out for invalid UTF-8
+    uint64_t blank_documents = 0;     ///< left out as nothing but white space
+    uint64_t cuts_in_words = 0;       ///< pieces that had to end between code points
   };
 
   TextSource(const std::vector<std::string>& inputs, const TextOptions& options);

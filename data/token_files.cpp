@@ -126,7 +126,8 @@ Layout megatron_layout(const InputFile& file, const InputFile& index) {
   int64_t last = 0;
   for (const int64_t begin : begins) {
     if (begin < last || begin > std::ssize(lengths))
-      wrong(cat("a document begins at sequence ", begin, " after one at ", last, " of ", sequences));
+      wrong(
+          cat("a document begins at sequence ", begin, " after one at ", last, " of ", sequences));
     last = begin;
     if (begin > 0) layout.documents.push_back(ends[begin]);
   }
@@ -200,8 +201,8 @@ struct TokenFile::Impl {
   InputFile file;
   std::optional<InputFile> index;
   Layout layout;
-  uint64_t at = 0;      ///< the next token
-  size_t border = 0;    ///< the next of layout.documents
+  uint64_t at = 0;    ///< the next token
+  size_t border = 0;  ///< the next of layout.documents
   std::vector<int32_t> block;
   uint64_t block_begin = 0;
 };

@@ -23,8 +23,8 @@ struct TokenFileOptions {
 ///   nanoGPT   any other .bin: uint16 without a header
 ///
 /// All little-endian. Megatron's documents are those of its index. In the other formats a document
-/// begins at each bos_id, or ends at each eos_id where there is no bos_id; without either, and where
-/// it gets longer than 2^20 tokens, the file is cut every 2^20 tokens.
+/// begins at each bos_id, or ends at each eos_id where there is no bos_id; without either, and
+/// where it gets longer than 2^20 tokens, the file is cut every 2^20 tokens.
 ///
 /// Errors (65) name the file and the place: sizes that contradict the header, unknown versions and
 /// types, ids outside the vocabulary.

@@ -1,11 +1,11 @@
 #include "data/tokenizer.h"
 
-#include <sentencepiece_processor.h>
-
 #include <algorithm>
 #include <array>
 #include <mutex>
 #include <optional>
+
+#include <sentencepiece_processor.h>
 
 #include "core/error.h"
 #include "core/files.h"
@@ -38,10 +38,14 @@ std::string with_spaces(std::string_view piece) {
 /// What a token contributes to a decoded text.
 std::string surface_of(const Piece& piece, const SentencePieceModel& model) {
   switch (piece.type) {
-    case Type::kControl: return "";
-    case Type::kUnknown: return model.unk_surface;
-    case Type::kByte: return std::string(1, static_cast<char>(byte_of_piece(piece.text)));
-    default: return with_spaces(piece.text);
+    case Type::kControl:
+      return "";
+    case Type::kUnknown:
+      return model.unk_surface;
+    case Type::kByte:
+      return std::string(1, static_cast<char>(byte_of_piece(piece.text)));
+    default:
+      return with_spaces(piece.text);
   }
 }
 
@@ -119,7 +123,7 @@ struct Tokenizer::Impl {
   std::string bytes, sha256;
   SentencePieceModel model;
   std::vector<std::string> surfaces;  ///< by id
-  std::optional<int> border;  ///< of words; none: the library gets whole texts
+  std::optional<int> border;          ///< of words; none: the library gets whole texts
   std::vector<int32_t> space_symbol;  ///< what a literal U+2581 is encoded as; empty: as a space
   std::unique_ptr<sentencepiece::SentencePieceProcessor> at_begin;
   std::unique_ptr<sentencepiece::SentencePieceProcessor> inside;  ///< none: as at_begin
@@ -233,9 +237,10 @@ std::string Tokenizer::decode(std::span<const int32_t> ids) const {
   std::string text;
   for (const int32_t id : ids) {
     if (id < 0 || id >= vocab_size())
-      throw Error(ExitCode::kBadData, {.what = cat("token ", id, " in a vocabulary of ", vocab_size()),
-                                       .where = "decode",
-                                       .remedy = "use the tokenizer the tokens were made with"});
+      throw Error(ExitCode::kBadData,
+                  {.what = cat("token ", id, " in a vocabulary of ", vocab_size()),
+                   .where = "decode",
+                   .remedy = "use the tokenizer the tokens were made with"});
     text += impl_->surfaces[id];
   }
   if (impl_->model.add_dummy_prefix && text.starts_with(' ')) text.erase(0, 1);

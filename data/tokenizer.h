@@ -35,7 +35,9 @@ class Tokenizer {
   /// never span words. Throws 65 with the byte offset for text that is not UTF-8.
   std::vector<int32_t> encode(std::string_view utf8, Begin begin = Begin::kText) const;
   /// As encode(), but appends to `ids`.
-  void encode_to(std::vector<int32_t>& ids, std::string_view utf8, Begin begin = Begin::kText) const;
+  void encode_to(std::vector<int32_t>& ids,
+                 std::string_view utf8,
+                 Begin begin = Begin::kText) const;
   /// Control tokens decode to nothing. Byte tokens that together are not UTF-8 become U+FFFD.
   /// Throws 65 for an id outside the vocabulary.
   std::string decode(std::span<const int32_t> ids) const;

@@ -1,10 +1,11 @@
 #include "data/tokenizer_training.h"
 
-#include <sentencepiece_trainer.h>
-
 #include <algorithm>
+#include <sstream>
 #include <string_view>
 #include <thread>
+
+#include <sentencepiece_trainer.h>
 
 #include "core/error.h"
 #include "core/files.h"
@@ -88,6 +89,23 @@ class Lines : public sentencepiece::SentenceIterator {
   size_t at_ = 0;
 };
 
+[[noreturn]] void refuse(const TokenizerTraining& options, const std::string& reason) {
+  // "... Vocabulary size is smaller than required_chars. 900 vs 2983. ..."
+  constexpr std::string_view kTooSmall = "required_chars. ";
+  std::string what = cat("SentencePiece could not train: ", reason);
+  std::string remedy = "check that the inputs are texts";
+  if (const size_t at = reason.find(kTooSmall); at != reason.npos) {
+    std::istringstream numbers(reason.substr(at + kTooSmall.size()));
+    std::string given, versus;
+    uint64_t needed = 0;
+    numbers >> given >> versus >> needed;
+    what = cat("the characters of the texts alone need ", needed, " pieces, more than ",
+               options.vocab_size);
+    remedy = cat("choose a vocab_size of more than ", needed);
+  }
+  throw Error(ExitCode::kBadData, {.what = what, .where = join(options.inputs), .remedy = remedy});
+}
+
 }  // namespace
 
 void train_tokenizer(const TokenizerTraining& options, const std::filesystem::path& output) {
@@ -125,11 +143,7 @@ void train_tokenizer(const TokenizerTraining& options, const std::filesystem::pa
        {"num_threads", std::to_string(options.threads > 0 ? options.threads : cores)},
        {"minloglevel", "4"}},
       &lines, &model);
-  if (!status.ok())
-    throw Error(ExitCode::kBadData,
-                {.what = cat("SentencePiece could not train: ", status.ToString()),
-                 .where = join(options.inputs),
-                 .remedy = "a larger vocab_size or cleaner texts help where characters are too many"});
+  if (!status.ok()) refuse(options, status.ToString());
 
   const auto pieces = std::ssize(parse_sentencepiece_model(model, output.string()).pieces);
   if (pieces < options.vocab_size)

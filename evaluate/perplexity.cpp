@@ -5,7 +5,7 @@
 #include <cmath>
 #include <numbers>
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "core/error.h"
 #include "core/random.h"
@@ -17,7 +17,7 @@
 namespace kvsmith {
 namespace {
 
-constexpr int64_t kChunk = 512;  ///< tokens of a chunked prefill, rows of logits alive at once
+constexpr int64_t kLogitRows = 512;  ///< alive at once
 constexpr int64_t kSampleTokens = 128;
 
 /// Windows of one batch, padded at the end to the longest.
@@ -92,8 +92,8 @@ double parallel_batch(DecoderImpl& model, const Padded& batch) {
       model.step(inputs, Positions::range(0, inputs.size(1), model.device()), cache).flatten(0, 1);
   const auto targets = batch.targets.to(model.device()).flatten();
   double sum = 0;
-  for (int64_t first = 0; first < hidden.size(0); first += kChunk) {
-    const int64_t rows = std::min(kChunk, hidden.size(0) - first);
+  for (int64_t first = 0; first < hidden.size(0); first += kLogitRows) {
+    const int64_t rows = std::min(kLogitRows, hidden.size(0) - first);
     sum += nll_of(model.logits(hidden.narrow(0, first, rows)), targets.narrow(0, first, rows));
   }
   return sum;
@@ -161,12 +161,9 @@ std::string to_string(Protocol protocol) {
 CacheMeasurement measure_cache(DecoderImpl& model, int64_t tokens) {
   const torch::InferenceMode inference;
   auto cache = model.make_cache({.batch = 1});
-  for (int64_t first = 0; first < tokens; first += kChunk) {
-    const int64_t count = std::min(kChunk, tokens - first);
-    const auto ids = torch::arange(first, first + count, torch::dtype(torch::kLong).device(model.device()))
-                         .remainder(model.config().vocab_size);
-    model.step(ids.unsqueeze(0), Positions::range(first, count, model.device()), cache);
-  }
+  const auto ids = torch::arange(tokens, torch::dtype(torch::kLong).device(model.device()))
+                       .remainder(model.config().vocab_size);
+  model.step(ids.unsqueeze(0), Positions::range(0, tokens, model.device()), cache);
   return checked(cache, model.config(), model.compute_type(), 1, tokens);
 }
 

@@ -60,7 +60,7 @@ struct Evaluation {
 Evaluation evaluate(LoadedModel& model, const Corpus& corpus, EvaluateOptions options,
                     const std::function<void(int64_t tokens, int64_t total)>& on_progress = {});
 
-/// Runs `tokens` tokens through a cache in chunks and measures it. Throws Error (70) when used or
+/// Prefills a cache with `tokens` tokens and measures it. Throws Error (70) when used or
 /// reserved bytes are not those of the formula.
 CacheMeasurement measure_cache(DecoderImpl& model, int64_t tokens);
 

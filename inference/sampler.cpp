@@ -5,7 +5,7 @@
 #include <numeric>
 #include <vector>
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "core/error.h"
 #include "core/random.h"

@@ -1,6 +1,6 @@
 #include "models/mixer.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "core/error.h"
 #include "core/text.h"

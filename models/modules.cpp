@@ -1,6 +1,6 @@
 #include "models/modules.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "ops/layers.h"
 

@@ -1,6 +1,7 @@
 #include "ops/layers.h"
 
-#include <torch/torch.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/types.h>
 
 namespace kvsmith {
 namespace {
@@ -28,6 +29,28 @@ struct Rotation : Function<Rotation> {
   static variable_list backward(AutogradContext* context, const variable_list& grads) {
     const auto saved = context->get_saved_variables();
     return {turn(grads[0], saved[0], saved[1].neg()), {}, {}};
+  }
+};
+
+/// Keeps x and one number a row for the backward pass, where composed operations would keep three
+/// tensors of the size of x, in fp32.
+struct RmsNorm : Function<RmsNorm> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
+                            double eps) {
+    const auto wide = x.to(torch::kFloat);
+    const auto scale = wide.pow(2).mean(-1, true).add_(eps).rsqrt_();
+    context->save_for_backward({x, weight, scale});
+    return (wide * scale).mul_(weight).to(x.scalar_type());
+  }
+  static variable_list backward(AutogradContext* context, const variable_list& grads) {
+    const auto saved = context->get_saved_variables();
+    const auto normed = saved[0].to(torch::kFloat) * saved[2];
+    const auto grad = grads[0].to(torch::kFloat);
+    const auto grad_weight = (grad * normed).flatten(0, -2).sum(0);
+    auto grad_normed = grad * saved[1];
+    const auto along = (grad_normed * normed).mean(-1, true);
+    auto grad_x = grad_normed.sub_(normed * along).mul_(saved[2]);
+    return {grad_x.to(saved[0].scalar_type()), grad_weight.to(saved[1].scalar_type()), {}};
   }
 };
 
@@ -86,7 +109,7 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
 }
 
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
-  return at::rms_norm(x, {x.size(-1)}, weight.to(x.scalar_type()), eps);
+  return RmsNorm::apply(x, weight, eps);
 }
 
 at::Tensor rotate(const at::Tensor& x, const Positions& positions, double theta) {

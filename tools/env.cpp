@@ -5,9 +5,10 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
-#include <torch/torch.h>
+#include <torch/cuda.h>
+#include <torch/types.h>
 
-#include "configs/train_config.h"
+#include "configs/run_config.h"
 #include "core/files.h"
 #include "core/text.h"
 #include "models/mixer.h"
@@ -84,6 +85,11 @@ void add_completion(CLI::App& app) {
   auto* verb = app.add_subcommand("completion", "A completion script for bash");
   verb->footer("Example:\n  source <(kvsmith completion)");
   verb->callback([&app] { print_completion(app); });
+}
+
+void add_reference(CLI::App& app) {
+  auto* verb = app.add_subcommand("reference", "Every configuration key, as in docs/configuration.md");
+  verb->callback([] { std::cout << configuration_reference(); });
 }
 
 }  // namespace kvsmith

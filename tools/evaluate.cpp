@@ -4,7 +4,7 @@
 #include <memory>
 
 #include <CLI/CLI.hpp>
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "core/error.h"
 #include "core/files.h"

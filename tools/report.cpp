@@ -1,4 +1,4 @@
-#include "evaluate/report.h"
+#include "report/report.h"
 
 #include <filesystem>
 #include <iostream>

@@ -61,6 +61,7 @@ void add_verbs(CLI::App& app, int& exit_code) {
   add_env(app);
   add_version(app);
   add_completion(app);
+  add_reference(app);
 }
 
 int run(int argc, const char* const* argv) {

@@ -23,6 +23,7 @@ void add_report(CLI::App& app);
 void add_env(CLI::App& app);
 void add_version(CLI::App& app);
 void add_completion(CLI::App& app);
+void add_reference(CLI::App& app);
 
 /// The whole command line.
 void add_verbs(CLI::App& app, int& exit_code);

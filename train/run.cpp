@@ -4,7 +4,7 @@
 #include <chrono>
 #include <limits>
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "checkpoints/store.h"
 #include "core/error.h"

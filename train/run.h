@@ -13,9 +13,9 @@ namespace kvsmith {
 
 /// What `kvsmith train` was asked to do besides the configuration.
 struct RunOptions {
-  std::filesystem::path output;      ///< the run directory
+  std::filesystem::path output = {};     ///< the run directory
   std::string resume = "auto";       ///< "auto", "never", or the path of a checkpoint
-  std::vector<std::string> accept;   ///< keys that may differ from the checkpoint's ("data.corpus")
+  std::vector<std::string> accept = {};  ///< keys that may differ from the checkpoint's ("data.corpus")
   bool force = false;                ///< with resume "never": replace what is in `output`
 };
 

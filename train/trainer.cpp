@@ -3,7 +3,7 @@
 #include <chrono>
 #include <cmath>
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "core/random.h"
 #include "ops/layers.h"

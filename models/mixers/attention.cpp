@@ -1,6 +1,6 @@
 #include "models/mixers/attention.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include "models/modules.h"
 #include "ops/attention.h"

@@ -102,7 +102,7 @@ TEST_F(CheckpointTest, ExportsReadBackEqualInEveryFamilyAndSharding) {
   };
   int n = 0;
   for (const Case& c : std::vector<Case>{{false, false, true, 1 << 30, "LlamaForCausalLM"}, {false, false, false, 9000, "LlamaForCausalLM"},
-                                         {true, false, true, 1 << 30, "Qwen2ForCausalLM"}, {false, true, true, 1 << 30, "Qwen3ForCausalLM"}}) {
+                                         {true, false, true, 1 << 30, "LlamaForCausalLM"}, {false, true, true, 1 << 30, "Qwen3ForCausalLM"}}) {
     config_.model.attention_bias = c.bias;
     config_.model.qk_norm = c.norm;
     config_.model.tie_word_embeddings = c.tied;
@@ -134,7 +134,7 @@ TEST(HfConfig, RefusesWhatIsNotSupported) {
   const std::vector<std::pair<Json, std::string>> changes = {
       {{{"model_type", "gpt2"}}, "model_type \"gpt2\" is not supported"},
       {{{"hidden_act", "gelu"}}, "hidden_act \"gelu\""},
-      {{{"attention_bias", true}}, "biases on output projections"},
+      {{{"mlp_bias", true}}, "biases in the feed-forward layer"},
       {{{"rope_scaling", {{"type", "linear"}}}}, "rope_scaling"},
       {{{"rope_parameters", {{"rope_type", "yarn"}}}}, "rope_type \"yarn\""},
       {{{"hidden_size", nullptr}}, "key \"hidden_size\" is missing"},

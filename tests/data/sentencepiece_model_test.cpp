@@ -8,44 +8,14 @@
 #include <vector>
 
 #include <gtest/gtest.h>
-#include <sentencepiece_processor.h>
 #include <sentencepiece_trainer.h>
 
+#include "tests/data/model_bytes.h"
 #include "tests/data/small_tokenizer.h"
 #include "tests/support/expect_error.h"
 
 namespace kvsmith {
 namespace {
-
-std::string message(int field, const std::string& content) {
-  std::string out(1, static_cast<char>(field << 3 | 2));
-  for (size_t n = content.size(); true; n >>= 7) {
-    out += static_cast<char>(n < 128 ? n : (n & 127) | 128);
-    if (n < 128) return out + content;
-  }
-}
-
-std::string piece(const std::string& text, float score = 0, int type = 1) {
-  std::string content = message(1, text);
-  content += '\x15';
-  content.append(reinterpret_cast<const char*>(&score), 4);
-  content += '\x18';
-  content += static_cast<char>(type);
-  return message(1, content);
-}
-
-std::string bytes_pieces(int count) {
-  std::string out;
-  for (int i = 0; i < count; ++i) {
-    char text[8];
-    std::snprintf(text, sizeof text, "<0x%02X>", i);
-    out += piece(text, 0, 6);
-  }
-  return out;
-}
-
-const std::string kUnk = piece("<unk>", 0, 2);
-const std::string kFallback = message(2, std::string("\x98\x02\x01", 3));  // byte_fallback: true
 
 TEST(SentencePieceModel, SaysWhatTheTrainedModelIs) {
   const auto model = parse_sentencepiece_model(small_model(), "small.model");
@@ -75,15 +45,15 @@ TEST(SentencePieceModel, NamesTheBadPiece) {
       {kUnk + piece("<0xZZ>", 0, 6), "has the type of a byte"},
       {piece("a"), "0 unknown pieces"},
       {kUnk + piece("?", 0, 2), "2 unknown pieces"},
-      {kUnk + bytes_pieces(255) + kFallback, "255 of 256 byte pieces, and byte fallback is on"},
-      {kUnk + bytes_pieces(256), "256 of 256 byte pieces, and byte fallback is off"},
+      {kUnk + byte_pieces(255) + kFallback, "255 of 256 byte pieces, and byte fallback is on"},
+      {kUnk + byte_pieces(256), "256 of 256 byte pieces, and byte fallback is off"},
       {kUnk + "\x0A\x7F", "a field of 127 bytes where 0 are left"},
       {kUnk + "\x0B", "wire type 3"},
       {kUnk + std::string(11, '\xFF'), "a number of more than 10 bytes"},
       {kUnk + std::string(1, '\0'), "field number out of range"}};
   for (const auto& [model, error] : cases)
     expect_error([&] { parse_sentencepiece_model(model, "m"); }, ExitCode::kBadData, error);
-  EXPECT_NO_THROW(parse_sentencepiece_model(kUnk + bytes_pieces(256) + kFallback, "m"));
+  EXPECT_NO_THROW(parse_sentencepiece_model(kUnk + byte_pieces(256) + kFallback, "m"));
 }
 
 TEST(SentencePieceModel, EveryTruncationOfTheFrontIsRefusedOrHarmless) {
@@ -116,7 +86,6 @@ TEST(SentencePieceModel, DamagedModelsGiveErrorsAndNotCrashes) {
 }
 
 TEST(SentencePieceModel, ACharsmapIsAcceptedWholeAndRefusedWhenItsOffsetsLeaveIt) {
-  const std::string text = sample_text();
   std::string nmt;
   struct Lines : sentencepiece::SentenceIterator {
     std::vector<std::string> lines{100, "a few words to learn from"};
@@ -144,7 +113,8 @@ TEST(SentencePieceModel, ACharsmapIsAcceptedWholeAndRefusedWhenItsOffsetsLeaveIt
                "points outside the trie");
   bad = nmt;
   std::memset(bad.data() + units - 4, 0xFF, 4);
-  expect_error([&] { parse_sentencepiece_model(bad, "nmt.model"); }, ExitCode::kBadData, "a trie of");
+  expect_error([&] { parse_sentencepiece_model(bad, "nmt.model"); }, ExitCode::kBadData,
+               "a trie of");
 }
 
 }  // namespace

@@ -53,13 +53,13 @@ inline Tokenizer small_tokenizer() { return Tokenizer::from_bytes(small_model(),
 /// Texts that tokenizers like to get wrong, and random ones made of such parts.
 inline std::vector<std::string> nasty_texts(int random_ones) {
   const std::vector<std::string> parts = {
-      " ",     "  ",   "   ",      "\n",     "\n\n",         "\t",       "\r\n",
-      "a",     "the",  " the",     "haha",   "ha",           "aa",       "aaa",
-      "1859",  "3.50", "don't",    "--",     "...",          "=",        "é",
-      "e\u0301", "ß",  "日",       "本語",   "Она",          "😀",       "👩‍👩‍👧",
-      "\u2581", "<s>", "</s>",     "<unk>",  "<0x0A>",       "\u2047",   "\u00A0",
-      "\u3000", "\u200B", "\uFEFF", "\uFFFD", "\x01",        "\x7F",     "\U0010FFFF",
-      "\uD7FF", "\uE000", "banana", "wisdom", "total",       "x",        "Ж"};
+      " ",       "  ",     "   ",    "\n",     "\n\n",   "\t",     "\r\n",
+      "a",       "the",    " the",   "haha",   "ha",     "aa",     "aaa",
+      "1859",    "3.50",   "don't",  "--",     "...",    "=",      "é",
+      "e\u0301", "ß",      "日",     "本語",   "Она",    "😀",      "👩‍👩‍👧",
+      "\u2581",  "<s>",    "</s>",   "<unk>",  "<0x0A>", "\u2047", "\u00A0",
+      "\u3000",  "\u200B", "\uFEFF", "\uFFFD", "\x01",   "\x7F",   "\U0010FFFF",
+      "\uD7FF",  "\uE000", "banana", "wisdom", "total",  "x",      "Ж"};
   std::vector<std::string> texts(parts);
   texts.push_back("");
   texts.push_back(std::string(300, 'a') + std::string(300, ' ') + "b");

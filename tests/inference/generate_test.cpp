@@ -7,7 +7,7 @@
 #include "tests/support/expect_error.h"
 #include "tests/support/tiny.h"
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 namespace kvsmith {
 namespace {

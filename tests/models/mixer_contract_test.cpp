@@ -129,7 +129,7 @@ TEST_P(MixerContract, StaysNearFp32InBf16) {
   EXPECT_LT((coarse - whole_).abs().mean().item<double>(), 0.03 * whole_.abs().mean().item<double>());
 }
 
-INSTANTIATE_TEST_SUITE_P(Kinds, MixerContract, ::testing::ValuesIn(cases()), [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(Kinds, MixerContract, ::testing::ValuesIn(cases()), [](const auto& test) { return test.param.name; });
 
 }  // namespace
 }  // namespace kvsmith

@@ -62,7 +62,7 @@ TEST_P(AttentionPaths, PackedDocuments) {
 
 INSTANTIATE_TEST_SUITE_P(Shapes, AttentionPaths,
                          ::testing::Values(Shape{"mha", 2, 4, 4, 16}, Shape{"gqa", 3, 6, 2, 8}, Shape{"mqa", 2, 5, 1, 32}),
-                         [](const auto& info) { return std::string(info.param.name); });
+                         [](const auto& test) { return std::string(test.param.name); });
 
 TEST(Attention, QueryThatSeesNothingGetsZerosAndFiniteGradients) {
   const auto queries = Positions::ragged({{2, 1}, {0, 0}}), rows = Positions::ragged({{0, 3}, {0, 0}});

@@ -43,8 +43,7 @@ TEST(LinearCrossEntropy, EqualsTheUnfusedLossWithItsGradients) {
   targets[7] = targets[299] = -1;
   const auto fused = [&](const auto& t) { return linear_cross_entropy(t[0], t[1], targets); };
   const auto plain = [&](const auto& t) {
-    return torch::nn::functional::cross_entropy(torch::matmul(t[0], t[1].t()), targets,
-                                                torch::nn::functional::CrossEntropyFuncOptions().ignore_index(-1).reduction(torch::kSum));
+    return at::cross_entropy_loss(torch::matmul(t[0], t[1].t()), targets, {}, at::Reduction::Sum, -1);
   };
   EXPECT_TRUE(close(fused(std::vector{hidden, weight}), plain(std::vector{hidden, weight}), 1e-5));
   const auto got = grads_of(fused, {hidden, weight}), want = grads_of(plain, {hidden, weight});
@@ -60,7 +59,7 @@ TEST(LinearCrossEntropy, IsZeroWithoutTargets) {
 
 TEST(Linear, GivesFp32GradientsToFp32WeightsOfABf16Pass) {
   auto weight = torch::randn({4, 3}).requires_grad_(true);
-  const auto out = linear(torch::randn({2, 3}).to(torch::kBFloat16), weight);
+  const auto out = kvsmith::linear(torch::randn({2, 3}).to(torch::kBFloat16), weight);
   EXPECT_EQ(out.scalar_type(), torch::kBFloat16);
   out.sum().backward();
   EXPECT_EQ(weight.grad().scalar_type(), torch::kFloat);
@@ -71,6 +70,10 @@ TEST(RmsNorm, MatchesTheFormula) {
   const auto x = torch::randn({5, 7}), weight = torch::randn({7});
   const auto want = x / (x.pow(2).mean(-1, true) + 1e-5).sqrt() * weight;
   EXPECT_TRUE(close(rms_norm(x, weight, 1e-5), want, 1e-6));
+  const auto got = grads_of([](const auto& t) { return rms_norm(t[0], t[1], 1e-5); }, {x, weight});
+  const auto plain = grads_of([](const auto& t) { return t[0] / (t[0].pow(2).mean(-1, true) + 1e-5).sqrt() * t[1]; }, {x, weight});
+  EXPECT_TRUE(close(got[0], plain[0], 1e-5));
+  EXPECT_TRUE(close(got[1], plain[1], 1e-5));
 }
 
 }  // namespace

@@ -41,6 +41,8 @@ struct Misuse {
 };
 
 TEST(CommandLine, MisuseGetsOneMessageAndItsExitCode) {
+  const TemporaryDirectory directory;
+  write_file(directory / "empty.toml", "");
   for (const Misuse& m : std::vector<Misuse>{
            {"", 64, "subcommand"},
            {"trian x.toml", 64, "did you mean \"train\"?"},
@@ -52,12 +54,14 @@ TEST(CommandLine, MisuseGetsOneMessageAndItsExitCode) {
            {"generate no-such -p x", 66, "no such checkpoint"},
            {"checkpoint list no-such", 66, "no such directory"},
            {"report --output r.html", 64, "runs is required"},
-           {"estimate /dev/null --set model.vocab_size=100 --memory 3XB", 64, "write it as 24GiB"},
-           {"estimate /dev/null --set model.hiden_size=3", 78, "did you mean \"model.hidden_size\"?"},
+           {"estimate EMPTY --set model.vocab_size=100 --memory 3XB", 64, "write it as 24GiB"},
+           {"estimate EMPTY --set model.hiden_size=3", 78, "did you mean \"model.hidden_size\"?"},
            {"data inspect /dev/null", 65, "/dev/null"},
            {"tokenizer train no-such --output t.model", 66, "no-such"},
        }) {
-    const auto got = kvsmith(m.arguments);
+    std::string arguments = m.arguments;
+    if (const auto at = arguments.find("EMPTY"); at != std::string::npos) arguments.replace(at, 5, (directory / "empty.toml").string());
+    const auto got = kvsmith(arguments);
     EXPECT_EQ(got.code, m.code) << m.arguments << "\n" << got.text;
     EXPECT_NE(got.text.find(m.part), std::string::npos) << m.arguments << "\n" << got.text;
     EXPECT_TRUE(got.text.starts_with("kvsmith: error: ")) << got.text;
@@ -98,8 +102,8 @@ class Workflow : public ::testing::Test {
     expect_ok(cat("data build ", at("train.txt"), " --valid ", at("valid.txt"), " --tokenizer ", at("t.model"), " --output ", at("c.h5")));
     write_file(at("run.toml"), cat("[model]\nhidden_size = 32\nnum_hidden_layers = 2\nnum_attention_heads = 4\nnum_key_value_heads = 2\n"
                                    "max_position_embeddings = 128\n[data]\ncorpus = \"", at("c.h5"), "\"\n"
-                                   "[train]\nmax_steps = 40\nbatch_size = 4\nsequence_length = 32\nwarmup_steps = 4\ncheckpoint_every = 5\n"
-                                   "learning_rate = 3e-3\npeak_flops = 1e12\nvalidate_tokens = 512\nthreads = 1\n"));
+                                   "[train]\nmax_steps = 60\nbatch_size = 4\nsequence_length = 32\nwarmup_steps = 4\ncheckpoint_every = 5\n"
+                                   "learning_rate = 1e-2\npeak_flops = 1e12\nvalidate_tokens = 512\nthreads = 1\n"));
     expect_ok(cat("train ", at("run.toml"), " --output ", at("run")));
   }
   static void TearDownTestSuite() { delete directory_; }

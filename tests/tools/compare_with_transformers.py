@@ -125,8 +125,8 @@ def main():
             compare_ids(binary, run, tokenizer, folder, sample)
         compare_nll(binary, run, model, tokenizer, folder, (folder / "text.txt").read_text()[:60000])
         compare(binary, train(binary, folder, "llama-untied-mqa", "model.tie_word_embeddings=false", "model.num_key_value_heads=1"), folder)
-        compare(binary, train(binary, folder, "qwen2", "model.attention_bias=true"), folder)
-        compare(binary, train(binary, folder, "qwen3", "model.qk_norm=true", "model.head_dim=24"), folder)
+        compare(binary, train(binary, folder, "llama-bias", "model.attention_bias=true"), folder)
+        compare(binary, train(binary, folder, "qwen3", "model.qk_norm=true", "model.head_dim=24", "model.attention_bias=true"), folder)
 
 
 main()

@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include <ATen/Parallel.h>
+
 #include "tests/support/close.h"
 #include "tests/support/tiny.h"
 #include "train/schedule.h"

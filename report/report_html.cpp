@@ -3,9 +3,9 @@
 #include <string_view>
 
 #include "core/text.h"
-#include "evaluate/chart_scale.h"
-#include "evaluate/report.h"
-#include "evaluate/svg.h"
+#include "report/chart_scale.h"
+#include "report/report.h"
+#include "report/svg.h"
 
 namespace kvsmith {
 namespace {

@@ -1,4 +1,4 @@
-#include "evaluate/report.h"
+#include "report/report.h"
 
 #include <algorithm>
 #include <cmath>
@@ -16,9 +16,9 @@
 
 #include "core/error.h"
 #include "core/text.h"
-#include "evaluate/chart_scale.h"
-#include "evaluate/label_placement.h"
-#include "evaluate/svg.h"
+#include "report/chart_scale.h"
+#include "report/label_placement.h"
+#include "report/svg.h"
 
 namespace kvsmith {
 namespace {

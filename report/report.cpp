@@ -1,4 +1,4 @@
-#include "evaluate/report.h"
+#include "report/report.h"
 
 #include <algorithm>
 #include <array>
@@ -10,7 +10,7 @@
 #include "core/error.h"
 #include "core/files.h"
 #include "core/text.h"
-#include "evaluate/chart_scale.h"
+#include "report/chart_scale.h"
 
 namespace kvsmith {
 namespace {

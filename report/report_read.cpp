@@ -6,7 +6,7 @@
 #include "core/error.h"
 #include "core/files.h"
 #include "core/text.h"
-#include "evaluate/report.h"
+#include "report/report.h"
 
 namespace kvsmith {
 namespace {

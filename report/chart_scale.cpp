@@ -1,4 +1,4 @@
-#include "evaluate/chart_scale.h"
+#include "report/chart_scale.h"
 
 #include <algorithm>
 #include <array>

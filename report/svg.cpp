@@ -1,4 +1,4 @@
-#include "evaluate/svg.h"
+#include "report/svg.h"
 
 #include <algorithm>
 #include <array>
@@ -6,8 +6,8 @@
 #include <limits>
 
 #include "core/text.h"
-#include "evaluate/chart_scale.h"
-#include "evaluate/label_placement.h"
+#include "report/chart_scale.h"
+#include "report/label_placement.h"
 
 namespace kvsmith {
 namespace {

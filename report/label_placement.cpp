@@ -1,4 +1,4 @@
-#include "evaluate/label_placement.h"
+#include "report/label_placement.h"
 
 #include <algorithm>
 #include <array>
