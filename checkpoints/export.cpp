@@ -31,7 +31,8 @@ NamedTensors weights_of(const DecoderImpl& model) {
 NamedTensors zero_output_biases(const ModelConfig& config) {
   NamedTensors out;
   for (int64_t i = 0; config.attention_bias && i < config.num_hidden_layers; ++i) {
-    out.emplace_back(cat("model.layers.", i, ".self_attn.o_proj.bias"), torch::zeros({config.hidden_size}));
+    out.emplace_back(cat("model.layers.", i, ".self_attn.o_proj.bias"),
+                     torch::zeros({config.hidden_size}));
   }
   return out;
 }
@@ -62,7 +63,8 @@ void write_weights(const fs::path& folder, const NamedTensors& weights, uint64_t
   uint64_t total = 0;
   for (size_t i = 0; i < shards.size(); ++i) {
     std::array<char, 64> name{};
-    std::snprintf(name.data(), name.size(), "model-%05zu-of-%05zu.safetensors", i + 1, shards.size());
+    std::snprintf(name.data(), name.size(), "model-%05zu-of-%05zu.safetensors", i + 1,
+                  shards.size());
     save_tensors(folder / name.data(), shards[i], {{"format", "pt"}});
     for (const auto& [tensor, value] : shards[i]) {
       index["weight_map"][tensor] = name.data();
@@ -78,8 +80,10 @@ double logit_difference(Decoder a, Decoder b) {
   const torch::NoGradGuard no_grad;
   constexpr int64_t kTokens = 64;
   const int64_t count = std::min(kTokens, a->config().max_position_embeddings);
-  const auto tokens = (torch::arange(count, torch::kLong) * 7919 + 1).remainder(a->config().vocab_size);
-  return (a->forward(tokens.unsqueeze(0).to(a->device())).cpu() - b->forward(tokens.unsqueeze(0)).cpu())
+  const auto tokens =
+      (torch::arange(count, torch::kLong) * 7919 + 1).remainder(a->config().vocab_size);
+  return (a->forward(tokens.unsqueeze(0).to(a->device())).cpu() -
+          b->forward(tokens.unsqueeze(0)).cpu())
       .abs()
       .max()
       .item<double>();
@@ -97,24 +101,28 @@ ExportReport verified(const LoadedModel& source, const fs::path& written) {
   const LoadedModel back = load_model(written, {.type = source.model->compute_type()});
   ExportReport report{bytes_below(written), logit_difference(source.model, back.model)};
   if (source.model->device().is_cpu() && report.max_logit_difference != 0) {
-    throw Error(ExitCode::kInternal,
-                {cat("what was read back gives logits that differ by ", report.max_logit_difference),
-                 written.string(), "report this"});
+    throw Error(ExitCode::kInternal, {cat("what was read back gives logits that differ by ",
+                                          report.max_logit_difference),
+                                      written.string(), "report this"});
   }
   return report;
 }
 
 }  // namespace
 
-ExportReport export_hf(const LoadedModel& source, const fs::path& output, bool force,
+ExportReport export_hf(const LoadedModel& source,
+                       const fs::path& output,
+                       bool force,
                        uint64_t shard_bytes) {
   expect_writable(output, force);
   AtomicDirectory directory(output);
   const fs::path& folder = directory.path();
   const auto& config = source.model->config();
   const bool bf16 = source.model->compute_type() == at::kBFloat16;
-  write_file(folder / "config.json",
-             to_hf_config(config, source.bos_id, source.eos_id, bf16 ? "bfloat16" : "float32").dump(2) + "\n");
+  write_file(
+      folder / "config.json",
+      to_hf_config(config, source.bos_id, source.eos_id, bf16 ? "bfloat16" : "float32").dump(2) +
+          "\n");
   Json generation = {{"do_sample", true}, {"temperature", 1.0}};
   if (source.bos_id >= 0) generation["bos_token_id"] = source.bos_id;
   if (source.eos_id >= 0) generation["eos_token_id"] = source.eos_id;
@@ -125,7 +133,8 @@ ExportReport export_hf(const LoadedModel& source, const fs::path& output, bool f
   }
   write_weights(folder, weights, shard_bytes);
   if (source.tokenizer) {
-    for (const auto& [name, content] : hf_tokenizer_files(*source.tokenizer, config.max_position_embeddings)) {
+    for (const auto& [name, content] :
+         hf_tokenizer_files(*source.tokenizer, config.max_position_embeddings)) {
       write_file(folder / name, content);
     }
   }

@@ -29,9 +29,10 @@ double rope_theta(const Json& json, const std::string& where) {
     }
     return rope.value("rope_theta", 10000.0);
   }
-  if (const auto scaling = json.find("rope_scaling"); scaling != json.end() && !scaling->is_null()) {
-    throw Error(ExitCode::kConfig, {"rope_scaling is not supported", where,
-                                    "only unscaled rotary embeddings are"});
+  if (const auto scaling = json.find("rope_scaling");
+      scaling != json.end() && !scaling->is_null()) {
+    throw Error(ExitCode::kConfig,
+                {"rope_scaling is not supported", where, "only unscaled rotary embeddings are"});
   }
   return json.value("rope_theta", 10000.0);
 }
@@ -71,13 +72,16 @@ ModelConfig from_hf_config(const Json& json, const std::string& where) {
                                     "supported: llama, mistral, qwen2, qwen3"});
   }
   if (const auto act = json.value("hidden_act", "silu"); act != "silu") {
-    throw Error(ExitCode::kConfig, {"hidden_act \"" + act + "\" is not supported", where, "only silu is"});
+    throw Error(ExitCode::kConfig,
+                {"hidden_act \"" + act + "\" is not supported", where, "only silu is"});
   }
   if (json.value("mlp_bias", false)) {
-    throw Error(ExitCode::kConfig, {"biases in the feed-forward layer are not supported", where, ""});
+    throw Error(ExitCode::kConfig,
+                {"biases in the feed-forward layer are not supported", where, ""});
   }
   if (const auto window = json.find("sliding_window");
-      window != json.end() && !window->is_null() && json.value("use_sliding_window", type == "mistral")) {
+      window != json.end() && !window->is_null() &&
+      json.value("use_sliding_window", type == "mistral")) {
     throw Error(ExitCode::kConfig, {"sliding_window is not supported", where, ""});
   }
   ModelConfig c;
@@ -87,7 +91,9 @@ ModelConfig from_hf_config(const Json& json, const std::string& where) {
   c.num_hidden_layers = required<int64_t>(json, "num_hidden_layers", where);
   c.num_attention_heads = required<int64_t>(json, "num_attention_heads", where);
   c.num_key_value_heads = json.value("num_key_value_heads", int64_t{0});
-  c.head_dim = json.contains("head_dim") && !json["head_dim"].is_null() ? json["head_dim"].get<int64_t>() : 0;
+  c.head_dim = json.contains("head_dim") && !json["head_dim"].is_null()
+                   ? json["head_dim"].get<int64_t>()
+                   : 0;
   c.max_position_embeddings = json.value("max_position_embeddings", int64_t{2048});
   c.rms_norm_eps = json.value("rms_norm_eps", 1e-6);
   c.initializer_range = json.value("initializer_range", 0.02);

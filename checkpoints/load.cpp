@@ -56,7 +56,8 @@ LoadedModel load_checkpoint(const fs::path& path, const LoadOptions& options) {
   if (!info.complete) {
     throw Error(ExitCode::kBadData, {info.problem, path.string(), "choose another checkpoint"});
   }
-  const auto config = parse_run_config(read_file(path / "config.toml"), (path / "config.toml").string());
+  const auto config =
+      parse_run_config(read_file(path / "config.toml"), (path / "config.toml").string());
   LoadedModel out;
   out.model = make(config.model, options);
   load_into(parameters_of(*out.model), SafetensorsFile(path / "model.safetensors"));
@@ -102,8 +103,9 @@ LoadedModel load_hf(const fs::path& folder, const LoadOptions& options) {
     const auto file = files.try_emplace(path, path).first;
     const TensorInfo* info = file->second.find(name);
     if (!info) {
-      throw Error(ExitCode::kBadData, {"tensor " + name + " is not in the shard that the index names",
-                                       path.string(), "download the folder again"});
+      throw Error(ExitCode::kBadData,
+                  {"tensor " + name + " is not in the shard that the index names", path.string(),
+                   "download the folder again"});
     }
     if (name.ends_with("o_proj.bias")) {
       if (load_tensor(file->second, *info).any().item<bool>()) {
@@ -114,15 +116,17 @@ LoadedModel load_hf(const fs::path& folder, const LoadOptions& options) {
     }
     available[name] = info->shape;
   }
-  copy_into(parameters_of(*out.model), available,
-            [&](const std::string& name) {
-              const auto& file = files.at(shards.at(name));
-              return load_tensor(file, *file.find(name));
-            },
-            folder.string());
+  copy_into(
+      parameters_of(*out.model), available,
+      [&](const std::string& name) {
+        const auto& file = files.at(shards.at(name));
+        return load_tensor(file, *file.find(name));
+      },
+      folder.string());
   take_tokenizer(out, folder / "tokenizer.model");
   out.bos_id = json.value("bos_token_id", out.bos_id);
-  if (json.contains("eos_token_id") && json["eos_token_id"].is_number()) out.eos_id = json["eos_token_id"];
+  if (json.contains("eos_token_id") && json["eos_token_id"].is_number())
+    out.eos_id = json["eos_token_id"];
   out.name = folder.filename().string();
   return out;
 }
@@ -131,8 +135,8 @@ LoadedModel load_single_file(const fs::path& path, const LoadOptions& options) {
   const SafetensorsFile file(path);
   const auto& metadata = file.metadata();
   if (!metadata.contains("kvsmith.config")) {
-    throw Error(ExitCode::kBadData, {"a safetensors file without a model configuration", path.string(),
-                                     "give the folder with its config.json"});
+    throw Error(ExitCode::kBadData, {"a safetensors file without a model configuration",
+                                     path.string(), "give the folder with its config.json"});
   }
   LoadedModel out;
   const auto config = parse_run_config(metadata.at("kvsmith.config"), path.string());
@@ -151,8 +155,9 @@ LoadedModel load_single_file(const fs::path& path, const LoadOptions& options) {
 
 LoadedModel load_any(const fs::path& path, const LoadOptions& options) {
   if (!fs::exists(path)) {
-    throw Error(ExitCode::kMissingInput, {"no such checkpoint", path.string(),
-                                          "give a run directory, a checkpoint, or an exported folder or file"});
+    throw Error(ExitCode::kMissingInput,
+                {"no such checkpoint", path.string(),
+                 "give a run directory, a checkpoint, or an exported folder or file"});
   }
   if (fs::is_regular_file(path)) return load_single_file(path, options);
   if (fs::exists(path / "manifest.json")) return load_checkpoint(fs::canonical(path), options);

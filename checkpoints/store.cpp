@@ -93,7 +93,9 @@ CheckpointInfo inspect_checkpoint(const fs::path& directory, bool check_hashes) 
 
 CheckpointStore::CheckpointStore(fs::path run) : run_(std::move(run)) {}
 
-fs::path CheckpointStore::save(const Snapshot& snapshot, int64_t step, bool is_best,
+fs::path CheckpointStore::save(const Snapshot& snapshot,
+                               int64_t step,
+                               bool is_best,
                                const Retention& retention) {
   const fs::path name = checkpoint_name(step);
   AtomicDirectory directory(run_ / name);

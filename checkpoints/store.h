@@ -18,8 +18,8 @@ namespace kvsmith {
 struct Snapshot {
   RunConfig config;
   NamedTensors weights, optimizer;
-  std::string tokenizer;        ///< the model file; empty when the corpus has none
-  nlohmann::ordered_json state; ///< step, tokens, sampler position, counters, metrics tail
+  std::string tokenizer;         ///< the model file; empty when the corpus has none
+  nlohmann::ordered_json state;  ///< step, tokens, sampler position, counters, metrics tail
 };
 
 /// What is kept besides the newest checkpoints.
@@ -47,7 +47,9 @@ class CheckpointStore {
   explicit CheckpointStore(std::filesystem::path run);
 
   /// Publishes a checkpoint, moves `latest` (and `best`), then removes what `retention` lets go.
-  std::filesystem::path save(const Snapshot& snapshot, int64_t step, bool is_best,
+  std::filesystem::path save(const Snapshot& snapshot,
+                             int64_t step,
+                             bool is_best,
                              const Retention& retention);
 
   /// Newest first, complete or not.

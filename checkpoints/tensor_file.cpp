@@ -46,7 +46,8 @@ at::ScalarType dtype_of(const std::string& name, const std::string& where) {
                                    "convert it to F32, F16 or BF16 first"});
 }
 
-std::string save_tensors(const std::filesystem::path& path, const NamedTensors& tensors,
+std::string save_tensors(const std::filesystem::path& path,
+                         const NamedTensors& tensors,
                          const std::map<std::string, std::string>& metadata) {
   std::vector<TensorInfo> infos;
   for (const auto& [name, tensor] : tensors) {
@@ -76,7 +77,8 @@ at::Tensor load_tensor(const SafetensorsFile& file, const TensorInfo& info) {
 
 void copy_into(const NamedTensors& destination,
                const std::map<std::string, std::vector<int64_t>>& available,
-               const TensorSource& source, const std::string& where) {
+               const TensorSource& source,
+               const std::string& where) {
   std::vector<std::string> problems;
   std::set<std::string> wanted;
   for (const auto& [name, tensor] : destination) {
@@ -101,15 +103,17 @@ void copy_into(const NamedTensors& destination,
   for (const auto& [name, tensor] : destination) at::Tensor(tensor).copy_(source(name));
 }
 
-void load_into(const NamedTensors& destination, const SafetensorsFile& file,
+void load_into(const NamedTensors& destination,
+               const SafetensorsFile& file,
                const std::vector<std::string>& ignored) {
   std::map<std::string, std::vector<int64_t>> available;
   for (const auto& [name, info] : file.tensors()) {
     if (std::ranges::find(ignored, name) == ignored.end()) available[name] = info.shape;
   }
-  copy_into(destination, available,
-            [&](const std::string& name) { return load_tensor(file, *file.find(name)); },
-            file.path().string());
+  copy_into(
+      destination, available,
+      [&](const std::string& name) { return load_tensor(file, *file.find(name)); },
+      file.path().string());
 }
 
 }  // namespace kvsmith

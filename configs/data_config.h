@@ -17,17 +17,19 @@ struct DataConfig {
 
   template <class Self, class Visit>
   static void fields(Self& self, Visit&& visit) {
-    visit(Key{.name = "corpus", .help = "corpus file or files made by `kvsmith data build`", .shapes_result = false},
+    visit(Key{.name = "corpus",
+              .help = "corpus file or files made by `kvsmith data build`",
+              .shapes_result = false},
           self.corpus);
     visit(Key{.name = "weights",
               .help = "how often each corpus is drawn from; empty: by its size",
               .min = 0},
           self.weights);
     visit(Key{.name = "split", .help = "split to train on"}, self.split);
-    visit(
-        Key{.name = "validation_split",
-            .help = "split to validate on, of the first corpus that has it; empty: no validation", .shapes_result = false},
-        self.validation_split);
+    visit(Key{.name = "validation_split",
+              .help = "split to validate on, of the first corpus that has it; empty: no validation",
+              .shapes_result = false},
+          self.validation_split);
     visit(
         Key{.name = "document_mask",
             .help = "no token sees another document: block-diagonal attention, positions restart"},

@@ -32,7 +32,7 @@ void AppendFile::append(std::string_view bytes) {
     // The offset is the end of our own piece. When that is the end of the file too, nobody has
     // written after it, and taking it back leaves the file as it was.
     const off_t end = ::lseek(fd_, 0, SEEK_CUR);
-    struct stat info {};
+    struct stat info{};
     if (done > 0 && ::fstat(fd_, &info) == 0 && S_ISREG(info.st_mode) && info.st_size == end) {
       (void)!::ftruncate(fd_, end - static_cast<off_t>(done));
     }

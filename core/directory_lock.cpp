@@ -37,7 +37,7 @@ std::string holder_of(int fd) {
 DirectoryLock::DirectoryLock(const std::filesystem::path& directory) {
   const posix::Place place(directory / "LOCK");
   posix::Descriptor file = place.open(O_RDWR | O_CREAT);
-  struct flock whole {};
+  struct flock whole{};
   whole.l_type = F_WRLCK;
   whole.l_whence = SEEK_SET;
   // A lock of the open file, not of the process: a library that opens and closes LOCK does not

@@ -27,9 +27,7 @@ struct Key {
 /// `visit(Key, member)` for each. That one list drives parsing, checking, `--set`, help, docs and
 /// the copy stored with a checkpoint.
 template <class T>
-concept Described = requires(T& t) {
-  T::fields(t, [](const Key&, auto&) {});
-};
+concept Described = requires(T& t) { T::fields(t, [](const Key&, auto&) {}); };
 
 /// A key's problems found while reading, so that all are reported at once.
 struct Complaint {

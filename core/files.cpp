@@ -262,7 +262,7 @@ void sweep_temporaries(const fs::path& directory) {
 uint64_t free_bytes(const fs::path& path) {
   std::error_code error;
   fs::path place = fs::absolute(path, error);
-  struct statvfs info {};
+  struct statvfs info{};
   while (::statvfs(place.c_str(), &info) != 0) {
     if ((errno != ENOENT && errno != ENOTDIR) || place == place.parent_path()) {
       fail("measure the free space", path, errno);

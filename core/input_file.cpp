@@ -23,7 +23,7 @@ InputFile::InputFile(fs::path path) : path_(std::move(path)) {
     throw Error(ExitCode::kMissingInput,
                 {.what = "no such file", .where = path_.string(), .remedy = "check the name"});
   }
-  struct stat info {};
+  struct stat info{};
   if (::fstat(file.get(), &info) != 0) fail("look at", path_, errno);
   if (!S_ISREG(info.st_mode)) {
     throw Error(

@@ -83,7 +83,7 @@ Place::Place(fs::path wanted) : path(std::move(wanted)) {
 }
 
 mode_t Place::type() const {
-  struct stat info {};
+  struct stat info{};
   if (::fstatat(fd.get(), name.c_str(), &info, AT_SYMLINK_NOFOLLOW) == 0) {
     return info.st_mode & S_IFMT;
   }

@@ -52,7 +52,7 @@ uint64_t peak_resident_bytes() { return from_status("VmHWM:"); }
 StopSignals::StopSignals() {
   stop_signal = 0;
   for (size_t i = 0; i < kHandlings.size(); ++i) {
-    struct sigaction action {};
+    struct sigaction action{};
     action.sa_handler = kHandlings[i].handler;
     action.sa_flags = SA_RESTART;
     ::sigaction(kHandlings[i].number, &action, &before_[i]);

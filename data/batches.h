@@ -28,9 +28,10 @@ struct WeightedSplit {
 
 struct BatchOptions {
   int64_t sequences = 1;
-  int64_t length = 128;        ///< tokens a sequence
-  bool document_mask = false;  ///< reset positions at begin-of-text and let no token see another document
-  int32_t bos_id = -1;         ///< marks document borders; needed for document_mask
+  int64_t length = 128;  ///< tokens a sequence
+  bool document_mask =
+      false;            ///< reset positions at begin-of-text and let no token see another document
+  int32_t bos_id = -1;  ///< marks document borders; needed for document_mask
   bool shuffle = true;
   uint64_t seed = 0;
 };

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <chrono>
 #include <optional>
+#include <span>
 #include <thread>
+#include <utility>
 
 #include "core/error.h"
 #include "core/random.h"
@@ -44,22 +46,30 @@ std::vector<std::string> token_files(const std::vector<std::string>& inputs) {
   return found;
 }
 
-/// Takes documents in order, deals them out to the splits and counts.
+/// Takes documents in order and in pieces, deals them out to the splits and counts.
 class Documents {
  public:
   Documents(const CorpusBuild& options, CorpusWriter& writer, const Progress& on_progress)
       : options_(options), writer_(writer), on_progress_(on_progress) {}
 
-  void add(const std::vector<int32_t>& ids, uint64_t text_bytes, bool is_valid_input) {
+  void begin(bool is_valid_input) {
     // Only documents to train on are counted: giving validation texts changes nothing else.
-    const bool is_valid = is_valid_input || (options_.valid_fraction > 0 &&
-                                             uniform(options_.seed, "validation document",
-                                                     stats.documents) < options_.valid_fraction);
-    writer_.add_document(is_valid ? "valid" : "train", ids, text_bytes);
-    (is_valid ? valid_ : train_)++;
-    ++stats.documents;
-    stats.tokens += ids.size();
+    is_valid_ = is_valid_input ||
+                (options_.valid_fraction > 0 && uniform(options_.seed, "validation document",
+                                                        stats.documents) < options_.valid_fraction);
+  }
+
+  void append(std::span<const int32_t> ids, uint64_t text_bytes) {
+    writer_.append(split(), ids);
+    text_bytes_ += text_bytes;
     stats.text_bytes += text_bytes;
+    stats.tokens += ids.size();
+  }
+
+  void end() {
+    writer_.end_document(split(), std::exchange(text_bytes_, 0));
+    (is_valid_ ? valid_ : train_)++;
+    ++stats.documents;
   }
 
   void report() {
@@ -87,12 +97,16 @@ class Documents {
   CorpusBuildStats stats;
 
  private:
+  std::string split() const { return is_valid_ ? "valid" : "train"; }
+
   const CorpusBuild& options_;
   CorpusWriter& writer_;
   const Progress& on_progress_;
   Clock::time_point begin_ = Clock::now();
   double next_report_ = 0;
   uint64_t train_ = 0, valid_ = 0;
+  bool is_valid_ = false;    ///< the current document
+  uint64_t text_bytes_ = 0;  ///< of it so far
 };
 
 /// Pieces of text on their way through the pipeline.
@@ -146,20 +160,31 @@ void add_texts(const CorpusBuild& options,
   const int threads = options.threads > 0 ? options.threads : cores;
   TextSource source(inputs, options.text);
   const CorpusBuildStats before = documents.stats;
-  std::vector<int32_t> document;
-  uint64_t document_bytes = 0;
+  // Only then can a document turn out bad after its first piece, and the writer takes nothing back.
+  const bool may_drop = options.text.invalid_utf8 == "skip";
+  std::vector<int32_t> held;
+  uint64_t held_bytes = 0;
 
   const auto consume = [&](Batch& batch) {
     size_t text_begin = 0, ids_begin = 0;
     for (const Batch::Part& part : batch.parts) {
+      const auto ids = std::span(batch.ids).subspan(ids_begin, part.ids_end - ids_begin);
+      const uint64_t bytes = part.text_end - text_begin;
       if (part.begins) {
-        document.clear();
-        document_bytes = 0;
+        documents.begin(is_valid);
+        held.clear();
+        held_bytes = 0;
       }
-      document.insert(document.end(), batch.ids.begin() + static_cast<ptrdiff_t>(ids_begin),
-                      batch.ids.begin() + static_cast<ptrdiff_t>(part.ids_end));
-      document_bytes += part.text_end - text_begin;
-      if (part.ends && !part.drops) documents.add(document, document_bytes, is_valid);
+      if (may_drop) {
+        held.insert(held.end(), ids.begin(), ids.end());
+        held_bytes += bytes;
+      } else {
+        documents.append(ids, bytes);
+      }
+      if (part.ends && !part.drops) {
+        if (may_drop) documents.append(held, held_bytes);
+        documents.end();
+      }
       text_begin = part.text_end;
       ids_begin = part.ids_end;
     }
@@ -185,7 +210,9 @@ void add_token_files(const std::vector<std::string>& files,
   for (const std::string& name : files) {
     TokenFile file(name, {info.vocab_size, info.bos_id, info.eos_id});
     for (std::vector<int32_t> ids; file.next(ids);) {
-      documents.add(ids, 0, is_valid);
+      documents.begin(is_valid);
+      documents.append(ids, 0);
+      documents.end();
       documents.report();
     }
     for (const CorpusSource& record : file.sources()) writer.add_source(record);

@@ -36,10 +36,11 @@ struct CorpusBuildStats {
 /// text lengths of 0; see TokenFile for what counts as a document in them. Nothing is left under
 /// `output` on failure.
 ///
-/// Memory: (2 threads + 2) batches of max_document_bytes + 512 KiB of text and its ids, 8 MiB of
-/// cached words a thread, the ids of the longest document (4 bytes each, about as many bytes as its
-/// text), and the writer. A single word of 1 MiB costs the SentencePiece library 0.25 GiB for as
-/// long as it is encoded.
+/// Memory, whatever the length of a document: (2 threads + 2) batches of max_document_bytes +
+/// 512 KiB of text and its ids, 8 MiB of cached words a thread, and the writer. A single word of
+/// 1 MiB costs the SentencePiece library 0.25 GiB for as long as it is encoded. In two cases the
+/// ids of the longest document are held besides, 4 to 8 bytes each: with invalid_utf8 = "skip",
+/// where a document may turn out bad at its very end, and for Megatron files.
 ///
 /// Errors: those of TextSource, Tokenizer, TokenFile and CorpusWriter; 65 for inputs without
 /// documents or a valid_fraction that leaves a split empty; 78 for options that contradict.

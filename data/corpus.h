@@ -67,7 +67,8 @@ class Corpus {
 };
 
 /// Streams documents into an HDF5 file that appears under its name only when finish() returns.
-/// Memory: a few chunks per split, whatever the corpus size.
+/// Memory: a few chunks per split and the ids of one call, whatever the size of corpus and
+/// documents.
 class CorpusWriter {
  public:
   /// Tokens are stored as uint16 when vocab_size <= 65,536, else as uint32.
@@ -76,11 +77,16 @@ class CorpusWriter {
   CorpusWriter(const CorpusWriter&) = delete;
   CorpusWriter& operator=(const CorpusWriter&) = delete;
 
-  /// `ids` as stored, that is with begin- and end-of-text where the tokenizer has them.
+  /// The next ids of the split's current document, the first ones begin it; as stored, that is with
+  /// begin- and end-of-text where the tokenizer has them. What was appended cannot be taken back.
+  /// Throws Error (65) and adds none of them when one is outside the vocabulary.
+  void append(const std::string& split, std::span<const int32_t> ids);
+  void end_document(const std::string& split, uint64_t text_bytes);
+  /// A whole document: append() and end_document().
   void add_document(const std::string& split, std::span<const int32_t> ids, uint64_t text_bytes);
   void add_source(const CorpusSource& source);
   /// Writes indices and attributes, closes, reopens and verifies, publishes. Throws 65 for a corpus
-  /// without tokens.
+  /// without tokens, 70 for a document without end.
   void finish();
 
  private:

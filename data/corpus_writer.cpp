@@ -73,7 +73,7 @@ class SplitWriter {
     offsets_.append(&end_, sizeof end_);
   }
 
-  void add(std::span<const int32_t> ids, uint64_t text_bytes) {
+  void append(std::span<const int32_t> ids) {
     if (wide_) {
       tokens_.append(ids.data(), ids.size_bytes());
     } else {
@@ -81,13 +81,19 @@ class SplitWriter {
       tokens_.append(narrow_.data(), narrow_.size() * sizeof(uint16_t));
     }
     end_ += ids.size();
+  }
+
+  void end_document(uint64_t text_bytes) {
     offsets_.append(&end_, sizeof end_);
     bytes_.append(&text_bytes, sizeof text_bytes);
+    begin_ = end_;
     ++documents_;
   }
 
   uint64_t tokens() const { return end_; }
   uint64_t documents() const { return documents_; }
+  /// Tokens of the document that has not ended yet.
+  uint64_t open_tokens() const { return end_ - begin_; }
 
   void finish(std::vector<ColumnDigest>& digests) {
     for (ColumnWriter* column : {&tokens_, &offsets_, &bytes_}) digests.push_back(column->finish());
@@ -95,7 +101,7 @@ class SplitWriter {
 
  private:
   bool wide_;
-  uint64_t end_ = 0, documents_ = 0;
+  uint64_t begin_ = 0, end_ = 0, documents_ = 0;  ///< begin_: of the current document
   ColumnWriter tokens_, offsets_, bytes_;
   std::vector<uint16_t> narrow_;
 };
@@ -167,20 +173,30 @@ CorpusWriter::CorpusWriter(const std::filesystem::path& path, const CorpusInfo& 
 
 CorpusWriter::~CorpusWriter() = default;
 
-void CorpusWriter::add_document(const std::string& split,
-                                std::span<const int32_t> ids,
-                                uint64_t text_bytes) {
+void CorpusWriter::append(const std::string& split, std::span<const int32_t> ids) {
   SplitWriter& writer = impl_->split(split);
   const auto outside = [&](int32_t id) { return id < 0 || id >= impl_->info.vocab_size; };
   if (const auto bad = std::ranges::find_if(ids, outside); bad != ids.end()) {
     throw Error(ExitCode::kBadData,
-                {.what = cat("token ", *bad, " at position ", bad - ids.begin(), " of document ",
-                             writer.documents(), " (split ", split,
+                {.what = cat("token ", *bad, " at position ",
+                             writer.open_tokens() + static_cast<uint64_t>(bad - ids.begin()),
+                             " of document ", writer.documents(), " (split ", split,
                              ") is outside the vocabulary of ", impl_->info.vocab_size),
                  .where = impl_->path.string(),
                  .remedy = "give the vocabulary the tokens were made with"});
   }
-  writer.add(ids, text_bytes);
+  writer.append(ids);
+}
+
+void CorpusWriter::end_document(const std::string& split, uint64_t text_bytes) {
+  impl_->split(split).end_document(text_bytes);
+}
+
+void CorpusWriter::add_document(const std::string& split,
+                                std::span<const int32_t> ids,
+                                uint64_t text_bytes) {
+  append(split, ids);
+  end_document(split, text_bytes);
 }
 
 void CorpusWriter::add_source(const CorpusSource& source) { impl_->info.sources.push_back(source); }
@@ -188,7 +204,15 @@ void CorpusWriter::add_source(const CorpusSource& source) { impl_->info.sources.
 void CorpusWriter::finish() {
   Impl& work = *impl_;
   uint64_t tokens = 0;
-  for (const auto& [name, split] : work.splits) tokens += split.tokens();
+  for (const auto& [name, split] : work.splits) {
+    if (split.open_tokens() > 0) {
+      throw Error(ExitCode::kInternal,
+                  {.what = cat("document ", split.documents(), " (split ", name, ") was not ended"),
+                   .where = work.path.string(),
+                   .remedy = ""});
+    }
+    tokens += split.tokens();
+  }
   if (tokens == 0) {
     throw Error(ExitCode::kBadData, {.what = "the corpus would hold no tokens",
                                      .where = work.path.string(),

@@ -22,8 +22,8 @@ constexpr int64_t kSampleTokens = 128;
 
 /// Windows of one batch, padded at the end to the longest.
 struct Padded {
-  at::Tensor inputs;   ///< [batch, seq]
-  at::Tensor targets;  ///< [batch, seq]; -1 where nothing is scored
+  at::Tensor inputs;                      ///< [batch, seq]
+  at::Tensor targets;                     ///< [batch, seq]; -1 where nothing is scored
   std::vector<std::vector<int32_t>> ids;  ///< of each window, with the token after its last input
 };
 
@@ -38,7 +38,8 @@ Padded padded(const CorpusSplit& split, const Window* windows, int64_t count) {
     split.read(window.first, ids);
     const auto all = torch::tensor(ids, torch::kLong);
     out.inputs[b].narrow(0, 0, window.length).copy_(all.narrow(0, 0, window.length));
-    out.targets[b].narrow(0, window.scored_from, window.scored())
+    out.targets[b]
+        .narrow(0, window.scored_from, window.scored())
         .copy_(all.narrow(0, window.scored_from + 1, window.scored()));
   }
   return out;
@@ -50,8 +51,8 @@ double nll_of(const at::Tensor& logits, const at::Tensor& targets) {
   return losses.masked_fill(targets.lt(0), 0).to(torch::kDouble).sum().item<double>();
 }
 
-CacheMeasurement checked(KvCache& cache, const ModelConfig& config, at::ScalarType type, int64_t batch,
-                         int64_t tokens) {
+CacheMeasurement checked(
+    KvCache& cache, const ModelConfig& config, at::ScalarType type, int64_t batch, int64_t tokens) {
   CacheMeasurement out;
   out.tokens = tokens;
   out.bytes_used = cache.bytes_used() / batch;
@@ -73,7 +74,8 @@ double decode_batch(DecoderImpl& model, const Padded& batch, Evaluation& result)
   auto cache = model.make_cache({.batch = count, .initial_rows = seq});
   auto sum = torch::zeros({}, torch::dtype(torch::kDouble).device(model.device()));
   for (int64_t t = 0; t < seq; ++t) {
-    const auto hidden = model.step(inputs.narrow(1, t, 1), Positions::range(t, 1, model.device()), cache);
+    const auto hidden =
+        model.step(inputs.narrow(1, t, 1), Positions::range(t, 1, model.device()), cache);
     const auto target = targets.select(1, t);
     const auto losses = token_losses(model.logits(hidden.select(1, 0)), target.clamp_min(0));
     sum += losses.masked_fill(target.lt(0), 0).to(torch::kDouble).sum();
@@ -101,19 +103,24 @@ double parallel_batch(DecoderImpl& model, const Padded& batch) {
 
 /// Largest difference between logits of the two protocols on the first tokens of a window.
 double protocol_difference(DecoderImpl& model, const at::Tensor& window) {
-  const auto tokens = window.narrow(1, 0, std::min(kSampleTokens, window.size(1))).to(model.device());
+  const auto tokens =
+      window.narrow(1, 0, std::min(kSampleTokens, window.size(1))).to(model.device());
   const auto parallel = model.forward(tokens);
   auto cache = model.make_cache({.batch = 1});
   double worst = 0;
   for (int64_t t = 0; t < tokens.size(1); ++t) {
-    const auto hidden = model.step(tokens.narrow(1, t, 1), Positions::range(t, 1, model.device()), cache);
-    worst = std::max(worst, (model.logits(hidden) - parallel.narrow(1, t, 1)).abs().max().item<double>());
+    const auto hidden =
+        model.step(tokens.narrow(1, t, 1), Positions::range(t, 1, model.device()), cache);
+    worst = std::max(worst,
+                     (model.logits(hidden) - parallel.narrow(1, t, 1)).abs().max().item<double>());
   }
   return worst;
 }
 
 /// UTF-8 bytes that the scored tokens of a window stand for.
-int64_t text_bytes(const Tokenizer& tokenizer, const Window& window, const std::vector<int32_t>& ids) {
+int64_t text_bytes(const Tokenizer& tokenizer,
+                   const Window& window,
+                   const std::vector<int32_t>& ids) {
   const auto from = static_cast<size_t>(window.scored_from) + 1;
   return static_cast<int64_t>(tokenizer.decode(std::span(ids).subspan(from)).size());
 }
@@ -139,9 +146,10 @@ void check(EvaluateOptions& options, const LoadedModel& model, const Corpus& cor
                  model.path.string(), "build the corpus with the model's tokenizer.model"});
   }
   if (info.vocab_size > model.model->config().vocab_size) {
-    throw Error(ExitCode::kConfig, {cat("the corpus has ", info.vocab_size, " token ids, the model ",
-                                        model.model->config().vocab_size),
-                                    model.path.string(), "build the corpus with the model's tokenizer.model"});
+    throw Error(ExitCode::kConfig,
+                {cat("the corpus has ", info.vocab_size, " token ids, the model ",
+                     model.model->config().vocab_size),
+                 model.path.string(), "build the corpus with the model's tokenizer.model"});
   }
 }
 
@@ -167,7 +175,9 @@ CacheMeasurement measure_cache(DecoderImpl& model, int64_t tokens) {
   return checked(cache, model.config(), model.compute_type(), 1, tokens);
 }
 
-Evaluation evaluate(LoadedModel& loaded, const Corpus& corpus, EvaluateOptions options,
+Evaluation evaluate(LoadedModel& loaded,
+                    const Corpus& corpus,
+                    EvaluateOptions options,
                     const std::function<void(int64_t, int64_t)>& on_progress) {
   const torch::InferenceMode inference;
   check(options, loaded, corpus);
@@ -190,16 +200,19 @@ Evaluation evaluate(LoadedModel& loaded, const Corpus& corpus, EvaluateOptions o
   int64_t bytes = 0;
   const auto start = std::chrono::steady_clock::now();
   for (size_t first = 0; first < windows.size(); first += static_cast<size_t>(options.batch)) {
-    const auto count = std::min<int64_t>(options.batch, static_cast<int64_t>(windows.size() - first));
+    const auto count =
+        std::min<int64_t>(options.batch, static_cast<int64_t>(windows.size() - first));
     const Padded batch = padded(*split, &windows[first], count);
-    if (first == 0) result.decode_vs_parallel = protocol_difference(model, batch.inputs.narrow(0, 0, 1));
+    if (first == 0)
+      result.decode_vs_parallel = protocol_difference(model, batch.inputs.narrow(0, 0, 1));
     result.nll += options.protocol == Protocol::kDecode ? decode_batch(model, batch, result)
                                                         : parallel_batch(model, batch);
     for (int64_t b = 0; b < count; ++b) {
       const Window& window = windows[first + static_cast<size_t>(b)];
       const auto& ids = batch.ids[static_cast<size_t>(b)];
       if (loaded.tokenizer) bytes += text_bytes(*loaded.tokenizer, window, ids);
-      for (size_t i = static_cast<size_t>(window.scored_from) + 1; !unigram.empty() && i < ids.size(); ++i) {
+      for (size_t i = static_cast<size_t>(window.scored_from) + 1;
+           !unigram.empty() && i < ids.size(); ++i) {
         unigram_nll += unigram[static_cast<size_t>(ids[i])];
       }
       result.tokens += window.scored();
@@ -222,7 +235,9 @@ Evaluation evaluate(LoadedModel& loaded, const Corpus& corpus, EvaluateOptions o
   return result;
 }
 
-nlohmann::ordered_json to_json(const Evaluation& e, const LoadedModel& loaded, const std::string& corpus) {
+nlohmann::ordered_json to_json(const Evaluation& e,
+                               const LoadedModel& loaded,
+                               const std::string& corpus) {
   using Json = nlohmann::ordered_json;
   const DecoderImpl& model = *loaded.model;
   const auto tokens = static_cast<double>(e.tokens);
@@ -249,7 +264,8 @@ nlohmann::ordered_json to_json(const Evaluation& e, const LoadedModel& loaded, c
                    {"bytes_formula", e.cache.bytes_formula},
                    {"bytes_reserved", e.cache.bytes_reserved},
                    {"bytes_peak", e.cache_bytes_peak},
-                   {"bytes_per_token", static_cast<double>(e.cache.bytes_used) / static_cast<double>(e.cache.tokens)},
+                   {"bytes_per_token",
+                    static_cast<double>(e.cache.bytes_used) / static_cast<double>(e.cache.tokens)},
                    {"bytes_at_8k", e.cache_at_8k.bytes_used},
                    {"dtype", model.compute_type() == at::kBFloat16 ? "bf16" : "fp32"}};
   json["decode_vs_parallel_max_abs_diff"] = e.decode_vs_parallel;

@@ -22,15 +22,16 @@ std::string to_string(Protocol protocol);
 
 struct EvaluateOptions {
   std::string split = "valid";
-  int64_t context = 0;      ///< tokens a window; 0: max_position_embeddings
-  int64_t stride = 0;       ///< tokens between windows of a document; 0: context, no overlap
+  int64_t context = 0;  ///< tokens a window; 0: max_position_embeddings
+  int64_t stride = 0;   ///< tokens between windows of a document; 0: context, no overlap
   Protocol protocol = Protocol::kDecode;
-  int64_t max_tokens = 0;   ///< tokens scored; 0: the whole split
-  int64_t batch = 16;       ///< windows scored side by side
-  bool unigram = false;     ///< also score a unigram model of the split "train"
+  int64_t max_tokens = 0;  ///< tokens scored; 0: the whole split
+  int64_t batch = 16;      ///< windows scored side by side
+  bool unigram = false;    ///< also score a unigram model of the split "train"
 };
 
-/// Cache bytes of one sequence, from the storages of the running inference path, beside the formula.
+/// Cache bytes of one sequence, from the storages of the running inference path, beside the
+/// formula.
 struct CacheMeasurement {
   int64_t tokens = 0;
   int64_t bytes_used = 0, bytes_reserved = 0, bytes_formula = 0;
@@ -39,14 +40,14 @@ struct CacheMeasurement {
 struct Evaluation {
   EvaluateOptions options;
   uint64_t documents = 0;
-  int64_t tokens = 0;  ///< scored
-  double nll = 0;      ///< sum over scored tokens, in nats, accumulated in fp64
+  int64_t tokens = 0;                   ///< scored
+  double nll = 0;                       ///< sum over scored tokens, in nats, accumulated in fp64
   std::optional<double> bits_per_byte;  ///< none without a tokenizer
   std::optional<double> unigram_nll;    ///< over the same tokens
   CacheMeasurement cache;               ///< after a full window
   CacheMeasurement cache_at_8k;
-  int64_t cache_bytes_peak = 0;         ///< most reserved at any time, per sequence
-  double decode_vs_parallel = 0;        ///< largest logit difference on a sample
+  int64_t cache_bytes_peak = 0;   ///< most reserved at any time, per sequence
+  double decode_vs_parallel = 0;  ///< largest logit difference on a sample
   double seconds = 0;
 
   double nll_per_token() const { return nll / static_cast<double>(tokens); }
@@ -57,7 +58,9 @@ struct Evaluation {
 /// in the first window that holds it. Throws Error 70 when measured cache bytes are not those of
 /// the formula, 80 when the result is not finite, 64 for options out of range, 78 when corpus and
 /// model have different tokenizers.
-Evaluation evaluate(LoadedModel& model, const Corpus& corpus, EvaluateOptions options,
+Evaluation evaluate(LoadedModel& model,
+                    const Corpus& corpus,
+                    EvaluateOptions options,
                     const std::function<void(int64_t tokens, int64_t total)>& on_progress = {});
 
 /// Prefills a cache with `tokens` tokens and measures it. Throws Error (70) when used or
@@ -65,7 +68,8 @@ Evaluation evaluate(LoadedModel& model, const Corpus& corpus, EvaluateOptions op
 CacheMeasurement measure_cache(DecoderImpl& model, int64_t tokens);
 
 /// The result with the keys that reports and scripts rely on; docs/evaluation.md lists them.
-nlohmann::ordered_json to_json(const Evaluation& evaluation, const LoadedModel& model,
+nlohmann::ordered_json to_json(const Evaluation& evaluation,
+                               const LoadedModel& model,
                                const std::string& corpus);
 
 }  // namespace kvsmith

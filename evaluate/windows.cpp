@@ -4,7 +4,9 @@
 
 namespace kvsmith {
 
-std::vector<Window> windows_of(const CorpusSplit& split, int64_t context, int64_t stride,
+std::vector<Window> windows_of(const CorpusSplit& split,
+                               int64_t context,
+                               int64_t stride,
                                int64_t max_tokens) {
   std::vector<Window> windows;
   int64_t left = max_tokens > 0 ? max_tokens : INT64_MAX;
@@ -13,8 +15,8 @@ std::vector<Window> windows_of(const CorpusSplit& split, int64_t context, int64_
     const auto inputs = static_cast<int64_t>(split.offset(document + 1) - begin) - 1;
     int64_t scored = 0;  // predictions of this document that a window has taken
     for (int64_t start = 0; scored < inputs && left > 0; start += stride) {
-      Window window{document, begin + static_cast<uint64_t>(start), std::min(context, inputs - start),
-                    scored - start};
+      Window window{document, begin + static_cast<uint64_t>(start),
+                    std::min(context, inputs - start), scored - start};
       window.length = std::min(window.length, window.scored_from + left);
       scored = start + window.length;
       left -= window.scored();

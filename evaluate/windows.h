@@ -17,7 +17,9 @@ struct Window {
 };
 
 /// Windows of all documents of at least two tokens, until `max_tokens` (0: all) are scored.
-std::vector<Window> windows_of(const CorpusSplit& split, int64_t context, int64_t stride,
+std::vector<Window> windows_of(const CorpusSplit& split,
+                               int64_t context,
+                               int64_t stride,
                                int64_t max_tokens);
 
 }  // namespace kvsmith

@@ -48,7 +48,10 @@ void finish(Sequence& sequence, const char* reason) {
 }
 
 /// Takes in one sampled token; tells what became readable.
-void extend(Sequence& sequence, int64_t token, const LoadedModel& model, const GenerateOptions& options) {
+void extend(Sequence& sequence,
+            int64_t token,
+            const LoadedModel& model,
+            const GenerateOptions& options) {
   if (token == model.eos_id) return finish(sequence, "eos");
   auto& result = sequence.result;
   result.tokens.push_back(static_cast<int32_t>(token));
@@ -59,20 +62,25 @@ void extend(Sequence& sequence, int64_t token, const LoadedModel& model, const G
     result.text.resize(at);
     return finish(sequence, "stop");
   }
-  if (static_cast<int64_t>(result.tokens.size()) >= options.max_new_tokens) finish(sequence, "length");
+  if (static_cast<int64_t>(result.tokens.size()) >= options.max_new_tokens)
+    finish(sequence, "length");
 }
 
-void show(Sequence& sequence, size_t index, const GenerateOptions& options,
+void show(Sequence& sequence,
+          size_t index,
+          const GenerateOptions& options,
           const std::function<void(size_t, std::string_view)>& on_text) {
   const std::string& text = sequence.result.text;
   const size_t held = sequence.done ? 0 : unfinished(text, options.stop);
   if (on_text && text.size() > sequence.shown + held) {
-    on_text(index, std::string_view(text).substr(sequence.shown, text.size() - held - sequence.shown));
+    on_text(index,
+            std::string_view(text).substr(sequence.shown, text.size() - held - sequence.shown));
     sequence.shown = text.size() - held;
   }
 }
 
-std::vector<std::vector<int32_t>> encoded(const LoadedModel& model, const std::vector<std::string>& prompts,
+std::vector<std::vector<int32_t>> encoded(const LoadedModel& model,
+                                          const std::vector<std::string>& prompts,
                                           const GenerateOptions& options) {
   if (!model.tokenizer) {
     throw Error(ExitCode::kUsage, {"the checkpoint has no tokenizer", model.path.string(),
@@ -83,13 +91,13 @@ std::vector<std::vector<int32_t>> encoded(const LoadedModel& model, const std::v
   for (const auto& prompt : prompts) {
     auto ids = model.tokenizer->encode(prompt);
     if (model.bos_id >= 0) ids.insert(ids.begin(), model.bos_id);
-    if (ids.empty()) throw Error(ExitCode::kUsage, {"the prompt is empty", "generate", "give some text"});
+    if (ids.empty())
+      throw Error(ExitCode::kUsage, {"the prompt is empty", "generate", "give some text"});
     const auto total = static_cast<int64_t>(ids.size()) + options.max_new_tokens;
     if (total > longest) {
-      throw Error(ExitCode::kUsage,
-                  {cat(ids.size(), " prompt tokens and ", options.max_new_tokens,
-                       " new ones exceed max_position_embeddings ", longest),
-                   "generate", "shorten the prompt or lower --max-new-tokens"});
+      throw Error(ExitCode::kUsage, {cat(ids.size(), " prompt tokens and ", options.max_new_tokens,
+                                         " new ones exceed max_position_embeddings ", longest),
+                                     "generate", "shorten the prompt or lower --max-new-tokens"});
     }
     out.push_back(std::move(ids));
   }
@@ -98,8 +106,10 @@ std::vector<std::vector<int32_t>> encoded(const LoadedModel& model, const std::v
 
 }  // namespace
 
-std::vector<Generation> generate(LoadedModel& model, const std::vector<std::string>& prompts,
-                                 const GenerateOptions& options, GenerateStats* stats,
+std::vector<Generation> generate(LoadedModel& model,
+                                 const std::vector<std::string>& prompts,
+                                 const GenerateOptions& options,
+                                 GenerateStats* stats,
                                  const std::function<void(size_t, std::string_view)>& on_text) {
   check(options.sampling);
   const torch::InferenceMode inference;
@@ -122,8 +132,10 @@ std::vector<Generation> generate(LoadedModel& model, const std::vector<std::stri
     for (size_t i = 0; i < prompt.size(); ++i) tokens[b][static_cast<int64_t>(i)] = prompt[i];
   }
   const auto place = [&] {
-    const bool alike = std::ranges::all_of(spans, [&](const Span& span) { return span == spans[0]; });
-    return alike ? Positions::range(spans[0].first, spans[0].count, device) : Positions::ragged(spans, device);
+    const bool alike =
+        std::ranges::all_of(spans, [&](const Span& span) { return span == spans[0]; });
+    return alike ? Positions::range(spans[0].first, spans[0].count, device)
+                 : Positions::ragged(spans, device);
   };
 
   auto cache = model.model->make_cache({.batch = batch, .initial_rows = longest});
@@ -131,7 +143,8 @@ std::vector<Generation> generate(LoadedModel& model, const std::vector<std::stri
   auto start = Clock::now();
   auto hidden = model.model->step(tokens.to(device), place(), cache);
   std::vector<at::Tensor> last;
-  for (int64_t b = 0; b < batch; ++b) last.push_back(hidden[b][spans[static_cast<size_t>(b)].count - 1]);
+  for (int64_t b = 0; b < batch; ++b)
+    last.push_back(hidden[b][spans[static_cast<size_t>(b)].count - 1]);
   auto logits = model.model->logits(torch::stack(last)).cpu();
   counted.prefill_seconds = seconds_since(start);
 
@@ -154,7 +167,8 @@ std::vector<Generation> generate(LoadedModel& model, const std::vector<std::stri
       any = true;
     }
     if (!any) break;
-    logits = model.model->logits(model.model->step(next.to(device), place(), cache).select(1, 0)).cpu();
+    logits =
+        model.model->logits(model.model->step(next.to(device), place(), cache).select(1, 0)).cpu();
   }
   counted.decode_seconds = seconds_since(start);
   counted.cache_bytes = cache.bytes_used();

@@ -33,8 +33,10 @@ struct GenerateStats {
 /// `on_text(sequence, piece)` is called with whole UTF-8 characters as they appear.
 /// Throws Error (64) without tokenizer, or when prompt and new tokens exceed
 /// max_position_embeddings.
-std::vector<Generation> generate(LoadedModel& model, const std::vector<std::string>& prompts,
-                                 const GenerateOptions& options, GenerateStats* stats = nullptr,
+std::vector<Generation> generate(LoadedModel& model,
+                                 const std::vector<std::string>& prompts,
+                                 const GenerateOptions& options,
+                                 GenerateStats* stats = nullptr,
                                  const std::function<void(size_t, std::string_view)>& on_text = {});
 
 }  // namespace kvsmith

@@ -21,10 +21,13 @@ void check(const SamplingOptions& options) {
     refuse(cat("temperature ", options.temperature), "0 (greedy) to 100");
   }
   if (options.top_k < 0) refuse(cat("top-k ", options.top_k), "0 (off) or more");
-  if (!(options.top_p > 0 && options.top_p <= 1)) refuse(cat("top-p ", options.top_p), "above 0, at most 1");
+  if (!(options.top_p > 0 && options.top_p <= 1))
+    refuse(cat("top-p ", options.top_p), "above 0, at most 1");
 }
 
-int64_t sample(const at::Tensor& logits, const SamplingOptions& options, int64_t sequence,
+int64_t sample(const at::Tensor& logits,
+               const SamplingOptions& options,
+               int64_t sequence,
                int64_t position) {
   if (logits.isnan().any().item<bool>()) {
     throw Error(ExitCode::kNumerical, {"a logit is not a number", cat("position ", position),
@@ -39,11 +42,13 @@ int64_t sample(const at::Tensor& logits, const SamplingOptions& options, int64_t
   std::ranges::sort(order, [&](int64_t a, int64_t b) {
     return score[a] != score[b] ? score[a] > score[b] : a < b;
   });
-  if (options.top_k > 0 && options.top_k < logits.numel()) order.resize(static_cast<size_t>(options.top_k));
+  if (options.top_k > 0 && options.top_k < logits.numel())
+    order.resize(static_cast<size_t>(options.top_k));
 
   std::vector<double> weight;
   for (const int64_t id : order) {
-    weight.push_back(std::exp(static_cast<double>(score[id] - score[order[0]]) / options.temperature));
+    weight.push_back(
+        std::exp(static_cast<double>(score[id] - score[order[0]]) / options.temperature));
   }
   double mass = std::accumulate(weight.begin(), weight.end(), 0.0);
   if (options.top_p < 1) {
@@ -53,7 +58,9 @@ int64_t sample(const at::Tensor& logits, const SamplingOptions& options, int64_t
     weight.resize(std::max<size_t>(1, kept));
     mass = reached;
   }
-  double left = uniform(options.seed, "sample", static_cast<uint64_t>(sequence), static_cast<uint64_t>(position)) * mass;
+  double left = uniform(options.seed, "sample", static_cast<uint64_t>(sequence),
+                        static_cast<uint64_t>(position)) *
+                mass;
   for (size_t i = 0; i < weight.size(); ++i) {
     left -= weight[i];
     if (left < 0) return order[i];

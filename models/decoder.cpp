@@ -36,8 +36,8 @@ struct DecoderImpl::BlockImpl : torch::nn::Module {
 
 DecoderImpl::DecoderImpl(const ModelConfig& config) : config_(config) {
   auto body = register_module("model", std::make_shared<torch::nn::Module>());
-  embed_tokens_ = body->register_module("embed_tokens",
-                                        Embedding(config.vocab_size, config.hidden_size));
+  embed_tokens_ =
+      body->register_module("embed_tokens", Embedding(config.vocab_size, config.hidden_size));
   auto layers = body->register_module("layers", std::make_shared<torch::nn::Module>());
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
     blocks_.push_back(layers->register_module(std::to_string(i), Block(config, i)));
@@ -101,7 +101,8 @@ void initialize(DecoderImpl& model, uint64_t seed) {
     }
     auto generator = at::detail::createCPUGenerator(hash_of(seed, "init " + name));
     const bool ends_branch = name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
-    value.copy_(torch::empty_like(value, torch::kCPU).normal_(0, ends_branch ? ending : std, generator));
+    value.copy_(
+        torch::empty_like(value, torch::kCPU).normal_(0, ends_branch ? ending : std, generator));
   }
 }
 

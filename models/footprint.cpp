@@ -47,14 +47,16 @@ TrainingFootprint training_footprint(const RunConfig& config) {
   // the loss keeps both of its gradients and works on a slice of logits (ops/layers.cpp)
   constexpr int64_t kLogitBytes = int64_t{64} << 20;
   const int64_t logits = std::min(tokens * c.vocab_size * 4, kLogitBytes);
-  const int64_t loss = tokens * c.hidden_size * 2 * element + c.vocab_size * c.hidden_size * 4 + 2 * logits;
+  const int64_t loss =
+      tokens * c.hidden_size * 2 * element + c.vocab_size * c.hidden_size * 4 + 2 * logits;
   const int64_t casts = element == 2 ? 2 * size.matmul_parameters : 0;
 
   TrainingFootprint out;
   out.weights = 4 * size.parameters;
   out.gradients = 4 * size.parameters;
   out.optimizer = 8 * size.parameters;
-  out.activations = c.num_hidden_layers * tokens * (per_layer * element + log_sum_exp) + loss + casts;
+  out.activations =
+      c.num_hidden_layers * tokens * (per_layer * element + log_sum_exp) + loss + casts;
   return out;
 }
 

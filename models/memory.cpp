@@ -47,13 +47,15 @@ Rows CachedRows::write(const Positions& positions, std::vector<at::Tensor> fresh
   const torch::NoGradGuard no_grad;
   reserve(positions.end(), fresh);
   const auto copy = [&](at::Tensor to, at::Tensor from, const Span& span) {
-    to.narrow(to.dim() - 2, span.first, span.count).copy_(from.narrow(from.dim() - 2, 0, span.count));
+    to.narrow(to.dim() - 2, span.first, span.count)
+        .copy_(from.narrow(from.dim() - 2, 0, span.count));
   };
   for (size_t i = 0; i < fresh.size(); ++i) {
     if (positions.is_range()) {
       copy(storage_[i], fresh[i], positions.span(0));
     } else {
-      for (int64_t b = 0; b < options_.batch; ++b) copy(storage_[i][b], fresh[i][b], positions.span(b));
+      for (int64_t b = 0; b < options_.batch; ++b)
+        copy(storage_[i][b], fresh[i][b], positions.span(b));
     }
   }
   for (int64_t b = 0; b < options_.batch; ++b) {

@@ -59,7 +59,8 @@ struct CacheOptions {
 /// a batch may have different lengths. The memory of full-attention layers in generation.
 class CachedRows final : public RowMemory {
  public:
-  explicit CachedRows(const CacheOptions& options) : options_(options), lengths_(options.batch, 0) {}
+  explicit CachedRows(const CacheOptions& options)
+      : options_(options), lengths_(options.batch, 0) {}
 
   Rows write(const Positions& positions, std::vector<at::Tensor> fresh) override;
   int64_t bytes_used() const override;
@@ -71,8 +72,8 @@ class CachedRows final : public RowMemory {
 
   CacheOptions options_;
   int64_t capacity_ = 0;
-  std::vector<int64_t> lengths_;      ///< rows remembered per sequence
-  std::vector<at::Tensor> storage_;   ///< each [batch, kv_heads, capacity, width]
+  std::vector<int64_t> lengths_;     ///< rows remembered per sequence
+  std::vector<at::Tensor> storage_;  ///< each [batch, kv_heads, capacity, width]
 };
 
 /// The memories of a whole model for a batch of sequences: one per layer that owns one.

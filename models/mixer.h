@@ -45,7 +45,9 @@ struct MixerKind {
   std::shared_ptr<Mixer> (*make)(const ModelConfig& config, int64_t layer);
   /// The closed formula for the cache of one layer and one sequence after `tokens` tokens, in
   /// bytes; `element_bytes` is the size of a cached element.
-  int64_t (*cache_bytes)(const ModelConfig& config, int64_t layer, int64_t tokens,
+  int64_t (*cache_bytes)(const ModelConfig& config,
+                         int64_t layer,
+                         int64_t tokens,
                          int64_t element_bytes);
 };
 

@@ -9,17 +9,21 @@ namespace {
 
 /// Reads keys and values once per group: the queries of a group are rows of one matrix product,
 /// which on CPU streams a long cache faster than a fused kernel does for a single query.
-at::Tensor grouped(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+at::Tensor grouped(const at::Tensor& q,
+                   const at::Tensor& k,
+                   const at::Tensor& v,
                    const at::Tensor& mask) {
   const int64_t batch = q.size(0), heads = q.size(1), queries = q.size(2), width = q.size(3);
   const int64_t kv_heads = k.size(1), group = heads / kv_heads;
   auto rows_of_group = q.reshape({batch, kv_heads, group * queries, width});
-  auto scores = torch::matmul(rows_of_group, k.transpose(2, 3)) / std::sqrt(static_cast<double>(width));
+  auto scores =
+      torch::matmul(rows_of_group, k.transpose(2, 3)) / std::sqrt(static_cast<double>(width));
   if (mask.defined()) {
     auto hidden = mask.logical_not().repeat({1, 1, group, 1});
     scores = scores.masked_fill(hidden, -INFINITY);
     // masking the weights too turns the NaN of an empty row into zeros
-    auto weights = torch::softmax(scores, -1, torch::kFloat).masked_fill(hidden, 0).to(v.scalar_type());
+    auto weights =
+        torch::softmax(scores, -1, torch::kFloat).masked_fill(hidden, 0).to(v.scalar_type());
     return torch::matmul(weights, v).reshape({batch, heads, queries, v.size(3)});
   }
   auto weights = torch::softmax(scores, -1, torch::kFloat).to(v.scalar_type());
@@ -42,7 +46,9 @@ at::Tensor Visibility::mask() const {
   return seen.unsqueeze(1);
 }
 
-at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+at::Tensor attention(const at::Tensor& q,
+                     const at::Tensor& k,
+                     const at::Tensor& v,
                      const Visibility& visibility) {
   const bool suffix = visibility.is_causal_suffix();
   if (suffix && visibility.queries.span(0).first == 0) {
@@ -54,7 +60,9 @@ at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
   return at::scaled_dot_product_attention(q, k, v, visibility.mask(), 0.0, false, {}, true);
 }
 
-at::Tensor attention_reference(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+at::Tensor attention_reference(const at::Tensor& q,
+                               const at::Tensor& k,
+                               const at::Tensor& v,
                                const Visibility& visibility) {
   const int64_t group = q.size(1) / k.size(1);
   auto wide_k = k.to(torch::kFloat).repeat_interleave(group, 1);

@@ -25,11 +25,15 @@ struct Visibility {
 /// q: [batch, heads, queries, head_dim]; k, v: [batch, kv_heads, rows, head_dim], heads a multiple
 /// of kv_heads -> [batch, heads, queries, head_dim]. Chooses the path; all agree with
 /// attention_reference.
-at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+at::Tensor attention(const at::Tensor& q,
+                     const at::Tensor& k,
+                     const at::Tensor& v,
                      const Visibility& visibility);
 
 /// The definition: explicit scores in fp32, nothing fused.
-at::Tensor attention_reference(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+at::Tensor attention_reference(const at::Tensor& q,
+                               const at::Tensor& k,
+                               const at::Tensor& v,
                                const Visibility& visibility);
 
 }  // namespace kvsmith

@@ -21,7 +21,9 @@ at::Tensor turn(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& si
 
 /// The gradient of a rotation is the rotation back, so nothing of size x is kept for it.
 struct Rotation : Function<Rotation> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& cos,
+  static at::Tensor forward(AutogradContext* context,
+                            const at::Tensor& x,
+                            const at::Tensor& cos,
                             const at::Tensor& sin) {
     context->save_for_backward({cos, sin});
     return turn(x, cos, sin);
@@ -35,7 +37,9 @@ struct Rotation : Function<Rotation> {
 /// Keeps x and one number a row for the backward pass, where composed operations would keep three
 /// tensors of the size of x, in fp32.
 struct RmsNorm : Function<RmsNorm> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
+  static at::Tensor forward(AutogradContext* context,
+                            const at::Tensor& x,
+                            const at::Tensor& weight,
                             double eps) {
     const auto wide = x.to(torch::kFloat);
     const auto scale = wide.pow(2).mean(-1, true).add_(eps).rsqrt_();
@@ -61,8 +65,10 @@ int64_t chunk_rows(int64_t vocab_size) {
 }
 
 struct LinearCrossEntropy : Function<LinearCrossEntropy> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& hidden,
-                            const at::Tensor& weight, const at::Tensor& targets) {
+  static at::Tensor forward(AutogradContext* context,
+                            const at::Tensor& hidden,
+                            const at::Tensor& weight,
+                            const at::Tensor& targets) {
     const bool wants_grad = hidden.requires_grad() || weight.requires_grad();
     const auto cast = weight.to(hidden.scalar_type());
     auto loss = torch::zeros({}, hidden.options().dtype(torch::kFloat));
@@ -117,7 +123,8 @@ at::Tensor rotate(const at::Tensor& x, const Positions& positions, double theta)
   return Rotation::apply(x, cos, sin);
 }
 
-at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight,
+at::Tensor linear_cross_entropy(const at::Tensor& hidden,
+                                const at::Tensor& weight,
                                 const at::Tensor& targets) {
   return LinearCrossEntropy::apply(hidden, weight, targets);
 }

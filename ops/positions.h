@@ -41,8 +41,9 @@ class Positions {
   /// One past the highest position of any sequence; not for packed positions.
   int64_t end() const;
 
-  /// Cosines and sines of the rotary angles, each [batch|1, 1, seq, head_dim / 2] fp32 in half-split
-  /// layout (RoFormer, arXiv:2104.09864); computed once and shared by the layers of a step.
+  /// Cosines and sines of the rotary angles, each [batch|1, 1, seq, head_dim / 2] fp32 in
+  /// half-split layout (RoFormer, arXiv:2104.09864); computed once and shared by the layers of a
+  /// step.
   std::pair<at::Tensor, at::Tensor> rotary(double theta, int64_t head_dim) const;
 
  private:

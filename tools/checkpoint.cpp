@@ -1,5 +1,3 @@
-#include "checkpoints/store.h"
-
 #include <filesystem>
 #include <iostream>
 #include <memory>
@@ -7,6 +5,7 @@
 #include <CLI/CLI.hpp>
 
 #include "checkpoints/export.h"
+#include "checkpoints/store.h"
 #include "core/error.h"
 #include "core/text.h"
 #include "tools/console.h"
@@ -35,27 +34,34 @@ void export_it(const ExportFlags& flags) {
   const LoadedModel model = load(flags.model);
   const auto report = flags.format == "hf" ? export_hf(model, flags.output, flags.force)
                                            : export_kvsmith(model, flags.output, flags.force);
-  console.note(cat("wrote ", flags.output.string(), ", ", human_bytes(static_cast<double>(report.bytes)),
+  console.note(cat("wrote ", flags.output.string(), ", ",
+                   human_bytes(static_cast<double>(report.bytes)),
                    "; read back, largest logit difference ", report.max_logit_difference));
 }
 
 /// The checkpoints of a run, or the one that `path` is.
 std::vector<CheckpointInfo> checkpoints_of(const fs::path& path) {
   if (!fs::exists(path)) {
-    throw Error(ExitCode::kMissingInput, {"no such directory", path.string(), "give a run or a checkpoint"});
+    throw Error(ExitCode::kMissingInput,
+                {"no such directory", path.string(), "give a run or a checkpoint"});
   }
   if (path.filename().string().starts_with("step-") || fs::exists(path / "manifest.json")) {
     return {inspect_checkpoint(fs::canonical(path), false)};
   }
   auto found = CheckpointStore(path).list();
-  if (found.empty()) throw Error(ExitCode::kMissingInput, {"no checkpoints", path.string(), "train one"});
+  if (found.empty())
+    throw Error(ExitCode::kMissingInput, {"no checkpoints", path.string(), "train one"});
   return found;
 }
 
 nlohmann::ordered_json to_json(const CheckpointInfo& info) {
-  nlohmann::ordered_json json = {{"path", info.path.string()}, {"step", info.step}, {"complete", info.complete}, {"bytes", info.bytes}};
+  nlohmann::ordered_json json = {{"path", info.path.string()},
+                                 {"step", info.step},
+                                 {"complete", info.complete},
+                                 {"bytes", info.bytes}};
   if (info.complete) json["tokens"] = info.state.at("trainer").at("tokens");
-  if (info.complete && info.state.contains("validation_loss")) json["validation_loss"] = info.state["validation_loss"];
+  if (info.complete && info.state.contains("validation_loss"))
+    json["validation_loss"] = info.state["validation_loss"];
   if (!info.complete) json["problem"] = info.problem;
   return json;
 }
@@ -73,9 +79,11 @@ bool print(const StoreFlags& flags, bool check_hashes) {
     }
     std::cout << info.path.filename().string() << "  ";
     if (info.complete) {
-      std::cout << (check_hashes ? "verified  " : "") << human_bytes(static_cast<double>(info.bytes)) << "  "
-                << json["tokens"] << " tokens";
-      if (json.contains("validation_loss")) std::cout << "  validation loss " << json["validation_loss"];
+      std::cout << (check_hashes ? "verified  " : "")
+                << human_bytes(static_cast<double>(info.bytes)) << "  " << json["tokens"]
+                << " tokens";
+      if (json.contains("validation_loss"))
+        std::cout << "  validation loss " << json["validation_loss"];
       std::cout << "\n";
     } else {
       std::cout << "BAD: " << info.problem << "\n";
@@ -84,7 +92,8 @@ bool print(const StoreFlags& flags, bool check_hashes) {
   return whole;
 }
 
-void add_store_verb(CLI::App& checkpoint, const char* name, const char* help, bool check_hashes, int& exit_code) {
+void add_store_verb(
+    CLI::App& checkpoint, const char* name, const char* help, bool check_hashes, int& exit_code) {
   auto* verb = checkpoint.add_subcommand(name, help);
   auto flags = std::make_shared<StoreFlags>();
   verb->add_option("run", flags->run, "run directory or checkpoint")->required();
@@ -101,7 +110,8 @@ void add_export(CLI::App& app) {
   auto* verb = app.add_subcommand("export", "Write a checkpoint for other programs");
   auto flags = std::make_shared<ExportFlags>();
   add_model_flags(*verb, flags->model);
-  verb->add_option("--format", flags->format, "hf: a folder for Hugging Face transformers; kvsmith: one file for inference")
+  verb->add_option("--format", flags->format,
+                   "hf: a folder for Hugging Face transformers; kvsmith: one file for inference")
       ->check(CLI::IsMember({"hf", "kvsmith"}))
       ->capture_default_str();
   verb->add_option("--output,-o", flags->output, "folder (hf) or file (kvsmith)")->required();
@@ -117,9 +127,12 @@ void add_export(CLI::App& app) {
 void add_checkpoint(CLI::App& app, int& exit_code) {
   auto* checkpoint = app.add_subcommand("checkpoint", "Checkpoints of a run");
   checkpoint->require_subcommand(1);
-  checkpoint->footer("Examples:\n  kvsmith checkpoint list runs/gqa\n  kvsmith checkpoint verify runs/gqa");
+  checkpoint->footer(
+      "Examples:\n  kvsmith checkpoint list runs/gqa\n  kvsmith checkpoint verify runs/gqa");
   add_store_verb(*checkpoint, "list", "List them, newest first", false, exit_code);
-  add_store_verb(*checkpoint, "verify", "Check every file against its SHA-256; exit code 65 when one is bad", true, exit_code);
+  add_store_verb(*checkpoint, "verify",
+                 "Check every file against its SHA-256; exit code 65 when one is bad", true,
+                 exit_code);
 }
 
 }  // namespace kvsmith

@@ -44,16 +44,18 @@ void train_it(const TokenizerFlags& flags) {
   expect_writable(flags.output, flags.force);
   Console console(flags.quiet);
   train_tokenizer(flags.training, flags.output);
-  console.note(cat("wrote ", flags.output.string(), ": ", Tokenizer::load(flags.output).vocab_size(), " pieces"));
+  console.note(cat("wrote ", flags.output.string(), ": ",
+                   Tokenizer::load(flags.output).vocab_size(), " pieces"));
 }
 
 void build(const BuildFlags& flags) {
   expect_writable(flags.output, flags.force);
   Console console(flags.quiet);
   const auto line = [](const CorpusBuildStats& stats) {
-    return cat(stats.documents, " documents, ", human_bytes(static_cast<double>(stats.text_bytes)), ", ",
-               human_count(static_cast<double>(stats.tokens)), " tokens, ",
-               human_bytes(static_cast<double>(stats.text_bytes) / std::max(stats.seconds, 1e-3)), "/s");
+    return cat(stats.documents, " documents, ", human_bytes(static_cast<double>(stats.text_bytes)),
+               ", ", human_count(static_cast<double>(stats.tokens)), " tokens, ",
+               human_bytes(static_cast<double>(stats.text_bytes) / std::max(stats.seconds, 1e-3)),
+               "/s");
   };
   const auto stats = build_corpus(flags.build, flags.output, [&](const CorpusBuildStats& so_far) {
     console.progress(line(so_far), false);
@@ -62,7 +64,8 @@ void build(const BuildFlags& flags) {
   if (stats.replaced_sequences > 0) {
     console.note(cat("replaced ", stats.replaced_sequences, " invalid UTF-8 sequences by U+FFFD"));
   }
-  if (stats.split_lines > 0) console.note(cat("tokenised ", stats.split_lines, " over-long lines in parts"));
+  if (stats.split_lines > 0)
+    console.note(cat("tokenised ", stats.split_lines, " over-long lines in parts"));
 }
 
 Json describe(const Corpus& corpus, const fs::path& path) {
@@ -77,13 +80,15 @@ Json describe(const Corpus& corpus, const fs::path& path) {
     const auto split = corpus.split(name);
     uint64_t bytes = 0;
     for (uint64_t d = 0; d < split->documents(); ++d) bytes += split->text_bytes(d);
-    json["splits"][name] = {{"documents", split->documents()},
-                            {"tokens", split->tokens()},
-                            {"text_bytes", bytes},
-                            {"bytes_per_token", static_cast<double>(bytes) / static_cast<double>(split->tokens())}};
+    json["splits"][name] = {
+        {"documents", split->documents()},
+        {"tokens", split->tokens()},
+        {"text_bytes", bytes},
+        {"bytes_per_token", static_cast<double>(bytes) / static_cast<double>(split->tokens())}};
   }
   for (const auto& source : info.sources) {
-    json["sources"].push_back({{"name", source.name}, {"bytes", source.bytes}, {"sha256", source.sha256}});
+    json["sources"].push_back(
+        {{"name", source.name}, {"bytes", source.bytes}, {"sha256", source.sha256}});
   }
   return json;
 }
@@ -113,19 +118,22 @@ void inspect(const InspectFlags& flags) {
     std::cout << json.dump(2) << "\n";
     return;
   }
-  std::cout << "vocabulary  " << corpus.info().vocab_size << ", tokenizer " << corpus.info().tokenizer_name << "\n";
+  std::cout << "vocabulary  " << corpus.info().vocab_size << ", tokenizer "
+            << corpus.info().tokenizer_name << "\n";
   for (const auto& [name, split] : json["splits"].items()) {
-    std::cout << "split       " << name << ": " << split["documents"] << " documents, " << split["tokens"] << " tokens, "
-              << human_bytes(split["text_bytes"].get<double>()) << " of text, " << split["bytes_per_token"]
-              << " bytes a token\n";
+    std::cout << "split       " << name << ": " << split["documents"] << " documents, "
+              << split["tokens"] << " tokens, " << human_bytes(split["text_bytes"].get<double>())
+              << " of text, " << split["bytes_per_token"] << " bytes a token\n";
   }
   for (const auto& source : corpus.info().sources) {
     std::cout << "source      " << printable(source.name) << ", " << source.bytes << " bytes\n";
   }
-  std::cout << "fingerprint " << corpus.fingerprint() << (flags.verify ? ", every chunk verified\n" : "\n");
+  std::cout << "fingerprint " << corpus.fingerprint()
+            << (flags.verify ? ", every chunk verified\n" : "\n");
   if (flags.show == 0) return;
   const auto split = corpus.split(flags.split);
-  for (uint64_t d = 0; d < std::min(flags.show, split->documents()); ++d) show_document(corpus, *split, d);
+  for (uint64_t d = 0; d < std::min(flags.show, split->documents()); ++d)
+    show_document(corpus, *split, d);
 }
 
 void add_build(CLI::App& data) {
@@ -133,14 +141,17 @@ void add_build(CLI::App& data) {
   auto flags = std::make_shared<BuildFlags>();
   auto& build_flags = flags->build;
   verb->add_option("inputs", build_flags.train_inputs,
-                   "texts to train on: .txt, .jsonl (also .gz, .zst), token files .bin, folders, globs, - for stdin")
+                   "texts to train on: .txt, .jsonl (also .gz, .zst), token files .bin, folders, "
+                   "globs, - for stdin")
       ->required();
   verb->add_option("--valid", build_flags.valid_inputs, "texts for the split \"valid\"");
-  verb->add_option("--valid-fraction", build_flags.valid_fraction, "share of documents for \"valid\" instead")
+  verb->add_option("--valid-fraction", build_flags.valid_fraction,
+                   "share of documents for \"valid\" instead")
       ->check(CLI::Range(0.0, 0.5));
   verb->add_option("--tokenizer", build_flags.tokenizer, "SentencePiece model");
   verb->add_option("--vocab-size", build_flags.vocab_size, "of token files without a tokenizer");
-  verb->add_option("--json-field", build_flags.text.json_field, "field with the text in .jsonl")->capture_default_str();
+  verb->add_option("--json-field", build_flags.text.json_field, "field with the text in .jsonl")
+      ->capture_default_str();
   verb->add_option("--document-separator", build_flags.text.document_separator,
                    "line that ends a document in .txt; without it a file is a document");
   verb->add_option("--invalid-utf8", build_flags.text.invalid_utf8, "error, replace or skip")
@@ -153,7 +164,8 @@ void add_build(CLI::App& data) {
   verb->add_flag("--quiet,-q", flags->quiet, "no progress on stderr");
   verb->footer(
       "Examples:\n"
-      "  kvsmith data build books/ --valid held-out.txt --tokenizer tokenizer.model --output corpus.h5\n"
+      "  kvsmith data build books/ --valid held-out.txt --tokenizer tokenizer.model --output "
+      "corpus.h5\n"
       "  zcat dump.jsonl.gz | kvsmith data build - --tokenizer tokenizer.model --output corpus.h5");
   verb->callback([flags] { build(*flags); });
 }
@@ -177,18 +189,24 @@ void add_tokenizer(CLI::App& app) {
   tokenizer->require_subcommand(1);
   auto* verb = tokenizer->add_subcommand("train", "Train a SentencePiece BPE tokenizer");
   auto flags = std::make_shared<TokenizerFlags>();
-  verb->add_option("inputs", flags->training.inputs, "texts, as for `data build`; only those to train on")->required();
-  verb->add_option("--vocab-size", flags->training.vocab_size, "pieces, bytes and control tokens included")
+  verb->add_option("inputs", flags->training.inputs,
+                   "texts, as for `data build`; only those to train on")
+      ->required();
+  verb->add_option("--vocab-size", flags->training.vocab_size,
+                   "pieces, bytes and control tokens included")
       ->capture_default_str();
-  verb->add_option("--json-field", flags->training.json_field, "field with the text in .jsonl")->capture_default_str();
-  verb->add_option("--max-bytes", flags->training.max_bytes, "texts are sampled down to this; bounds memory")
+  verb->add_option("--json-field", flags->training.json_field, "field with the text in .jsonl")
+      ->capture_default_str();
+  verb->add_option("--max-bytes", flags->training.max_bytes,
+                   "texts are sampled down to this; bounds memory")
       ->capture_default_str();
   verb->add_option("--seed", flags->training.seed, "of the sampling");
   verb->add_option("--threads", flags->training.threads, "0: all cores");
   verb->add_option("--output,-o", flags->output, "model file (.model)")->required();
   verb->add_flag("--force", flags->force, "replace the output");
   verb->add_flag("--quiet,-q", flags->quiet, "no progress on stderr");
-  verb->footer("Example:\n  kvsmith tokenizer train books/ --vocab-size 8192 --output tokenizer.model");
+  verb->footer(
+      "Example:\n  kvsmith tokenizer train books/ --vocab-size 8192 --output tokenizer.model");
   verb->callback([flags] { train_it(*flags); });
 }
 

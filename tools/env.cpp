@@ -1,12 +1,11 @@
 #include <iostream>
 #include <memory>
 
-#include <sys/utsname.h>
-#include <unistd.h>
-
 #include <CLI/CLI.hpp>
+#include <sys/utsname.h>
 #include <torch/cuda.h>
 #include <torch/types.h>
+#include <unistd.h>
 
 #include "configs/run_config.h"
 #include "core/files.h"
@@ -23,19 +22,23 @@ void print_environment() {
   const auto runtime = runtime_environment(torch::cuda::is_available() ? at::kCUDA : at::kCPU);
   utsname system{};
   uname(&system);
-  const double memory = static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
+  const double memory =
+      static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
   std::vector<std::string> mixers;
   for (const auto& kind : mixer_kinds()) mixers.push_back(kind.name);
   std::cout << "kvsmith      " << KVSMITH_VERSION << "\n"
-            << "system       " << system.sysname << " " << system.release << " " << system.machine << "\n"
+            << "system       " << system.sysname << " " << system.release << " " << system.machine
+            << "\n"
             << "compiler     " << __VERSION__ << "\n"
             << "LibTorch     " << runtime.at("libtorch").get<std::string>() << "\n"
             << "threads      " << runtime.at("threads") << "\n"
             << "CPU kernels  " << runtime.at("cpu_capability").get<std::string>() << "\n"
             << "memory       " << human_bytes(memory) << "\n"
             << "GPUs         " << torch::cuda::device_count() << "\n"
-            << "fp32 matmul  " << human_count(measure_peak_flops(at::kCPU, at::kFloat)) << "FLOP/s\n"
-            << "bf16 matmul  " << human_count(measure_peak_flops(at::kCPU, at::kBFloat16)) << "FLOP/s\n"
+            << "fp32 matmul  " << human_count(measure_peak_flops(at::kCPU, at::kFloat))
+            << "FLOP/s\n"
+            << "bf16 matmul  " << human_count(measure_peak_flops(at::kCPU, at::kBFloat16))
+            << "FLOP/s\n"
             << "free disk    " << human_bytes(static_cast<double>(free_bytes("."))) << "\n"
             << "mixers       " << join(mixers) << "\n";
 }
@@ -48,7 +51,8 @@ std::string bash_cases(const CLI::App& app, const std::string& path) {
     for (const auto& name : option->get_lnames()) words += "--" + name + " ";
   }
   std::string out = cat("    \"", path, "\") words=\"", words, "\" ;;\n");
-  for (const auto* verb : app.get_subcommands({})) out += bash_cases(*verb, path.empty() ? verb->get_name() : path + " " + verb->get_name());
+  for (const auto* verb : app.get_subcommands({}))
+    out += bash_cases(*verb, path.empty() ? verb->get_name() : path + " " + verb->get_name());
   return out;
 }
 
@@ -88,7 +92,8 @@ void add_completion(CLI::App& app) {
 }
 
 void add_reference(CLI::App& app) {
-  auto* verb = app.add_subcommand("reference", "Every configuration key, as in docs/configuration.md");
+  auto* verb =
+      app.add_subcommand("reference", "Every configuration key, as in docs/configuration.md");
   verb->callback([] { std::cout << configuration_reference(); });
 }
 

@@ -29,9 +29,16 @@ struct Flags {
 
 /// "24GiB", "80GB", "1000000".
 int64_t parse_bytes(const std::string& text) {
-  static const std::vector<std::pair<std::string, double>> units = {
-      {"", 1}, {"B", 1}, {"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12},
-      {"KiB", 1024.0}, {"MiB", 1048576.0}, {"GiB", 1073741824.0}, {"TiB", 1099511627776.0}};
+  static const std::vector<std::pair<std::string, double>> units = {{"", 1},
+                                                                    {"B", 1},
+                                                                    {"KB", 1e3},
+                                                                    {"MB", 1e6},
+                                                                    {"GB", 1e9},
+                                                                    {"TB", 1e12},
+                                                                    {"KiB", 1024.0},
+                                                                    {"MiB", 1048576.0},
+                                                                    {"GiB", 1073741824.0},
+                                                                    {"TiB", 1099511627776.0}};
   size_t end = 0;
   double number = 0;
   try {
@@ -40,16 +47,19 @@ int64_t parse_bytes(const std::string& text) {
     end = 0;
   }
   for (const auto& [unit, factor] : units) {
-    if (end > 0 && number >= 0 && text.substr(end) == unit) return static_cast<int64_t>(number * factor);
+    if (end > 0 && number >= 0 && text.substr(end) == unit)
+      return static_cast<int64_t>(number * factor);
   }
-  throw Error(ExitCode::kUsage, {"cannot read \"" + text + "\"", "--memory", "write it as 24GiB or 80GB"});
+  throw Error(ExitCode::kUsage,
+              {"cannot read \"" + text + "\"", "--memory", "write it as 24GiB or 80GB"});
 }
 
 void estimate(const Flags& flags) {
   RunConfig config = load_run_config(flags.configs, flags.assignments);
   if (config.model.vocab_size == 0) take_from_corpus(config);
   const int64_t memory = flags.memory.empty() ? 0 : parse_bytes(flags.memory);
-  std::cout << (flags.json ? estimate_json(config, memory).dump(2) + "\n" : estimate_text(config, memory));
+  std::cout << (flags.json ? estimate_json(config, memory).dump(2) + "\n"
+                           : estimate_text(config, memory));
 }
 
 }  // namespace
@@ -79,7 +89,8 @@ Json estimate_json(const RunConfig& config, int64_t memory_bytes) {
   for (const int64_t context : kContexts) {
     const int64_t bytes = kv_cache_bytes(m, context, element);
     Json row = {{"tokens", context}, {"bytes", bytes}};
-    if (memory_bytes > 0) row["max_batch"] = std::max<int64_t>(0, (memory_bytes - size.parameters * element) / bytes);
+    if (memory_bytes > 0)
+      row["max_batch"] = std::max<int64_t>(0, (memory_bytes - size.parameters * element) / bytes);
     json["cache"]["contexts"].push_back(row);
   }
   return json;
@@ -90,13 +101,17 @@ std::string estimate_text(const RunConfig& config, int64_t memory_bytes) {
   const Json& training = json["training"];
   const auto bytes = [](const Json& value) { return human_bytes(value.get<double>()); };
   std::string out;
-  out += cat("model      ", json["architecture"].get<std::string>(), ", ", human_count(json["parameters"].get<double>()),
-             " parameters (", json["parameters"].get<int64_t>(), ")\n");
-  out += cat("training   ", bytes(training["total_bytes"]), ": weights ", bytes(training["weights_bytes"]), ", gradients ",
-             bytes(training["gradients_bytes"]), ", optimizer ", bytes(training["optimizer_bytes"]), ", activations ",
+  out += cat("model      ", json["architecture"].get<std::string>(), ", ",
+             human_count(json["parameters"].get<double>()), " parameters (",
+             json["parameters"].get<int64_t>(), ")\n");
+  out += cat("training   ", bytes(training["total_bytes"]), ": weights ",
+             bytes(training["weights_bytes"]), ", gradients ", bytes(training["gradients_bytes"]),
+             ", optimizer ", bytes(training["optimizer_bytes"]), ", activations ",
              bytes(training["activations_bytes"]), "\n");
-  out += cat("compute    ", human_count(training["flops_per_token"].get<double>()), " FLOP a token\n");
-  out += cat("budget     ", training["steps"].get<int64_t>(), " steps of ", training["tokens_per_step"].get<int64_t>(),
+  out +=
+      cat("compute    ", human_count(training["flops_per_token"].get<double>()), " FLOP a token\n");
+  out += cat("budget     ", training["steps"].get<int64_t>(), " steps of ",
+             training["tokens_per_step"].get<int64_t>(),
              " tokens = ", human_count(training["tokens"].get<double>()), " tokens\n");
   out += cat("KV cache   ", json["cache"]["bytes_per_token"].get<int64_t>(), " bytes a token in ",
              json["cache"]["dtype"].get<std::string>(), "\n");
@@ -109,11 +124,13 @@ std::string estimate_text(const RunConfig& config, int64_t memory_bytes) {
 }
 
 void add_estimate(CLI::App& app) {
-  auto* verb = app.add_subcommand("estimate", "What a configuration costs: memory, compute, KV cache");
+  auto* verb =
+      app.add_subcommand("estimate", "What a configuration costs: memory, compute, KV cache");
   auto flags = std::make_shared<Flags>();
   verb->add_option("config", flags->configs, "TOML files; later ones win")->required();
   verb->add_option("--set", flags->assignments, "section.key=value; may be repeated")->take_all();
-  verb->add_option("--memory", flags->memory, "memory for weights and cache when serving, such as 24GiB");
+  verb->add_option("--memory", flags->memory,
+                   "memory for weights and cache when serving, such as 24GiB");
   verb->add_flag("--json", flags->json, "print JSON");
   verb->footer("Example:\n  kvsmith estimate configs/gqa-1b.toml --memory 24GiB");
   verb->callback([flags] { estimate(*flags); });

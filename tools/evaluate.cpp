@@ -1,5 +1,6 @@
 #include <cmath>
 #include <filesystem>
+#include <iomanip>
 #include <iostream>
 #include <memory>
 
@@ -29,24 +30,38 @@ struct EvaluateFlags {
   bool force = false, quiet = false;
 };
 
+/// A figure with `digits` decimals; "-" for one that is not known.
+std::string fixed(const Json& value, int digits) {
+  if (!value.is_number()) return "-";
+  std::ostringstream out;
+  out << std::fixed << std::setprecision(digits) << value.get<double>();
+  return std::move(out).str();
+}
+
 void print(const Json& json) {
   const Json& cache = json["cache"];
   const auto bytes = [&](const char* key) { return human_bytes(cache[key].get<double>()); };
   std::cout << "model          " << json["architecture"].get<std::string>() << ", "
             << human_count(json["parameters"].get<double>()) << " parameters\n"
-            << "protocol       " << json["protocol"].get<std::string>() << ", context " << json["context"]
-            << ", stride " << json["stride"] << ", " << json["tokens"] << " tokens\n"
-            << "perplexity     " << json["perplexity"] << " (nll " << json["nll_per_token"] << " a token)\n"
-            << "bits per byte  " << json["bits_per_byte"] << "\n";
+            << "protocol       " << json["protocol"].get<std::string>() << ", context "
+            << json["context"] << ", stride " << json["stride"] << ", " << json["tokens"]
+            << " tokens\n"
+            << "perplexity     " << fixed(json["perplexity"], 3) << " (nll "
+            << fixed(json["nll_per_token"], 6) << " a token)\n"
+            << "bits per byte  " << fixed(json["bits_per_byte"], 4) << "\n";
   if (json.contains("unigram_perplexity")) {
-    std::cout << "unigram model  perplexity " << json["unigram_perplexity"] << " over the same tokens\n";
+    std::cout << "unigram model  perplexity " << fixed(json["unigram_perplexity"], 3)
+              << " over the same tokens\n";
   }
-  std::cout << "KV cache       " << cache["bytes_measured"] << " bytes measured after " << cache["tokens"] << " tokens, "
-            << cache["bytes_formula"] << " by formula; " << cache["bytes_per_token"] << " a token, "
+  std::cout << "KV cache       " << cache["bytes_measured"] << " bytes measured after "
+            << cache["tokens"] << " tokens, " << cache["bytes_formula"] << " by formula\n"
+            << "               " << fixed(cache["bytes_per_token"], 1) << " a token, "
             << bytes("bytes_at_8k") << " at 8k, peak " << bytes("bytes_peak") << " ("
             << cache["dtype"].get<std::string>() << ")\n"
-            << "decode vs parallel, largest logit difference " << json["decode_vs_parallel_max_abs_diff"] << "\n"
-            << "speed          " << human_count(json["tokens_per_second"].get<double>()) << " tokens/s\n";
+            << "protocols      largest logit difference between decode and parallel "
+            << json["decode_vs_parallel_max_abs_diff"] << "\n"
+            << "speed          " << human_count(json["tokens_per_second"].get<double>())
+            << " tokens/s\n";
 }
 
 void evaluate_it(EvaluateFlags& flags) {
@@ -74,7 +89,8 @@ struct LogitsFlags {
 std::vector<int64_t> read_ids(const fs::path& path, int64_t vocab_size) {
   const Json json = Json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
   const auto refuse = [&](const std::string& what) {
-    throw Error(ExitCode::kBadData, {what, path.string(), "expected a JSON list such as [1, 42, 7]"});
+    throw Error(ExitCode::kBadData,
+                {what, path.string(), "expected a JSON list such as [1, 42, 7]"});
   };
   if (!json.is_array() || json.empty()) refuse("not a list of token ids");
   std::vector<int64_t> ids;
@@ -82,7 +98,8 @@ std::vector<int64_t> read_ids(const fs::path& path, int64_t vocab_size) {
     if (!item.is_number_integer()) refuse(cat("item ", ids.size(), " is not a whole number"));
     ids.push_back(item.get<int64_t>());
     if (ids.back() < 0 || ids.back() >= vocab_size) {
-      refuse(cat("item ", ids.size() - 1, " is ", ids.back(), ", the vocabulary ends at ", vocab_size - 1));
+      refuse(cat("item ", ids.size() - 1, " is ", ids.back(), ", the vocabulary ends at ",
+                 vocab_size - 1));
     }
   }
   return ids;
@@ -98,9 +115,11 @@ void logits(const LogitsFlags& flags) {
   const auto tokens = torch::tensor(ids, torch::kLong).unsqueeze(0).to(model.device());
   const int64_t count = tokens.size(1), step = protocol == Protocol::kParallel ? count : 1;
   auto cache = model.make_cache({.batch = 1, .initial_rows = count});
-  NpyWriter out(flags.output, static_cast<uint64_t>(count), static_cast<uint64_t>(model.config().vocab_size));
+  NpyWriter out(flags.output, static_cast<uint64_t>(count),
+                static_cast<uint64_t>(model.config().vocab_size));
   for (int64_t t = 0; t < count; t += step) {
-    const auto hidden = model.step(tokens.narrow(1, t, step), Positions::range(t, step, model.device()), cache);
+    const auto hidden =
+        model.step(tokens.narrow(1, t, step), Positions::range(t, step, model.device()), cache);
     for (int64_t i = 0; i < step; ++i) {
       const auto row = model.logits(hidden.narrow(1, i, 1)).cpu().contiguous();
       out.write({row.const_data_ptr<float>(), static_cast<size_t>(row.numel())});
@@ -117,25 +136,30 @@ void add_evaluate(CLI::App& app) {
   add_model_flags(*verb, flags->model);
   verb->add_option("--corpus", flags->corpus, "corpus file made by `data build`")->required();
   verb->add_option("--split", flags->options.split, "split to score")->capture_default_str();
-  verb->add_option("--context", flags->options.context, "tokens a window; 0: max_position_embeddings");
+  verb->add_option("--context", flags->options.context,
+                   "tokens a window; 0: max_position_embeddings");
   verb->add_option("--stride", flags->options.stride, "tokens between windows; 0: no overlap");
-  verb->add_option("--protocol", flags->protocol, "decode (through the cache) or parallel")->capture_default_str();
+  verb->add_option("--protocol", flags->protocol, "decode (through the cache) or parallel")
+      ->capture_default_str();
   verb->add_option("--max-tokens", flags->options.max_tokens, "tokens to score; 0: all");
   verb->add_option("--batch", flags->options.batch, "windows side by side")->capture_default_str();
-  verb->add_flag("--unigram", flags->options.unigram, "score a unigram model of the split train over the same tokens");
+  verb->add_flag("--unigram", flags->options.unigram,
+                 "score a unigram model of the split train over the same tokens");
   verb->add_option("--name", flags->name, "of the run in reports");
   verb->add_option("--json", flags->json, "write the result to this file");
   verb->add_flag("--force", flags->force, "replace the file");
   verb->add_flag("--quiet,-q", flags->quiet, "no progress on stderr");
   verb->footer(
       "Examples:\n"
-      "  kvsmith evaluate runs/gqa --corpus corpus.h5 --context 512 --json runs/gqa/evaluation.json\n"
+      "  kvsmith evaluate runs/gqa --corpus corpus.h5 --context 512 --json "
+      "runs/gqa/evaluation.json\n"
       "  kvsmith evaluate exported/ --corpus corpus.h5 --protocol parallel --dtype bf16");
   verb->callback([flags] { evaluate_it(*flags); });
 }
 
 void add_logits(CLI::App& app) {
-  auto* verb = app.add_subcommand("logits", "Raw logits of given token ids, for comparing implementations");
+  auto* verb =
+      app.add_subcommand("logits", "Raw logits of given token ids, for comparing implementations");
   auto flags = std::make_shared<LogitsFlags>();
   add_model_flags(*verb, flags->model);
   verb->add_option("--tokens", flags->tokens, "JSON file with a list of token ids")->required();

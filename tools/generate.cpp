@@ -35,38 +35,48 @@ std::vector<std::string> read_prompts(const std::filesystem::path& path) {
     }
     const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
     if (!json.is_string()) {
-      throw Error(ExitCode::kBadData, {"not a JSON string", cat(path.string(), ":", out.size() + 1), "write \"...\""});
+      throw Error(ExitCode::kBadData,
+                  {"not a JSON string", cat(path.string(), ":", out.size() + 1), "write \"...\""});
     }
     out.push_back(json.get<std::string>());
   }
-  if (out.empty()) throw Error(ExitCode::kBadData, {"no prompts", path.string(), "write one a line"});
+  if (out.empty())
+    throw Error(ExitCode::kBadData, {"no prompts", path.string(), "write one a line"});
   return out;
 }
 
 void print_stats(const GenerateStats& stats) {
-  const auto speed = [](int64_t tokens, double seconds) { return static_cast<double>(tokens) / std::max(seconds, 1e-9); };
-  std::cerr << stats.prompt_tokens << " prompt tokens at " << speed(stats.prompt_tokens, stats.prefill_seconds)
-            << " tokens/s, " << stats.new_tokens << " new at " << speed(stats.new_tokens, stats.decode_seconds)
-            << " tokens/s, KV cache " << stats.cache_bytes << " bytes used, " << stats.cache_bytes_reserved
-            << " reserved\n";
+  const auto speed = [](int64_t tokens, double seconds) {
+    return static_cast<double>(tokens) / std::max(seconds, 1e-9);
+  };
+  std::cerr << stats.prompt_tokens << " prompt tokens at "
+            << speed(stats.prompt_tokens, stats.prefill_seconds) << " tokens/s, "
+            << stats.new_tokens << " new at " << speed(stats.new_tokens, stats.decode_seconds)
+            << " tokens/s, KV cache " << stats.cache_bytes << " bytes used, "
+            << stats.cache_bytes_reserved << " reserved\n";
 }
 
 void generate_it(Flags& flags) {
   const bool single = flags.prompts.empty();
-  const auto prompts = single ? std::vector<std::string>{flags.prompt} : read_prompts(flags.prompts);
+  const auto prompts =
+      single ? std::vector<std::string>{flags.prompt} : read_prompts(flags.prompts);
   LoadedModel model = load(flags.model);
   const bool streams = single && !flags.json;
   if (streams) std::cout << flags.prompt << std::flush;
   GenerateStats stats;
-  const auto results = generate(model, prompts, flags.options, &stats, [&](size_t, std::string_view piece) {
-    if (streams) std::cout << piece << std::flush;
-  });
+  const auto results =
+      generate(model, prompts, flags.options, &stats, [&](size_t, std::string_view piece) {
+        if (streams) std::cout << piece << std::flush;
+      });
   if (streams) std::cout << "\n";
   for (size_t i = 0; i < results.size() && !streams; ++i) {
-    const nlohmann::ordered_json json = {{"prompt", prompts[i]}, {"text", results[i].text}, {"finish", results[i].finish},
+    const nlohmann::ordered_json json = {{"prompt", prompts[i]},
+                                         {"text", results[i].text},
+                                         {"finish", results[i].finish},
                                          {"tokens", results[i].tokens}};
     std::cout << (flags.json ? json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)
-                             : cat("[", i, "] ", prompts[i], results[i].text)) << "\n";
+                             : cat("[", i, "] ", prompts[i], results[i].text))
+              << "\n";
   }
   if (flags.verbose) print_stats(stats);
 }
@@ -78,18 +88,26 @@ void add_generate(CLI::App& app) {
   auto flags = std::make_shared<Flags>();
   add_model_flags(*verb, flags->model);
   auto* prompt = verb->add_option("--prompt,-p", flags->prompt, "text to continue");
-  verb->add_option("--prompts", flags->prompts, "file with one prompt a line (.jsonl: one JSON string a line)")->excludes(prompt);
-  verb->add_option("--max-new-tokens,-n", flags->options.max_new_tokens, "tokens to add")->capture_default_str();
-  verb->add_option("--temperature", flags->options.sampling.temperature, "0: greedy")->capture_default_str();
+  verb->add_option("--prompts", flags->prompts,
+                   "file with one prompt a line (.jsonl: one JSON string a line)")
+      ->excludes(prompt);
+  verb->add_option("--max-new-tokens,-n", flags->options.max_new_tokens, "tokens to add")
+      ->capture_default_str();
+  verb->add_option("--temperature", flags->options.sampling.temperature, "0: greedy")
+      ->capture_default_str();
   verb->add_option("--top-k", flags->options.sampling.top_k, "only the k likeliest tokens; 0: all");
-  verb->add_option("--top-p", flags->options.sampling.top_p, "only the likeliest tokens of this total probability")->capture_default_str();
+  verb->add_option("--top-p", flags->options.sampling.top_p,
+                   "only the likeliest tokens of this total probability")
+      ->capture_default_str();
   verb->add_option("--seed", flags->options.sampling.seed, "same seed, same text");
-  verb->add_option("--stop", flags->options.stop, "text that ends the output; may be repeated")->take_all();
+  verb->add_option("--stop", flags->options.stop, "text that ends the output; may be repeated")
+      ->take_all();
   verb->add_flag("--json", flags->json, "one JSON object a prompt instead of streaming");
   verb->add_flag("--verbose,-v", flags->verbose, "speed and cache bytes on stderr");
   verb->footer(
       "Examples:\n"
-      "  kvsmith generate runs/gqa --prompt \"To be, or not\" --temperature 0.8 --top-p 0.95 --verbose\n"
+      "  kvsmith generate runs/gqa --prompt \"To be, or not\" --temperature 0.8 --top-p 0.95 "
+      "--verbose\n"
       "  kvsmith generate runs/gqa --prompts prompts.txt --temperature 0 --json");
   verb->callback([flags] { generate_it(*flags); });
 }

@@ -7,7 +7,9 @@
 namespace kvsmith {
 
 void add_model_flags(CLI::App& verb, ModelFlags& flags) {
-  verb.add_option("checkpoint", flags.checkpoint, "run directory, checkpoint, or exported folder or file")->required();
+  verb.add_option("checkpoint", flags.checkpoint,
+                  "run directory, checkpoint, or exported folder or file")
+      ->required();
   verb.add_option("--dtype", flags.dtype, "of weights, activations and cache")
       ->check(CLI::IsMember({"fp32", "bf16"}))
       ->capture_default_str();
@@ -23,7 +25,8 @@ LoadedModel load(const ModelFlags& flags) {
   runtime.device = flags.device;
   runtime.threads = flags.threads;
   configure_runtime(runtime);
-  return load_model(flags.checkpoint, {.type = compute_type_of(runtime), .device = device_of(runtime)});
+  return load_model(flags.checkpoint,
+                    {.type = compute_type_of(runtime), .device = device_of(runtime)});
 }
 
 }  // namespace kvsmith

@@ -1,5 +1,3 @@
-#include "train/run.h"
-
 #include <cstdio>
 #include <filesystem>
 #include <iostream>
@@ -13,6 +11,7 @@
 #include "tools/console.h"
 #include "tools/estimate.h"
 #include "tools/verbs.h"
+#include "train/run.h"
 
 namespace kvsmith {
 namespace {
@@ -39,10 +38,11 @@ std::string keys_help() {
 
 std::string step_line(const StepReport& report, int64_t total, double mfu, double remaining) {
   std::array<char, 200> text{};
-  std::snprintf(text.data(), text.size(), "step %lld%s  loss %.4f  lr %.2e  grad %.3f  %s tok/s  mfu %.0f%%",
-                static_cast<long long>(report.step), total > 0 ? cat("/", total).c_str() : "", report.loss,
-                report.learning_rate, report.grad_norm,
-                human_count(static_cast<double>(report.batch_tokens) / report.seconds).c_str(), 100 * mfu);
+  std::snprintf(
+      text.data(), text.size(), "step %lld%s  loss %.4f  lr %.2e  grad %.3f  %s tok/s  mfu %.0f%%",
+      static_cast<long long>(report.step), total > 0 ? cat("/", total).c_str() : "", report.loss,
+      report.learning_rate, report.grad_norm,
+      human_count(static_cast<double>(report.batch_tokens) / report.seconds).c_str(), 100 * mfu);
   std::string line = text.data();
   if (remaining >= 0) line += "  eta " + human_seconds(remaining);
   if (report.skipped) line += "  SKIPPED (not finite)";
@@ -50,7 +50,8 @@ std::string step_line(const StepReport& report, int64_t total, double mfu, doubl
 }
 
 void dry_run(RunConfig config) {
-  if (!config.data.corpus.empty() && (config.model.vocab_size == 0 || std::filesystem::exists(config.data.corpus[0]))) {
+  if (!config.data.corpus.empty() &&
+      (config.model.vocab_size == 0 || std::filesystem::exists(config.data.corpus[0]))) {
     take_from_corpus(config);
   }
   std::cout << to_toml(config) << "\n" << estimate_text(config, 0);
@@ -69,7 +70,8 @@ int train(const Flags& flags) {
   RunHooks hooks;
   hooks.note = [&](const std::string& text) { console.note(text); };
   hooks.on_step = [&](const StepReport& report, int64_t total, double mfu, double remaining) {
-    const bool logs = report.step % config.train.log_every == 0 || report.step == total || report.skipped;
+    const bool logs =
+        report.step % config.train.log_every == 0 || report.step == total || report.skipped;
     console.progress(step_line(report, total, mfu, remaining), logs);
   };
   hooks.on_validation = [&](int64_t step, double loss) {
@@ -92,10 +94,14 @@ void add_train(CLI::App& app, int& exit_code) {
   verb->add_option("config", flags->configs, "TOML files; later ones win")->required();
   verb->add_option("--output,-o", flags->run.output, "run directory");
   verb->add_option("--set", flags->assignments, "section.key=value; may be repeated")->take_all();
-  verb->add_option("--resume", flags->run.resume, "auto, never, or a checkpoint directory")->capture_default_str();
-  verb->add_option("--accept", flags->run.accept, "key that may differ from the checkpoint's; may be repeated")->take_all();
+  verb->add_option("--resume", flags->run.resume, "auto, never, or a checkpoint directory")
+      ->capture_default_str();
+  verb->add_option("--accept", flags->run.accept,
+                   "key that may differ from the checkpoint's; may be repeated")
+      ->take_all();
   verb->add_flag("--force", flags->run.force, "with --resume never: replace the run that is there");
-  verb->add_flag("--dry-run", flags->dry_run, "print the resolved configuration and what it costs; start nothing");
+  verb->add_flag("--dry-run", flags->dry_run,
+                 "print the resolved configuration and what it costs; start nothing");
   verb->add_flag("--quiet,-q", flags->quiet, "no progress on stderr");
   verb->footer(keys_help);
   verb->callback([flags, &exit_code] { exit_code = train(*flags); });

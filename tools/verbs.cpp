@@ -18,7 +18,9 @@ int report(ExitCode code, const std::string& text) {
 }
 
 /// CLI11's own message, with the nearest verb or flag where one was misspelt.
-std::string usage_error(const CLI::App& app, const CLI::ParseError& error, int argc,
+std::string usage_error(const CLI::App& app,
+                        const CLI::ParseError& error,
+                        int argc,
                         const char* const* argv) {
   std::string text = error.what();
   const CLI::App* at = &app;
@@ -30,7 +32,8 @@ std::string usage_error(const CLI::App& app, const CLI::ParseError& error, int a
         for (const auto& name : option->get_lnames()) known.push_back("--" + name);
       }
       const std::string name = word.substr(0, word.find('='));
-      if (std::ranges::find(known, name) == known.end()) return text + "; " + suggestion(name, known);
+      if (std::ranges::find(known, name) == known.end())
+        return text + "; " + suggestion(name, known);
     } else if (!at->get_subcommands({}).empty()) {
       const CLI::App* next = nullptr;
       for (const auto* verb : at->get_subcommands({})) {
@@ -70,7 +73,8 @@ int run(int argc, const char* const* argv) {
   app.footer(
       "Example, from text to report:\n"
       "  kvsmith tokenizer train texts/ --vocab-size 4096 --output tokenizer.model\n"
-      "  kvsmith data build texts/ --valid valid.txt --tokenizer tokenizer.model --output corpus.h5\n"
+      "  kvsmith data build texts/ --valid valid.txt --tokenizer tokenizer.model --output "
+      "corpus.h5\n"
       "  kvsmith train configs/shakespeare-gqa.toml --set data.corpus=corpus.h5 --output runs/gqa\n"
       "  kvsmith evaluate runs/gqa --corpus corpus.h5 --json runs/gqa/evaluation.json\n"
       "  kvsmith report runs/gqa --output report.html\n"
@@ -89,9 +93,11 @@ int run(int argc, const char* const* argv) {
   } catch (const Error& error) {
     return report(error.code(), error.what());
   } catch (const c10::OutOfMemoryError& error) {
-    return report(ExitCode::kOutOfMemory, cat("out of device memory: ", error.what_without_backtrace()));
+    return report(ExitCode::kOutOfMemory,
+                  cat("out of device memory: ", error.what_without_backtrace()));
   } catch (const std::bad_alloc&) {
-    return report(ExitCode::kOutOfMemory, "out of memory; lower micro_batch_size, batch or context");
+    return report(ExitCode::kOutOfMemory,
+                  "out of memory; lower micro_batch_size, batch or context");
   } catch (const c10::Error& error) {
     return report(ExitCode::kInternal, cat("LibTorch: ", error.what_without_backtrace()));
   } catch (const std::exception& error) {

@@ -5,9 +5,8 @@
 #include <limits>
 #include <thread>
 
-#include <malloc.h>
-
 #include <ATen/Parallel.h>
+#include <malloc.h>
 #include <torch/cuda.h>
 #include <torch/types.h>
 #include <torch/version.h>
@@ -20,8 +19,8 @@ at::Device device_of(const TrainConfig& config) {
   if (config.device == "cpu") return at::kCPU;
   if (torch::cuda::is_available()) return at::kCUDA;
   if (config.device == "auto") return at::kCPU;
-  throw Error(ExitCode::kConfig, {"no usable GPU", "train.device = \"cuda\"",
-                                  "choose \"auto\" or \"cpu\""});
+  throw Error(ExitCode::kConfig,
+              {"no usable GPU", "train.device = \"cuda\"", "choose \"auto\" or \"cpu\""});
 }
 
 at::ScalarType compute_type_of(const TrainConfig& config) {
@@ -70,7 +69,8 @@ double measure_peak_flops(at::Device device, at::ScalarType type) {
     const auto start = std::chrono::steady_clock::now();
     torch::matmul(a, b);
     if (device.is_cuda()) torch::cuda::synchronize();
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    const double seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     best = std::max(best, 2.0 * static_cast<double>(n * n * n) / seconds);
   }
   return best;

@@ -30,11 +30,12 @@ void AdamW::step(double learning_rate) {
   ++steps_;
   for (Group& group : groups_) {
     if (group.parameters.empty()) continue;
-    const auto count = torch::full({}, static_cast<double>(steps_), group.parameters[0].options().dtype(torch::kFloat));
+    const auto count = torch::full({}, static_cast<double>(steps_),
+                                   group.parameters[0].options().dtype(torch::kFloat));
     const std::vector<at::Tensor> counts(group.parameters.size(), count);
-    at::_fused_adamw_(group.parameters, gradients(group), group.exp_avg, group.exp_avg_sq, {}, counts,
-                      learning_rate, config_.adam_beta1, config_.adam_beta2, group.weight_decay,
-                      config_.adam_eps, /*amsgrad=*/false, /*maximize=*/false);
+    at::_fused_adamw_(group.parameters, gradients(group), group.exp_avg, group.exp_avg_sq, {},
+                      counts, learning_rate, config_.adam_beta1, config_.adam_beta2,
+                      group.weight_decay, config_.adam_eps, /*amsgrad=*/false, /*maximize=*/false);
   }
 }
 

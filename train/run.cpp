@@ -37,7 +37,8 @@ Texts open_texts(const RunConfig& config) {
   for (size_t i = 0; i < data.corpus.size(); ++i) {
     texts.corpora.push_back(Corpus::open(data.corpus[i]));
     const auto split = texts.corpora.back().split(data.split);
-    const double weight = data.weights.empty() ? static_cast<double>(split->tokens()) : data.weights[i];
+    const double weight =
+        data.weights.empty() ? static_cast<double>(split->tokens()) : data.weights[i];
     texts.training.push_back({split, weight});
     const auto names = texts.corpora.back().splits();
     if (!texts.validation && std::ranges::find(names, data.validation_split) != names.end()) {
@@ -54,8 +55,11 @@ Json fingerprints(const Texts& texts) {
 }
 
 /// Refuses to continue a checkpoint under another configuration or on other data.
-void check_same_run(const RunConfig& before, const RunConfig& now, const Json& state,
-                    const Json& corpora, const RunOptions& options) {
+void check_same_run(const RunConfig& before,
+                    const RunConfig& now,
+                    const Json& state,
+                    const Json& corpora,
+                    const RunOptions& options) {
   std::vector<Difference> all = differences(before, now);
   if (state.at("corpora") != corpora) {
     all.push_back({"data.corpus", state.at("corpora").dump(), corpora.dump()});
@@ -141,8 +145,9 @@ class Run {
       model->to(device_);
     } else {
       const fs::path& path = checkpoint->path;
-      check_same_run(parse_run_config(read_file(path / "config.toml"), (path / "config.toml").string()),
-                     config_, checkpoint->state, fingerprints(texts_), options_);
+      check_same_run(
+          parse_run_config(read_file(path / "config.toml"), (path / "config.toml").string()),
+          config_, checkpoint->state, fingerprints(texts_), options_);
       note_environment(checkpoint->state.at("environment"), environment_, hooks_);
       load_into(named_parameters(*model), SafetensorsFile(path / "model.safetensors"));
       model->to(device_);
@@ -150,7 +155,8 @@ class Run {
     model->set_compute_type(compute_type_of(t));
     trainer_ = std::make_unique<Trainer>(config_, model, *batches_);
     if (checkpoint) {
-      load_into(trainer_->optimizer().state(), SafetensorsFile(checkpoint->path / "optimizer.safetensors"));
+      load_into(trainer_->optimizer().state(),
+                SafetensorsFile(checkpoint->path / "optimizer.safetensors"));
       trainer_->restore(checkpoint->state.at("trainer"));
       best_loss_ = checkpoint->state.value("best_validation_loss", best_loss_);
       tail_ = checkpoint->state.value("metrics_tail", Json::array());
@@ -158,8 +164,9 @@ class Run {
       result_.checkpoint = checkpoint->path;
       note(cat("resumed ", path_text(checkpoint->path), " at step ", trainer_step()));
     }
-    note(cat(architecture_name(config_.model), ", ", human_count(static_cast<double>(model->parameter_count())),
-             " parameters, ", t.precision, ", ", environment_.at("device").get<std::string>(), ", ",
+    note(cat(architecture_name(config_.model), ", ",
+             human_count(static_cast<double>(model->parameter_count())), " parameters, ",
+             t.precision, ", ", environment_.at("device").get<std::string>(), ", ",
              environment_.at("threads").get<int>(), " threads"));
   }
 
@@ -169,16 +176,18 @@ class Run {
     const auto checkpoint = static_cast<uint64_t>(cost.weights + cost.optimizer);
     const uint64_t needed = 2 * checkpoint + checkpoint / 10, there = free_bytes(options_.output);
     if (there >= needed) return;
-    throw Error(ExitCode::kIo, {cat("a checkpoint takes ", human_bytes(static_cast<double>(checkpoint)), " and ",
-                                    human_bytes(static_cast<double>(there)), " are free"),
-                                options_.output.string(),
-                                cat("free at least ", human_bytes(static_cast<double>(needed)))});
+    throw Error(ExitCode::kIo,
+                {cat("a checkpoint takes ", human_bytes(static_cast<double>(checkpoint)), " and ",
+                     human_bytes(static_cast<double>(there)), " are free"),
+                 options_.output.string(),
+                 cat("free at least ", human_bytes(static_cast<double>(needed)))});
   }
 
   RunResult loop(MetricsLog& metrics) {
     const auto& t = config_.train;
     const int64_t total = t.total_steps();
-    const double peak = t.peak_flops > 0 ? t.peak_flops : measure_peak_flops(device_, compute_type_of(t));
+    const double peak =
+        t.peak_flops > 0 ? t.peak_flops : measure_peak_flops(device_, compute_type_of(t));
     const double flops = training_flops_per_token(config_.model, t.sequence_length);
     const StopSignals signals;
     const auto start = std::chrono::steady_clock::now();
@@ -204,7 +213,8 @@ class Run {
       remember(report);
       const double per_step = elapsed() / static_cast<double>(report.step - first);
       if (hooks_.on_step) {
-        hooks_.on_step(report, total, mfu, total > 0 ? per_step * static_cast<double>(total - report.step) : -1);
+        hooks_.on_step(report, total, mfu,
+                       total > 0 ? per_step * static_cast<double>(total - report.step) : -1);
       }
       result_.last = report;
       if (trainer_->nonfinite_in_a_row() > t.max_nonfinite) diverged(report);
@@ -258,7 +268,8 @@ class Run {
 
   void remember(const StepReport& report) {
     constexpr size_t kTail = 20;
-    tail_.push_back({{"step", report.step}, {"loss", report.loss}, {"grad_norm", report.grad_norm}});
+    tail_.push_back(
+        {{"step", report.step}, {"loss", report.loss}, {"grad_norm", report.grad_norm}});
     if (tail_.size() > kTail) tail_.erase(0);
   }
 
@@ -267,9 +278,9 @@ class Run {
                 {cat("loss or gradient was not finite in ", trainer_->nonfinite_in_a_row(),
                      " steps in a row, last at step ", report.step),
                  options_.output.string(),
-                 saved_step_ > 0
-                     ? cat("the checkpoint of step ", saved_step_, " is good; lower train.learning_rate")
-                     : "lower train.learning_rate or lengthen train.warmup_steps"});
+                 saved_step_ > 0 ? cat("the checkpoint of step ", saved_step_,
+                                       " is good; lower train.learning_rate")
+                                 : "lower train.learning_rate or lengthen train.warmup_steps"});
   }
 
   int64_t trainer_step() const { return trainer_->steps(); }
@@ -322,8 +333,8 @@ void take_from_corpus(RunConfig& config) {
 RunResult run_training(RunConfig config, const RunOptions& options, const RunHooks& hooks) {
   take_from_corpus(config);
   if (config.train.total_steps() == 0 && config.train.max_time == 0) {
-    throw Error(ExitCode::kConfig, {"the run has no end", "train.max_steps",
-                                    "set max_steps, max_tokens or max_time"});
+    throw Error(ExitCode::kConfig,
+                {"the run has no end", "train.max_steps", "set max_steps, max_tokens or max_time"});
   }
   if (config.train.total_steps() == 0 && config.train.lr_scheduler != "constant") {
     throw Error(ExitCode::kConfig,

@@ -13,10 +13,11 @@ namespace kvsmith {
 
 /// What `kvsmith train` was asked to do besides the configuration.
 struct RunOptions {
-  std::filesystem::path output = {};     ///< the run directory
-  std::string resume = "auto";       ///< "auto", "never", or the path of a checkpoint
-  std::vector<std::string> accept = {};  ///< keys that may differ from the checkpoint's ("data.corpus")
-  bool force = false;                ///< with resume "never": replace what is in `output`
+  std::filesystem::path output = {};  ///< the run directory
+  std::string resume = "auto";        ///< "auto", "never", or the path of a checkpoint
+  std::vector<std::string> accept =
+      {};              ///< keys that may differ from the checkpoint's ("data.corpus")
+  bool force = false;  ///< with resume "never": replace what is in `output`
 };
 
 /// How a run tells what it does; every function may be empty.
@@ -31,7 +32,7 @@ struct RunResult {
   StepReport last;
   double validation_loss = -1;  ///< the last one, negative when there was none
   std::filesystem::path checkpoint;
-  int signal = 0;        ///< that ended the run early, after saving; 0: none
+  int signal = 0;         ///< that ended the run early, after saving; 0: none
   bool finished = false;  ///< the budget in steps and tokens is used up
 };
 

@@ -15,7 +15,8 @@ double learning_rate(const TrainConfig& config, int64_t step) {
   const int64_t last = config.total_steps() - 1;
   const auto progress_from = [&](int64_t first) {
     if (step <= first) return 0.0;
-    return std::min(1.0, static_cast<double>(step - first) / static_cast<double>(std::max<int64_t>(1, last - first)));
+    return std::min(1.0, static_cast<double>(step - first) /
+                             static_cast<double>(std::max<int64_t>(1, last - first)));
   };
   if (config.lr_scheduler == "cosine") {
     const double progress = progress_from(config.warmup_steps);

@@ -40,8 +40,8 @@ Trainer::Trainer(const RunConfig& config, Decoder model, BatchStream& batches)
 at::Tensor Trainer::loss_sum(const Batch& batch) {
   const auto device = model_->device();
   auto cache = model_->make_transient();
-  const auto hidden = model_->step(tensor_of(batch.tokens, batch, device),
-                                   positions_of(batch, device), cache);
+  const auto hidden =
+      model_->step(tensor_of(batch.tokens, batch, device), positions_of(batch, device), cache);
   return linear_cross_entropy(hidden.flatten(0, 1), model_->head_weight(),
                               tensor_of(batch.targets, batch, device).flatten());
 }
@@ -62,8 +62,8 @@ StepReport Trainer::step() {
   auto total = torch::zeros({}, torch::dtype(torch::kDouble).device(model_->device()));
   for (size_t i = 0; i < batches.size(); ++i) {
     // dropout is the only user of the global generator: keyed, so a resumed run draws the same
-    torch::manual_seed(hash_of(static_cast<uint64_t>(t.seed), "dropout",
-                               static_cast<uint64_t>(step_), i));
+    torch::manual_seed(
+        hash_of(static_cast<uint64_t>(t.seed), "dropout", static_cast<uint64_t>(step_), i));
     const auto sum = loss_sum(batches[i]);
     (sum / static_cast<double>(targets)).backward();
     total += sum.detach();
@@ -84,8 +84,7 @@ StepReport Trainer::step() {
   report.step = ++step_;
   report.batch_tokens = t.tokens_per_step();
   report.tokens = tokens_ += report.batch_tokens;
-  report.seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return report;
 }
 
@@ -94,7 +93,8 @@ double Trainer::validation_loss(const CorpusSplit& split, int64_t max_tokens) {
   const auto& t = config_.train;
   const int64_t micro = t.micro_batch_size == 0 ? t.batch_size : t.micro_batch_size;
   const auto windows = static_cast<int64_t>(split.tokens() - 1) / t.sequence_length;
-  const int64_t wanted = max_tokens == 0 ? windows : (max_tokens + t.sequence_length - 1) / t.sequence_length;
+  const int64_t wanted =
+      max_tokens == 0 ? windows : (max_tokens + t.sequence_length - 1) / t.sequence_length;
 
   model_->eval();
   std::vector<int32_t> ids(static_cast<size_t>(t.sequence_length) + 1);

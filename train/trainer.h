@@ -16,10 +16,10 @@ namespace kvsmith {
 
 /// What one optimizer step did.
 struct StepReport {
-  int64_t step = 0;    ///< steps done, this one included
-  int64_t tokens = 0;  ///< tokens read since the start of the run
+  int64_t step = 0;          ///< steps done, this one included
+  int64_t tokens = 0;        ///< tokens read since the start of the run
   int64_t batch_tokens = 0;  ///< of this step
-  double loss = 0;     ///< mean over the targets of the global batch
+  double loss = 0;           ///< mean over the targets of the global batch
   double grad_norm = 0;
   double learning_rate = 0;
   double seconds = 0;

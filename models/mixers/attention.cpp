@@ -55,7 +55,9 @@ std::shared_ptr<Mixer> make_attention(const ModelConfig& config, int64_t /*layer
   return std::make_shared<Attention>(config);
 }
 
-int64_t attention_cache_bytes(const ModelConfig& config, int64_t /*layer*/, int64_t tokens,
+int64_t attention_cache_bytes(const ModelConfig& config,
+                              int64_t /*layer*/,
+                              int64_t tokens,
                               int64_t element_bytes) {
   return 2 * config.num_key_value_heads * config.head_dim * tokens * element_bytes;
 }

@@ -11,7 +11,9 @@ namespace kvsmith {
 std::shared_ptr<Mixer> make_attention(const ModelConfig& config, int64_t layer);
 
 /// 2 * num_key_value_heads * head_dim elements a token.
-int64_t attention_cache_bytes(const ModelConfig& config, int64_t layer, int64_t tokens,
+int64_t attention_cache_bytes(const ModelConfig& config,
+                              int64_t layer,
+                              int64_t tokens,
                               int64_t element_bytes);
 
 }  // namespace kvsmith

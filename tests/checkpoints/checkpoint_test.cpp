@@ -1,7 +1,6 @@
-#include "checkpoints/load.h"
-
 #include "checkpoints/export.h"
 #include "checkpoints/hf_config.h"
+#include "checkpoints/load.h"
 #include "checkpoints/store.h"
 #include "core/files.h"
 #include "tests/support/close.h"
@@ -29,11 +28,16 @@ class CheckpointTest : public ::testing::Test {
     initialize(*model_, 1);
   }
   fs::path save(int64_t step) {
-    const Snapshot snapshot{.config = config_, .weights = parameters(model_), .optimizer = {{"exp_avg.x", torch::ones({3})}}, .tokenizer = {},
+    const Snapshot snapshot{.config = config_,
+                            .weights = parameters(model_),
+                            .optimizer = {{"exp_avg.x", torch::ones({3})}},
+                            .tokenizer = {},
                             .state = {{"step", step}, {"trainer", {{"tokens", 10 * step}}}}};
     return CheckpointStore(directory_.path()).save(snapshot, step, false, {});
   }
-  at::Tensor logits(const Decoder& model) { return Decoder(model)->forward(torch::arange(9, torch::kLong).unsqueeze(0)).detach(); }
+  at::Tensor logits(const Decoder& model) {
+    return Decoder(model)->forward(torch::arange(9, torch::kLong).unsqueeze(0)).detach();
+  }
 
   TemporaryDirectory directory_;
   RunConfig config_;
@@ -49,7 +53,8 @@ TEST_F(CheckpointTest, LoadsWhatWasSavedFromRunLinkAndDirectory) {
     EXPECT_EQ(loaded.name, directory_.path().filename().string());
     EXPECT_TRUE(torch::equal(logits(loaded.model), logits(model_)));
   }
-  EXPECT_EQ(load_model(path, {.type = at::kBFloat16}).model->head_weight().scalar_type(), at::kBFloat16);
+  EXPECT_EQ(load_model(path, {.type = at::kBFloat16}).model->head_weight().scalar_type(),
+            at::kBFloat16);
 }
 
 TEST_F(CheckpointTest, VerifyFindsAChangeInAnyFile) {
@@ -63,7 +68,8 @@ TEST_F(CheckpointTest, VerifyFindsAChangeInAnyFile) {
     write_file(entry.path(), after);
     const auto info = inspect_checkpoint(path, true);
     EXPECT_FALSE(info.complete);
-    EXPECT_NE(info.problem.find(entry.path().filename().string()), std::string::npos) << info.problem;
+    EXPECT_NE(info.problem.find(entry.path().filename().string()), std::string::npos)
+        << info.problem;
     write_file(entry.path(), before);
   }
   EXPECT_TRUE(inspect_checkpoint(path, true).complete);
@@ -74,24 +80,31 @@ TEST_F(CheckpointTest, VerifyFindsAChangeInAnyFile) {
 
 TEST_F(CheckpointTest, WeightsThatAreNotFiniteAreNotSaved) {
   save(1);
-  { const torch::NoGradGuard no_grad; model_->parameters()[0].view(-1)[5] = NAN; }
+  {
+    const torch::NoGradGuard no_grad;
+    model_->parameters()[0].view(-1)[5] = NAN;
+  }
   expect_error([&] { save(2); }, ExitCode::kNumerical, "model.embed_tokens.weight");
   EXPECT_FALSE(fs::exists(directory_ / "step-000000002"));
   EXPECT_EQ(CheckpointStore(directory_.path()).newest()->step, 1);
 }
 
 TEST_F(CheckpointTest, ListsAllThatDoesNotFitTheModel) {
-  save_tensors(directory_ / "x.safetensors", {{"a", torch::ones({2})}, {"b", torch::ones({3})}}, {});
+  save_tensors(directory_ / "x.safetensors", {{"a", torch::ones({2})}, {"b", torch::ones({3})}},
+               {});
   const SafetensorsFile file(directory_ / "x.safetensors");
   const auto load = [&] { load_into({{"a", torch::zeros({4})}, {"c", torch::zeros({1})}}, file); };
   expect_error(load, ExitCode::kConfig, "a is [2], expected [4]; missing c; surplus b");
 }
 
 TEST_F(CheckpointTest, MissingThingsAreNamed) {
-  expect_error([&] { load_model(directory_ / "none"); }, ExitCode::kMissingInput, "no such checkpoint");
-  expect_error([&] { load_model(directory_.path()); }, ExitCode::kMissingInput, "no checkpoint in this directory");
+  expect_error([&] { load_model(directory_ / "none"); }, ExitCode::kMissingInput,
+               "no such checkpoint");
+  expect_error([&] { load_model(directory_.path()); }, ExitCode::kMissingInput,
+               "no checkpoint in this directory");
   save_tensors(directory_ / "x.safetensors", {{"a", torch::ones({2})}}, {});
-  expect_error([&] { load_model(directory_ / "x.safetensors"); }, ExitCode::kBadData, "without a model configuration");
+  expect_error([&] { load_model(directory_ / "x.safetensors"); }, ExitCode::kBadData,
+               "without a model configuration");
 }
 
 TEST_F(CheckpointTest, ExportsReadBackEqualInEveryFamilyAndSharding) {
@@ -101,8 +114,10 @@ TEST_F(CheckpointTest, ExportsReadBackEqualInEveryFamilyAndSharding) {
     const char* family;
   };
   int n = 0;
-  for (const Case& c : std::vector<Case>{{false, false, true, 1 << 30, "LlamaForCausalLM"}, {false, false, false, 9000, "LlamaForCausalLM"},
-                                         {true, false, true, 1 << 30, "LlamaForCausalLM"}, {false, true, true, 1 << 30, "Qwen3ForCausalLM"}}) {
+  for (const Case& c : std::vector<Case>{{false, false, true, 1 << 30, "LlamaForCausalLM"},
+                                         {false, false, false, 9000, "LlamaForCausalLM"},
+                                         {true, false, true, 1 << 30, "LlamaForCausalLM"},
+                                         {false, true, true, 1 << 30, "Qwen3ForCausalLM"}}) {
     config_.model.attention_bias = c.bias;
     config_.model.qk_norm = c.norm;
     config_.model.tie_word_embeddings = c.tied;
@@ -117,7 +132,8 @@ TEST_F(CheckpointTest, ExportsReadBackEqualInEveryFamilyAndSharding) {
     const auto file = directory_ / ("single" + std::to_string(n++) + ".safetensors");
     export_kvsmith(loaded, file, false);
     EXPECT_TRUE(torch::equal(logits(load_model(file).model), logits(model_)));
-    expect_error([&] { export_hf(loaded, folder, false); }, ExitCode::kCannotCreate, folder.string());
+    expect_error([&] { export_hf(loaded, folder, false); }, ExitCode::kCannotCreate,
+                 folder.string());
     EXPECT_NO_THROW(export_hf(loaded, folder, true));
   }
 }

@@ -24,13 +24,16 @@ TEST_P(BadConfig, IsRefusedWithThePlaceAndTheReason) {
 }
 
 INSTANTIATE_TEST_SUITE_P(
-    All, BadConfig,
+    All,
+    BadConfig,
     ::testing::Values(
-        Bad{"[model]\nhiden_size = 3", "t.toml:2:1: unknown key \"model.hiden_size\"; did you mean \"model.hidden_size\"?"},
+        Bad{"[model]\nhiden_size = 3",
+            "t.toml:2:1: unknown key \"model.hiden_size\"; did you mean \"model.hidden_size\"?"},
         Bad{"[modle]\nhidden_size = 3", "did you mean \"model.hidden_size\"?"},
         Bad{"[zzz]\nqqqqqqqqqq = 3", "valid: model, data, train"},
         Bad{"seed = 3", "unknown key \"seed\""},
-        Bad{"[model]\n\n  hidden_size = \"big\"", "t.toml:3:3: model.hidden_size: found \"big\", expected a whole number from 1"},
+        Bad{"[model]\n\n  hidden_size = \"big\"",
+            "t.toml:3:3: model.hidden_size: found \"big\", expected a whole number from 1"},
         Bad{"[model]\nhidden_size = 1.5", "found 1.5"},
         Bad{"[model]\nhidden_size = 0", "found 0"},
         Bad{"[model]\nhidden_size = -4", "found -4"},
@@ -38,17 +41,23 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{"[train]\nlearning_rate = nan", "not finite"},
         Bad{"[train]\nlearning_rate = inf", "not finite"},
         Bad{"[train]\nlearning_rate = \"fast\"", "expected a number from 0 to 10"},
-        Bad{"[train]\nlr_scheduler = \"cosin\"", "one of \"constant\" \"linear\" \"cosine\" \"wsd\""},
+        Bad{"[train]\nlr_scheduler = \"cosin\"",
+            "one of \"constant\" \"linear\" \"cosine\" \"wsd\""},
         Bad{"[train]\nprecision = \"fp16\"", "\"fp32\" \"bf16\""},
         Bad{"[data]\ncorpus = [1, 2]", "a list, each item a string"},
-        Bad{"[data]\ncorpus = \"a\"\nweights = [1, 2]", "t.toml:3:1: data.weights: 2 weights for 1 corpora"},
-        Bad{"[model]\nnum_attention_heads = 9\nnum_key_value_heads = 6", "t.toml:3:1: model.num_key_value_heads: 6 key/value heads do not divide 9 query heads; choose one of 1, 3, 9"},
+        Bad{"[data]\ncorpus = \"a\"\nweights = [1, 2]",
+            "t.toml:3:1: data.weights: 2 weights for 1 corpora"},
+        Bad{"[model]\nnum_attention_heads = 9\nnum_key_value_heads = 6",
+            "t.toml:3:1: model.num_key_value_heads: 6 key/value heads do not divide 9 query heads; "
+            "choose one of 1, 3, 9"},
         Bad{"[model]\nhidden_size = 3\nnum_attention_heads = 4", "too small"},
         Bad{"[model]\nhead_dim = 7", "head_dim 7 is odd"},
-        Bad{"[train]\nbatch_size = 6\nmicro_batch_size = 4", "does not divide batch_size 6; choose one of 1, 2, 3, 6"},
+        Bad{"[train]\nbatch_size = 6\nmicro_batch_size = 4",
+            "does not divide batch_size 6; choose one of 1, 2, 3, 6"},
         Bad{"[train]\nsequence_length = 4096", "longer than max_position_embeddings 2048"},
         Bad{"[train]\nmin_learning_rate = 1", "above learning_rate"},
-        Bad{"[train]\nmax_steps = 10", "train.warmup_steps (default): warmup_steps 50 is more than the 10 steps"},
+        Bad{"[train]\nmax_steps = 10",
+            "train.warmup_steps (default): warmup_steps 50 is more than the 10 steps"},
         Bad{"[model]\nhidden_size = 3\nhidden_size = 4", "t.toml:3"},
         Bad{"[model\nhidden_size = 3", "t.toml:1"},
         Bad{"[model]\nhidden_size = ", "t.toml:2"},
@@ -80,7 +89,9 @@ TEST(RunConfig, TakesBudgetsInScientificNotation) {
 }
 
 TEST(RunConfig, WrittenAndReadAgainIsTheSame) {
-  auto config = parse("[data]\ncorpus = [\"a b.h5\", \"c\\\"d\\n.h5\"]\nweights = [0.1, 3]\n[train]\nlearning_rate = 0.1\nadam_eps = 1e-9");
+  auto config = parse(
+      "[data]\ncorpus = [\"a b.h5\", \"c\\\"d\\n.h5\"]\nweights = [0.1, 3]\n[train]\nlearning_rate "
+      "= 0.1\nadam_eps = 1e-9");
   EXPECT_EQ(config.data.corpus[1], "c\"d\n.h5");
   EXPECT_EQ(parse(to_toml(config)), config);
 }
@@ -90,8 +101,9 @@ TEST(RunConfig, LaterFilesAndAssignmentsWin) {
   write_file(directory / "base.toml", "[train]\nseed = 1\nmax_steps = 100\nbatch_size = 2");
   write_file(directory / "mine.toml", "include = \"base.toml\"\n[train]\nseed = 2");
   write_file(directory / "third.toml", "[train]\nbatch_size = 8");
-  const auto config = load_run_config({directory / "mine.toml", directory / "third.toml"},
-                                      {"train.lr_scheduler=linear", "data.corpus=x.h5", "train.learning_rate=0.5"});
+  const auto config =
+      load_run_config({directory / "mine.toml", directory / "third.toml"},
+                      {"train.lr_scheduler=linear", "data.corpus=x.h5", "train.learning_rate=0.5"});
   EXPECT_EQ(config.train.seed, 2);
   EXPECT_EQ(config.train.max_steps, 100);
   EXPECT_EQ(config.train.batch_size, 8);
@@ -102,15 +114,19 @@ TEST(RunConfig, LaterFilesAndAssignmentsWin) {
 
 TEST(RunConfig, NamesTheFlagOfABadAssignment) {
   expect_error([] { load_run_config({}, {"train.seed"}); }, ExitCode::kUsage, "not an assignment");
-  expect_error([] { load_run_config({}, {"train.sed=1"}); }, ExitCode::kConfig, "--set: unknown key \"train.sed\"; did you mean \"train.seed\"?");
-  expect_error([] { load_run_config({}, {"data.corpus=[\"a\""}); }, ExitCode::kUsage, "cannot read the value");
+  expect_error([] { load_run_config({}, {"train.sed=1"}); }, ExitCode::kConfig,
+               "--set: unknown key \"train.sed\"; did you mean \"train.seed\"?");
+  expect_error([] { load_run_config({}, {"data.corpus=[\"a\""}); }, ExitCode::kUsage,
+               "cannot read the value");
 }
 
 TEST(RunConfig, RefusesAnIncludeOfItselfAndAMissingFile) {
   const TemporaryDirectory directory;
   write_file(directory / "loop.toml", "include = \"loop.toml\"");
-  expect_error([&] { load_run_config({directory / "loop.toml"}); }, ExitCode::kConfig, "includes are nested");
-  expect_error([&] { load_run_config({directory / "none.toml"}); }, ExitCode::kMissingInput, "none.toml");
+  expect_error([&] { load_run_config({directory / "loop.toml"}); }, ExitCode::kConfig,
+               "includes are nested");
+  expect_error([&] { load_run_config({directory / "none.toml"}); }, ExitCode::kMissingInput,
+               "none.toml");
 }
 
 TEST(RunConfig, DifferencesListOnlyWhatShapesTheResult) {
@@ -126,7 +142,8 @@ TEST(RunConfig, DifferencesListOnlyWhatShapesTheResult) {
 
 TEST(Recipes, AllAreValid) {
   int count = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::path(KVSMITH_SOURCE_DIR) / "configs")) {
+  for (const auto& entry :
+       std::filesystem::directory_iterator(std::filesystem::path(KVSMITH_SOURCE_DIR) / "configs")) {
     if (entry.path().extension() != ".toml") continue;
     EXPECT_NO_THROW(load_run_config({entry.path()})) << entry.path();
     ++count;
@@ -137,13 +154,15 @@ TEST(Recipes, AllAreValid) {
 TEST(ConfigurationReference, IsWhatTheDocsSay) {
   const auto docs = read_file(std::filesystem::path(KVSMITH_SOURCE_DIR) / "docs/configuration.md");
   EXPECT_NE(docs.find(configuration_reference()), std::string::npos)
-      << "docs/configuration.md is out of date; its generated part should read:\n" << configuration_reference();
+      << "docs/configuration.md is out of date; its generated part should read:\n"
+      << configuration_reference();
 }
 
 TEST(ArchitectureName, SaysHowHeadsAreShared) {
   ModelConfig config;
   config.num_attention_heads = 8;
-  for (const auto& [kv, name] : std::vector<std::pair<int, std::string>>{{8, "MHA 8"}, {2, "GQA 8/2"}, {1, "MQA 8"}}) {
+  for (const auto& [kv, name] :
+       std::vector<std::pair<int, std::string>>{{8, "MHA 8"}, {2, "GQA 8/2"}, {1, "MQA 8"}}) {
     config.num_key_value_heads = kv;
     EXPECT_EQ(architecture_name(config), name);
   }

@@ -32,7 +32,9 @@ TEST(DirectoryLock, TheSecondProcessIsToldAboutTheFirst) {
                cat(directory.path().string(), ": locked by pid ", holder, " on "));
   ASSERT_EQ(::write(done[1], &byte, 1), 1);
   ::waitpid(holder, nullptr, 0);
-  { const DirectoryLock lock(directory.path()); }
+  {
+    const DirectoryLock lock(directory.path());
+  }
   EXPECT_EQ(read_file(directory / "LOCK"), "");
   const DirectoryLock again(directory.path());
   EXPECT_EQ(read_file(directory / "LOCK").find(cat("pid ", ::getpid(), " on ")), 0U);

@@ -85,7 +85,9 @@ TEST(StopSignals, BlockedSystemCallsGoOn) {
 TEST(StopSignals, TheDestructorRestoresWhatWasThere) {
   for (const int number : {SIGINT, SIGTERM, SIGUSR1, SIGPIPE, SIGXFSZ}) {
     const int status = in_child([&] {
-      { const StopSignals signals; }
+      {
+        const StopSignals signals;
+      }
       ::raise(number);
       return 0;
     });

@@ -1,16 +1,19 @@
 #include "data/build.h"
 
+#include <fstream>
 #include <map>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include "core/hash.h"
 #include "core/text.h"
 #include "data/corpus.h"
 #include "tests/data/small_tokenizer.h"
+#include "tests/support/child.h"
 #include "tests/support/expect_error.h"
 
 namespace kvsmith {
@@ -127,6 +130,54 @@ TEST_F(BuildTest, CountsWhatItLeavesOutOrChanges) {
   stats = build();
   EXPECT_EQ(std::vector({stats.documents, stats.replaced_sequences}),
             (std::vector<uint64_t>{2, 1}));
+}
+
+TEST_F(BuildTest, ADocumentFoundBadHalfwayLeavesNoTrace) {
+  const std::string good = "short\n--\n" + sample_text() + "--\n";
+  const std::string bad = sample_text() + "\xFF\n--\n";
+  options.train_inputs = {folder / "c.txt"};
+  options.text.document_separator = "--";
+  options.text.invalid_utf8 = "skip";
+  options.text.max_document_bytes = 1000;
+  options.valid_fraction = 0.4;
+  std::string text;
+  for (int i = 0; i < 10; ++i) text += good;
+  write_text(folder / "c.txt", text);
+  const auto expected = build();
+  const auto train = documents("train"), valid = documents("valid");
+
+  text = bad;
+  for (int i = 0; i < 10; ++i) text += good + bad;
+  write_text(folder / "c.txt", text);
+  const auto stats = build();
+  EXPECT_EQ(stats.skipped_documents, 11);
+  EXPECT_EQ(std::vector({stats.documents, stats.tokens, stats.text_bytes}),
+            std::vector({expected.documents, expected.tokens, expected.text_bytes}));
+  EXPECT_EQ(documents("train"), train);
+  EXPECT_EQ(documents("valid"), valid);
+}
+
+TEST_F(BuildTest, OneDocumentOfManyMegabytesNeedsLittleMemory) {
+#ifdef __SANITIZE_ADDRESS__
+  GTEST_SKIP() << "the sanitizer holds on to what is freed";
+#endif
+  // No spaces, but words that the tokenizer knows how to part: whole ones of such length are slow.
+  std::string text;
+  for (int i = 0; i < 1000; ++i) text += "worst1859wisdom(total)";
+  std::ofstream file(folder / "b.txt", std::ios::binary);
+  for (size_t bytes = 0; bytes < size_t{64} << 20; bytes += text.size()) file << text;
+  file.close();
+  options.train_inputs = {folder / "b.txt"};
+  options.text.max_document_bytes = 1 << 16;
+  const int code = in_child([&] {
+    rusage before{}, after{};
+    ::getrusage(RUSAGE_SELF, &before);
+    const CorpusBuildStats stats = build();
+    ::getrusage(RUSAGE_SELF, &after);
+    const bool small = after.ru_maxrss - before.ru_maxrss < 32 << 10;  // KiB
+    return stats.documents == 1 && stats.tokens > 16 << 20 && small ? 0 : 1;
+  });
+  EXPECT_EQ(code, 0);
 }
 
 TEST_F(BuildTest, TokenFilesAreCopiedAsTheyAre) {

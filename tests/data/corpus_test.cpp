@@ -6,6 +6,8 @@
 #include <csignal>
 #include <ctime>
 #include <random>
+#include <set>
+#include <span>
 #include <thread>
 
 #include <gmock/gmock.h>
@@ -135,10 +137,10 @@ TEST(CorpusWriter, LeavesNothingWithoutFinish) {
   {
     CorpusWriter writer(directory / "c.h5", sample_info(500));
     writer.add_document("train", std::vector<int32_t>(200'000, 7), 1);
-    EXPECT_EQ(directory.files(), 1u);
+    EXPECT_EQ(directory.names().size(), 1u);
     EXPECT_FALSE(std::filesystem::exists(directory / "c.h5"));
   }
-  EXPECT_EQ(directory.files(), 0u);
+  EXPECT_EQ(directory.names(), std::set<std::string>{});
 }
 
 TEST(CorpusWriter, RefusesWhatCannotBeACorpus) {
@@ -153,7 +155,48 @@ TEST(CorpusWriter, RefusesWhatCannotBeACorpus) {
   EXPECT_THAT(write("train", {}), AllOf(StartsWith("65: "), HasSubstr("no tokens")));
   EXPECT_THAT(write("../train", {1}), StartsWith("70: "));
   EXPECT_THAT(write("tokenizer", {1}), StartsWith("70: "));
-  EXPECT_EQ(directory.files(), 0u);
+  EXPECT_EQ(directory.names(), std::set<std::string>{});
+}
+
+TEST(CorpusWriter, TakesADocumentInPiecesOfAnySize) {
+  const TemporaryDirectory directory;
+  const size_t lengths[] = {200'000, 1, 65'536, 3};
+  for (const int64_t vocab_size : {500, 200'000}) {
+    const auto documents = sample_documents(lengths, vocab_size);
+    write_sample(directory / "whole.h5", sample_info(vocab_size),
+                 {{"train", documents}, {"valid", documents}});
+    for (const size_t piece : {777u, 65'536u, 150'000u}) {
+      CorpusWriter writer(directory / "pieces.h5", sample_info(vocab_size));
+      for (const char* split : {"train", "valid"}) {
+        for (const auto& document : documents) {
+          writer.append(split, {});
+          for (std::span<const int32_t> rest(document); !rest.empty();) {
+            const size_t count = std::min(piece, rest.size());
+            writer.append(split, rest.first(count));
+            rest = rest.subspan(count);
+          }
+          writer.end_document(split, 3 * document.size());
+        }
+      }
+      writer.finish();
+      EXPECT_EQ(sha256_of_file(directory / "pieces.h5"), sha256_of_file(directory / "whole.h5"))
+          << "pieces of " << piece << " of a vocabulary of " << vocab_size;
+    }
+  }
+}
+
+TEST(CorpusWriter, CountsTheTokensOfADocumentOverItsPieces) {
+  const TemporaryDirectory directory;
+  CorpusWriter writer(directory / "c.h5", sample_info(500));
+  writer.add_document("train", std::vector<int32_t>(10, 7), 1);
+  writer.append("train", std::vector<int32_t>(40, 7));
+  EXPECT_THAT(error_of([&] { writer.append("train", std::vector<int32_t>{7, 500}); }),
+              AllOf(StartsWith("65: "), HasSubstr("token 500 at position 41 of document 1 ")));
+  EXPECT_THAT(error_of([&] { writer.finish(); }),
+              AllOf(StartsWith("70: "), HasSubstr("document 1 (split train) was not ended")));
+  writer.end_document("train", 1);
+  writer.finish();
+  EXPECT_EQ(Corpus::open(directory / "c.h5").split("train")->offset(2), 50);
 }
 
 TEST(CorpusWriter, ReportsAFullDiskAndLeavesNothing) {
@@ -165,10 +208,9 @@ TEST(CorpusWriter, ReportsAFullDiskAndLeavesNothing) {
       ::setrlimit(RLIMIT_FSIZE, &size);
       const size_t lengths[] = {300'000, 5};
       const auto documents = sample_documents(lengths, 500);
-      const std::string error = error_of([&] {
-        write_sample(directory / "c.h5", sample_info(500), {{"train", documents}});
-      });
-      const bool refused = error.starts_with("74: ") && directory.files() == 0;
+      const std::string error = error_of(
+          [&] { write_sample(directory / "c.h5", sample_info(500), {{"train", documents}}); });
+      const bool refused = error.starts_with("74: ") && directory.names().empty();
       return refused ? "" : cat(limit, " bytes: ", error);
     });
   }

@@ -5,13 +5,11 @@
 #include <exception>
 #include <filesystem>
 #include <functional>
-#include <iterator>
 #include <span>
 #include <string>
 #include <vector>
 
 #include <gtest/gtest.h>
-#include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -19,28 +17,9 @@
 #include "core/hash.h"
 #include "core/text.h"
 #include "data/corpus.h"
+#include "tests/support/temporary_directory.h"
 
 namespace kvsmith {
-
-/// A directory that is deleted with its content.
-class TemporaryDirectory {
- public:
-  TemporaryDirectory() {
-    std::string name = std::filesystem::temp_directory_path() / "kvsmith-test-XXXXXX";
-    path_ = ::mkdtemp(name.data());
-  }
-  ~TemporaryDirectory() { std::filesystem::remove_all(path_); }
-  TemporaryDirectory(const TemporaryDirectory&) = delete;
-  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
-
-  std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
-  size_t files() const {
-    return static_cast<size_t>(std::distance(std::filesystem::directory_iterator(path_), {}));
-  }
-
- private:
-  std::filesystem::path path_;
-};
 
 /// What a corpus is made from.
 struct SampleSplit {

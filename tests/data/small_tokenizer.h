@@ -56,7 +56,7 @@ inline std::vector<std::string> nasty_texts(int random_ones) {
       " ",       "  ",     "   ",    "\n",     "\n\n",   "\t",     "\r\n",
       "a",       "the",    " the",   "haha",   "ha",     "aa",     "aaa",
       "1859",    "3.50",   "don't",  "--",     "...",    "=",      "é",
-      "e\u0301", "ß",      "日",     "本語",   "Она",    "😀",      "👩‍👩‍👧",
+      "e\u0301", "ß",      "日",     "本語",   "Она",    "😀",     "👩‍👩‍👧",
       "\u2581",  "<s>",    "</s>",   "<unk>",  "<0x0A>", "\u2047", "\u00A0",
       "\u3000",  "\u200B", "\uFEFF", "\uFFFD", "\x01",   "\x7F",   "\U0010FFFF",
       "\uD7FF",  "\uE000", "banana", "wisdom", "total",  "x",      "Ж"};

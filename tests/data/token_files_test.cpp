@@ -137,9 +137,7 @@ TEST_F(TokenFileTest, IndicesThatLieAreRefused) {
       {with([](Index& i) { i.lengths[1] = -3; }), "sequence 1 has -3 tokens"},
       {with([](Index& i) { i.lengths[2] = 2; }), "has 12 bytes, but its index says 7 tokens"},
       {with([](Index& i) { i.documents[1] = 4; }), "a document begins at sequence 4"},
-      {with([](Index& i) {
-         i.documents = {0, 2, 1};
-       }),
+      {with([](Index& i) { i.documents = {0, 2, 1}; }),
        "a document begins at sequence 1 after one at 2"},
       {Index{}.bytes().substr(0, 20), "only 20 bytes"},
       {Index{}.bytes().substr(0, 90), "do not fit"}};

@@ -38,7 +38,8 @@ class EvaluateTest : public ::testing::Test {
       const auto all = torch::tensor(ids, torch::kLong);
       for (int64_t first = 0; first + 1 < all.size(0); first += context) {
         const int64_t count = std::min(context, all.size(0) - 1 - first);
-        const auto log_p = torch::log_softmax(loaded_.model->forward(all.narrow(0, first, count).unsqueeze(0))[0], -1);
+        const auto log_p = torch::log_softmax(
+            loaded_.model->forward(all.narrow(0, first, count).unsqueeze(0))[0], -1);
         nll -= log_p.gather(1, all.narrow(0, first + 1, count).unsqueeze(1)).sum().item<double>();
       }
     }
@@ -61,7 +62,8 @@ TEST_F(EvaluateTest, BothProtocolsEqualTheNaiveSum) {
 TEST_F(EvaluateTest, ScoresEveryTokenButTheFirstOfEachDocumentOnce) {
   const auto split = corpus_.split("valid");
   const auto expected = static_cast<int64_t>(split->tokens() - split->documents());
-  for (const auto& [context, stride] : std::vector<std::pair<int64_t, int64_t>>{{16, 16}, {16, 5}, {128, 1}, {3, 2}}) {
+  for (const auto& [context, stride] :
+       std::vector<std::pair<int64_t, int64_t>>{{16, 16}, {16, 5}, {128, 1}, {3, 2}}) {
     const auto result = run(Protocol::kParallel, context, stride);
     EXPECT_EQ(result.tokens, expected) << context << "/" << stride;
     EXPECT_EQ(result.documents, split->documents());
@@ -98,7 +100,10 @@ TEST_F(EvaluateTest, RefusesACorpusWithMoreTokenIdsThanTheModel) {
 }
 
 TEST_F(EvaluateTest, NanWeightsAreAnErrorNotAResult) {
-  { const torch::NoGradGuard no_grad; loaded_.model->parameters()[0].fill_(NAN); }
+  {
+    const torch::NoGradGuard no_grad;
+    loaded_.model->parameters()[0].fill_(NAN);
+  }
   expect_error([&] { run(Protocol::kParallel, 16); }, ExitCode::kNumerical, "not finite");
 }
 
@@ -109,18 +114,22 @@ TEST_F(EvaluateTest, UnigramLossesAreThoseOfSmoothedCounts) {
   for (const double loss : losses) mass += std::exp(-loss);
   EXPECT_NEAR(mass, 1, 1e-9);
   // one begin-of-text a document
-  const double want = (static_cast<double>(split->documents()) + 1) / (static_cast<double>(split->tokens()) + 67);
+  const double want =
+      (static_cast<double>(split->documents()) + 1) / (static_cast<double>(split->tokens()) + 67);
   EXPECT_NEAR(std::exp(-losses[1]), want, 1e-12);
 }
 
 TEST_F(EvaluateTest, JsonHasTheKeysThatScriptsRelyOn) {
   const auto json = to_json(run(Protocol::kDecode, 16), loaded_, "c.h5");
-  for (const char* key : {"perplexity", "nll_per_token", "bits_per_byte", "tokens", "context", "protocol", "cache",
-                          "decode_vs_parallel_max_abs_diff", "tokens_per_second", "checkpoint", "corpus"}) {
+  for (const char* key :
+       {"perplexity", "nll_per_token", "bits_per_byte", "tokens", "context", "protocol", "cache",
+        "decode_vs_parallel_max_abs_diff", "tokens_per_second", "checkpoint", "corpus"}) {
     EXPECT_TRUE(json.contains(key)) << key;
   }
-  for (const char* key : {"bytes_measured", "bytes_formula", "bytes_per_token", "dtype"}) EXPECT_TRUE(json["cache"].contains(key)) << key;
-  EXPECT_NEAR(json["perplexity"].get<double>(), std::exp(json["nll_per_token"].get<double>()), 1e-9);
+  for (const char* key : {"bytes_measured", "bytes_formula", "bytes_per_token", "dtype"})
+    EXPECT_TRUE(json["cache"].contains(key)) << key;
+  EXPECT_NEAR(json["perplexity"].get<double>(), std::exp(json["nll_per_token"].get<double>()),
+              1e-9);
 }
 
 }  // namespace

@@ -2,12 +2,12 @@
 
 #include <cmath>
 
+#include <torch/types.h>
+
 #include "core/files.h"
 #include "data/tokenizer_training.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/tiny.h"
-
-#include <torch/types.h>
 
 namespace kvsmith {
 namespace {
@@ -17,7 +17,8 @@ class GenerateTest : public ::testing::Test {
  protected:
   void SetUp() override {
     std::string text;
-    for (int i = 0; i < 400; ++i) text += "the quick brown fox " + std::to_string(i) + " jumps over the lazy dog\n";
+    for (int i = 0; i < 400; ++i)
+      text += "the quick brown fox " + std::to_string(i) + " jumps over the lazy dog\n";
     write_file(directory_ / "text.txt", text);
     TokenizerTraining training;
     training.inputs = {(directory_ / "text.txt").string()};
@@ -48,7 +49,8 @@ TEST_F(GenerateTest, GreedyEqualsTheArgmaxOfWholePasses) {
   auto ids = loaded_.tokenizer->encode("the quick");
   ids.insert(ids.begin(), loaded_.bos_id);
   for (const int32_t token : result.tokens) {
-    const auto logits = loaded_.model->forward(torch::tensor(ids, torch::kLong).unsqueeze(0))[0][-1];
+    const auto logits =
+        loaded_.model->forward(torch::tensor(ids, torch::kLong).unsqueeze(0))[0][-1];
     EXPECT_EQ(token, logits.argmax().item<int32_t>());
     ids.push_back(token);
   }
@@ -59,7 +61,8 @@ TEST_F(GenerateTest, ABatchOfDifferentPromptsGivesEachPromptsOwnText) {
   const std::vector<std::string> prompts = {"the", "brown fox 17 jumps over", "lazy dog"};
   const auto together = generate(loaded_, prompts, options());
   for (size_t i = 0; i < prompts.size(); ++i) {
-    EXPECT_EQ(together[i].text, generate(loaded_, {prompts[i]}, options()).at(0).text) << prompts[i];
+    EXPECT_EQ(together[i].text, generate(loaded_, {prompts[i]}, options()).at(0).text)
+        << prompts[i];
   }
 }
 
@@ -75,12 +78,18 @@ TEST_F(GenerateTest, SameSeedSameTextOtherSeedOtherText) {
 TEST_F(GenerateTest, StreamedPiecesJoinToTheTextAndStopTextsAreCutOff) {
   auto streaming = options(1.0);
   std::string streamed;
-  const auto whole = generate(loaded_, {"the"}, streaming, nullptr, [&](size_t, std::string_view piece) { streamed += piece; }).at(0);
+  const auto whole =
+      generate(loaded_, {"the"}, streaming, nullptr, [&](size_t, std::string_view piece) {
+        streamed += piece;
+      }).at(0);
   EXPECT_EQ(streamed, whole.text);
   ASSERT_GT(whole.text.size(), 6U);
   streaming.stop = {whole.text.substr(3, 3)};
   streamed.clear();
-  const auto stopped = generate(loaded_, {"the"}, streaming, nullptr, [&](size_t, std::string_view piece) { streamed += piece; }).at(0);
+  const auto stopped =
+      generate(loaded_, {"the"}, streaming, nullptr, [&](size_t, std::string_view piece) {
+        streamed += piece;
+      }).at(0);
   EXPECT_EQ(stopped.finish, "stop");
   EXPECT_EQ(stopped.text, whole.text.substr(0, whole.text.find(streaming.stop[0])));
   EXPECT_EQ(streamed, stopped.text);
@@ -90,15 +99,18 @@ TEST_F(GenerateTest, CacheBytesAreThoseOfTheTokensFedIn) {
   GenerateStats stats;
   const auto result = generate(loaded_, {"the quick"}, options(), &stats).at(0);
   // the last token sampled is never fed in
-  const auto fed = stats.prompt_tokens + static_cast<int64_t>(result.tokens.size()) - (result.finish == "length" ? 1 : 0);
+  const auto fed = stats.prompt_tokens + static_cast<int64_t>(result.tokens.size()) -
+                   (result.finish == "length" ? 1 : 0);
   EXPECT_EQ(stats.cache_bytes, kv_cache_bytes(loaded_.model->config(), fed, 4));
 }
 
 TEST_F(GenerateTest, RefusesWhatCannotWork) {
   auto too_long = options();
   too_long.max_new_tokens = 1000;
-  expect_error([&] { generate(loaded_, {"x"}, too_long); }, ExitCode::kUsage, "exceed max_position_embeddings 128");
-  for (const auto& [temperature, top_k, top_p] : std::vector<std::tuple<double, int, double>>{{-1, 0, 1}, {NAN, 0, 1}, {1, -2, 1}, {1, 0, 0}, {1, 0, 1.5}}) {
+  expect_error([&] { generate(loaded_, {"x"}, too_long); }, ExitCode::kUsage,
+               "exceed max_position_embeddings 128");
+  for (const auto& [temperature, top_k, top_p] : std::vector<std::tuple<double, int, double>>{
+           {-1, 0, 1}, {NAN, 0, 1}, {1, -2, 1}, {1, 0, 0}, {1, 0, 1.5}}) {
     auto bad = options(temperature);
     bad.sampling.top_k = top_k;
     bad.sampling.top_p = top_p;
@@ -126,7 +138,8 @@ TEST(Sample, TopKAndTopPKeepTheLikeliest) {
 }
 
 TEST(Sample, RefusesNan) {
-  expect_error([] { sample(torch::tensor({0.0F, NAN}), {}, 0, 3); }, ExitCode::kNumerical, "position 3");
+  expect_error([] { sample(torch::tensor({0.0F, NAN}), {}, 0, 3); }, ExitCode::kNumerical,
+               "position 3");
 }
 
 }  // namespace

@@ -5,7 +5,9 @@
 namespace kvsmith {
 namespace {
 
-at::Tensor named(Decoder& model, const std::string& name) { return model->named_parameters()[name]; }
+at::Tensor named(Decoder& model, const std::string& name) {
+  return model->named_parameters()[name];
+}
 
 TEST(GroupedQueryAttention, EqualsMultiHeadAttentionWithRepeatedHeads) {
   Decoder grouped(tiny_model(2)), full(tiny_model(4));
@@ -14,7 +16,8 @@ TEST(GroupedQueryAttention, EqualsMultiHeadAttentionWithRepeatedHeads) {
   const torch::NoGradGuard no_grad;
   for (int layer = 0; layer < 2; ++layer) {
     for (const char* projection : {"k_proj", "v_proj"}) {
-      const auto name = "model.layers." + std::to_string(layer) + ".self_attn." + projection + ".weight";
+      const auto name =
+          "model.layers." + std::to_string(layer) + ".self_attn." + projection + ".weight";
       const auto heads = named(grouped, name).unflatten(0, {2, 8});
       named(full, name).copy_(heads.repeat_interleave(2, 0).flatten(0, 1));
     }
@@ -46,13 +49,15 @@ TEST(Decoder, HasTheParameterNamesOfLlama) {
   std::vector<std::string> names;
   for (const auto& item : model->named_parameters()) names.push_back(item.key());
   std::ranges::sort(names);
-  EXPECT_EQ(names, (std::vector<std::string>{
-                       "lm_head.weight", "model.embed_tokens.weight", "model.layers.0.input_layernorm.weight",
-                       "model.layers.0.mlp.down_proj.weight", "model.layers.0.mlp.gate_proj.weight",
-                       "model.layers.0.mlp.up_proj.weight", "model.layers.0.post_attention_layernorm.weight",
-                       "model.layers.0.self_attn.k_proj.weight", "model.layers.0.self_attn.o_proj.weight",
-                       "model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.v_proj.weight",
-                       "model.norm.weight"}));
+  EXPECT_EQ(
+      names,
+      (std::vector<std::string>{
+          "lm_head.weight", "model.embed_tokens.weight", "model.layers.0.input_layernorm.weight",
+          "model.layers.0.mlp.down_proj.weight", "model.layers.0.mlp.gate_proj.weight",
+          "model.layers.0.mlp.up_proj.weight", "model.layers.0.post_attention_layernorm.weight",
+          "model.layers.0.self_attn.k_proj.weight", "model.layers.0.self_attn.o_proj.weight",
+          "model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.v_proj.weight",
+          "model.norm.weight"}));
 }
 
 }  // namespace

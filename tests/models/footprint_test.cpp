@@ -1,12 +1,12 @@
 #include "models/footprint.h"
 
+#include <gtest/gtest.h>
+#include <torch/types.h>
+
 #include "models/decoder.h"
 #include "ops/layers.h"
 #include "tests/support/allocations.h"
 #include "tests/support/tiny.h"
-
-#include <gtest/gtest.h>
-#include <torch/types.h>
 
 namespace kvsmith {
 namespace {
@@ -31,7 +31,8 @@ TEST(Footprint, CacheOccupiesWhatTheAllocatorHandsOut) {
     model->step(torch::zeros({3, tokens}, torch::kLong), Positions::range(0, tokens), cache);
     EXPECT_EQ(cache.bytes_used(), cache.bytes_reserved());
     // besides the cache nothing of the step may stay alive
-    EXPECT_NEAR(static_cast<double>(allocations.live_bytes()), static_cast<double>(cache.bytes_reserved()), 2048);
+    EXPECT_NEAR(static_cast<double>(allocations.live_bytes()),
+                static_cast<double>(cache.bytes_reserved()), 2048);
   }
 }
 
@@ -54,8 +55,10 @@ TEST(Footprint, EstimatesTheActivationsOfATrainingStep) {
     auto cache = model->make_transient();
     const auto tokens = torch::zeros({4, 128}, torch::kLong);
     const auto hidden = model->step(tokens, Positions::range(0, 128), cache);
-    const auto loss = linear_cross_entropy(hidden.flatten(0, 1), model->head_weight(), tokens.flatten());
-    const double ratio = static_cast<double>(allocations.peak_bytes()) / static_cast<double>(training_footprint(config).activations);
+    const auto loss =
+        linear_cross_entropy(hidden.flatten(0, 1), model->head_weight(), tokens.flatten());
+    const double ratio = static_cast<double>(allocations.peak_bytes()) /
+                         static_cast<double>(training_footprint(config).activations);
     EXPECT_GT(ratio, 0.8) << precision;
     EXPECT_LT(ratio, 1.25) << precision;
   }

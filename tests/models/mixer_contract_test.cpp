@@ -1,7 +1,6 @@
 // Promises that every kind of mixer keeps. A new kind joins by a line in `cases`.
-#include "models/mixer.h"
-
 #include "models/decoder.h"
+#include "models/mixer.h"
 #include "tests/support/close.h"
 #include "tests/support/tiny.h"
 
@@ -41,7 +40,8 @@ class MixerContract : public ::testing::TestWithParam<Case> {
     std::vector<at::Tensor> out;
     for (int64_t first = 0; first < kLength; first += size) {
       const int64_t count = std::min(size, kLength - first);
-      out.push_back(model_->logits(model_->step(tokens_.narrow(1, first, count), Positions::range(first, count), cache)));
+      out.push_back(model_->logits(
+          model_->step(tokens_.narrow(1, first, count), Positions::range(first, count), cache)));
     }
     return torch::cat(out, 1);
   }
@@ -70,7 +70,8 @@ TEST_P(MixerContract, EveryParameterGetsAGradient) {
   model_->forward(tokens_).pow(2).sum().backward();
   for (const auto& item : model_->named_parameters()) {
     ASSERT_TRUE(item.value().grad().defined()) << item.key();
-    if (item.key().ends_with("k_proj.bias")) continue;  // softmax does not see a constant added to all scores
+    if (item.key().ends_with("k_proj.bias"))
+      continue;  // softmax does not see a constant added to all scores
     EXPECT_GT(item.value().grad().abs().max().item<double>(), 0) << item.key();
   }
 }
@@ -114,8 +115,12 @@ TEST_P(MixerContract, WritingPositionsAgainReplacesThem) {
 }
 
 TEST_P(MixerContract, PackedDocumentsDoNotSeeEachOther) {
-  const auto at = torch::cat({torch::arange(12), torch::arange(17)}).expand({2, kLength}).contiguous();
-  const auto segments = torch::cat({torch::zeros(12), torch::ones(17)}).to(torch::kInt).expand({2, kLength}).contiguous();
+  const auto at =
+      torch::cat({torch::arange(12), torch::arange(17)}).expand({2, kLength}).contiguous();
+  const auto segments = torch::cat({torch::zeros(12), torch::ones(17)})
+                            .to(torch::kInt)
+                            .expand({2, kLength})
+                            .contiguous();
   auto cache = model_->make_transient();
   const auto packed = model_->logits(model_->step(tokens_, Positions::packed(at, segments), cache));
   EXPECT_TRUE(close(packed.narrow(1, 0, 12), whole_.narrow(1, 0, 12), 2e-5));
@@ -126,10 +131,13 @@ TEST_P(MixerContract, StaysNearFp32InBf16) {
   model_->set_compute_type(at::kBFloat16);
   auto cache = model_->make_cache({.batch = 2});
   const auto coarse = in_chunks(1, cache);
-  EXPECT_LT((coarse - whole_).abs().mean().item<double>(), 0.03 * whole_.abs().mean().item<double>());
+  EXPECT_LT((coarse - whole_).abs().mean().item<double>(),
+            0.03 * whole_.abs().mean().item<double>());
 }
 
-INSTANTIATE_TEST_SUITE_P(Kinds, MixerContract, ::testing::ValuesIn(cases()), [](const auto& test) { return test.param.name; });
+INSTANTIATE_TEST_SUITE_P(Kinds, MixerContract, ::testing::ValuesIn(cases()), [](const auto& test) {
+  return test.param.name;
+});
 
 }  // namespace
 }  // namespace kvsmith

@@ -16,15 +16,22 @@ class AttentionPaths : public ::testing::TestWithParam<Shape> {
   std::vector<at::Tensor> inputs(int64_t queries, int64_t rows) const {
     torch::manual_seed(1);
     const auto& s = GetParam();
-    return {torch::randn({s.batch, s.heads, queries, s.width}), torch::randn({s.batch, s.kv_heads, rows, s.width}),
+    return {torch::randn({s.batch, s.heads, queries, s.width}),
+            torch::randn({s.batch, s.kv_heads, rows, s.width}),
             torch::randn({s.batch, s.kv_heads, rows, s.width})};
   }
-  static void expect_agreement(const std::vector<at::Tensor>& x, const Positions& queries, const Positions& rows) {
+  static void expect_agreement(const std::vector<at::Tensor>& x,
+                               const Positions& queries,
+                               const Positions& rows) {
     const Visibility visibility{queries, rows};
-    EXPECT_TRUE(close(attention(x[0], x[1], x[2], visibility), attention_reference(x[0], x[1], x[2], visibility), 1e-5));
-    const auto fast = grads_of([&](const auto& t) { return attention(t[0], t[1], t[2], visibility); }, x);
-    const auto plain = grads_of([&](const auto& t) { return attention_reference(t[0], t[1], t[2], visibility); }, x);
-    for (size_t i = 0; i < x.size(); ++i) EXPECT_TRUE(close(fast[i], plain[i], 1e-4)) << "gradient " << i;
+    EXPECT_TRUE(close(attention(x[0], x[1], x[2], visibility),
+                      attention_reference(x[0], x[1], x[2], visibility), 1e-5));
+    const auto fast =
+        grads_of([&](const auto& t) { return attention(t[0], t[1], t[2], visibility); }, x);
+    const auto plain = grads_of(
+        [&](const auto& t) { return attention_reference(t[0], t[1], t[2], visibility); }, x);
+    for (size_t i = 0; i < x.size(); ++i)
+      EXPECT_TRUE(close(fast[i], plain[i], 1e-4)) << "gradient " << i;
   }
 };
 
@@ -38,7 +45,8 @@ TEST_P(AttentionPaths, WholeSequence) {
 TEST_P(AttentionPaths, ChunkBehindACache) {
   for (const int64_t chunk : {1, 5, 33}) {
     SCOPED_TRACE(chunk);
-    expect_agreement(inputs(chunk, 40 + chunk), Positions::range(40, chunk), Positions::range(0, 40 + chunk));
+    expect_agreement(inputs(chunk, 40 + chunk), Positions::range(40, chunk),
+                     Positions::range(0, 40 + chunk));
   }
 }
 
@@ -55,37 +63,50 @@ TEST_P(AttentionPaths, SequencesOfDifferentLengths) {
 TEST_P(AttentionPaths, PackedDocuments) {
   const int64_t batch = GetParam().batch, seq = 12;
   auto at = torch::cat({torch::arange(5), torch::arange(7)}).expand({batch, seq}).contiguous();
-  auto segments = torch::cat({torch::zeros(5), torch::ones(7)}).to(torch::kInt).expand({batch, seq}).contiguous();
+  auto segments = torch::cat({torch::zeros(5), torch::ones(7)})
+                      .to(torch::kInt)
+                      .expand({batch, seq})
+                      .contiguous();
   const auto positions = Positions::packed(at, segments);
   expect_agreement(inputs(seq, seq), positions, positions);
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, AttentionPaths,
-                         ::testing::Values(Shape{"mha", 2, 4, 4, 16}, Shape{"gqa", 3, 6, 2, 8}, Shape{"mqa", 2, 5, 1, 32}),
+INSTANTIATE_TEST_SUITE_P(Shapes,
+                         AttentionPaths,
+                         ::testing::Values(Shape{"mha", 2, 4, 4, 16},
+                                           Shape{"gqa", 3, 6, 2, 8},
+                                           Shape{"mqa", 2, 5, 1, 32}),
                          [](const auto& test) { return std::string(test.param.name); });
 
 TEST(Attention, QueryThatSeesNothingGetsZerosAndFiniteGradients) {
-  const auto queries = Positions::ragged({{2, 1}, {0, 0}}), rows = Positions::ragged({{0, 3}, {0, 0}});
+  const auto queries = Positions::ragged({{2, 1}, {0, 0}}),
+             rows = Positions::ragged({{0, 3}, {0, 0}});
   torch::manual_seed(2);
-  const auto q = torch::randn({2, 4, 1, 8}), k = torch::randn({2, 2, 3, 8}), v = torch::randn({2, 2, 3, 8});
+  const auto q = torch::randn({2, 4, 1, 8}), k = torch::randn({2, 2, 3, 8}),
+             v = torch::randn({2, 2, 3, 8});
   const auto out = attention(q, k, v, {queries, rows});
   EXPECT_TRUE(torch::equal(out[1], torch::zeros_like(out[1])));
   EXPECT_GT(out[0].abs().max().item<double>(), 0);
-  for (const auto& grad : grads_of([&](const auto& t) { return attention(t[0], t[1], t[2], {queries, rows}); }, {q, k, v})) {
+  for (const auto& grad :
+       grads_of([&](const auto& t) { return attention(t[0], t[1], t[2], {queries, rows}); },
+                {q, k, v})) {
     EXPECT_TRUE(torch::isfinite(grad).all().item<bool>());
   }
 }
 
 TEST(Attention, ConsecutiveQueryHeadsShareAKeyValueHead) {
   const auto at = Positions::range(0, 1);
-  auto v = torch::stack({torch::full({1, 4}, 1.0), torch::full({1, 4}, 2.0)}).unsqueeze(0);  // [1, 2, 1, 4]
+  auto v = torch::stack({torch::full({1, 4}, 1.0), torch::full({1, 4}, 2.0)})
+               .unsqueeze(0);  // [1, 2, 1, 4]
   const auto out = attention(torch::randn({1, 4, 1, 4}), torch::randn({1, 2, 1, 4}), v, {at, at});
   EXPECT_TRUE(close(out.select(3, 0).flatten(), torch::tensor({1.0F, 1.0F, 2.0F, 2.0F}), 1e-6));
 }
 
 TEST(Visibility, IsCausalAndStaysInsideDocuments) {
-  const auto packed = Positions::packed(torch::tensor({{0, 1, 0, 1}}, torch::kLong), torch::tensor({{0, 0, 1, 1}}, torch::kInt));
-  const auto expected = torch::tensor({{1, 0, 0, 0}, {1, 1, 0, 0}, {0, 0, 1, 0}, {0, 0, 1, 1}}).to(torch::kBool);
+  const auto packed = Positions::packed(torch::tensor({{0, 1, 0, 1}}, torch::kLong),
+                                        torch::tensor({{0, 0, 1, 1}}, torch::kInt));
+  const auto expected =
+      torch::tensor({{1, 0, 0, 0}, {1, 1, 0, 0}, {0, 0, 1, 0}, {0, 0, 1, 1}}).to(torch::kBool);
   EXPECT_TRUE(torch::equal(Visibility({packed, packed}).mask()[0][0], expected));
 }
 

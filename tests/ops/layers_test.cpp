@@ -13,10 +13,13 @@ TEST(Rotate, MatchesTheFormulaInHalfSplitLayout) {
   const auto got = rotate(x.to(torch::kFloat), Positions::range(5, 3), 100.0);
   for (int64_t t = 0; t < 3; ++t) {
     for (int64_t pair = 0; pair < 2; ++pair) {
-      const double angle = static_cast<double>(5 + t) * std::pow(100.0, -static_cast<double>(2 * pair) / 4);
+      const double angle =
+          static_cast<double>(5 + t) * std::pow(100.0, -static_cast<double>(2 * pair) / 4);
       const double a = x[0][0][t][pair].item<double>(), b = x[0][0][t][pair + 2].item<double>();
-      EXPECT_NEAR(got[0][0][t][pair].item<double>(), a * std::cos(angle) - b * std::sin(angle), 1e-5);
-      EXPECT_NEAR(got[0][0][t][pair + 2].item<double>(), b * std::cos(angle) + a * std::sin(angle), 1e-5);
+      EXPECT_NEAR(got[0][0][t][pair].item<double>(), a * std::cos(angle) - b * std::sin(angle),
+                  1e-5);
+      EXPECT_NEAR(got[0][0][t][pair + 2].item<double>(), b * std::cos(angle) + a * std::sin(angle),
+                  1e-5);
     }
   }
 }
@@ -43,7 +46,8 @@ TEST(LinearCrossEntropy, EqualsTheUnfusedLossWithItsGradients) {
   targets[7] = targets[299] = -1;
   const auto fused = [&](const auto& t) { return linear_cross_entropy(t[0], t[1], targets); };
   const auto plain = [&](const auto& t) {
-    return at::cross_entropy_loss(torch::matmul(t[0], t[1].t()), targets, {}, at::Reduction::Sum, -1);
+    return at::cross_entropy_loss(torch::matmul(t[0], t[1].t()), targets, {}, at::Reduction::Sum,
+                                  -1);
   };
   EXPECT_TRUE(close(fused(std::vector{hidden, weight}), plain(std::vector{hidden, weight}), 1e-5));
   const auto got = grads_of(fused, {hidden, weight}), want = grads_of(plain, {hidden, weight});
@@ -71,7 +75,9 @@ TEST(RmsNorm, MatchesTheFormula) {
   const auto want = x / (x.pow(2).mean(-1, true) + 1e-5).sqrt() * weight;
   EXPECT_TRUE(close(rms_norm(x, weight, 1e-5), want, 1e-6));
   const auto got = grads_of([](const auto& t) { return rms_norm(t[0], t[1], 1e-5); }, {x, weight});
-  const auto plain = grads_of([](const auto& t) { return t[0] / (t[0].pow(2).mean(-1, true) + 1e-5).sqrt() * t[1]; }, {x, weight});
+  const auto plain = grads_of(
+      [](const auto& t) { return t[0] / (t[0].pow(2).mean(-1, true) + 1e-5).sqrt() * t[1]; },
+      {x, weight});
   EXPECT_TRUE(close(got[0], plain[0], 1e-5));
   EXPECT_TRUE(close(got[1], plain[1], 1e-5));
 }

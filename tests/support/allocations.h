@@ -12,7 +12,8 @@ namespace kvsmith {
 /// what any class claims to hold.
 class AllocationCounter {
  public:
-  AllocationCounter() : report_(std::make_shared<Report>()), guard_(c10::DebugInfoKind::PROFILER_STATE, report_) {}
+  AllocationCounter()
+      : report_(std::make_shared<Report>()), guard_(c10::DebugInfoKind::PROFILER_STATE, report_) {}
 
   int64_t live_bytes() const { return report_->live; }
   int64_t peak_bytes() const { return report_->peak; }

@@ -7,16 +7,21 @@ namespace kvsmith {
 
 /// Passes when `got` and `want` have one shape and differ nowhere by more than
 /// `tolerance` * max(1, |want|); otherwise names the worst element and both values.
-inline ::testing::AssertionResult close(const at::Tensor& got, const at::Tensor& want, double tolerance) {
+inline ::testing::AssertionResult close(const at::Tensor& got,
+                                        const at::Tensor& want,
+                                        double tolerance) {
   if (got.sizes() != want.sizes()) {
-    return ::testing::AssertionFailure() << "shape " << got.sizes() << ", expected " << want.sizes();
+    return ::testing::AssertionFailure()
+           << "shape " << got.sizes() << ", expected " << want.sizes();
   }
-  const auto a = got.detach().to(torch::kDouble).flatten(), b = want.detach().to(torch::kDouble).flatten();
+  const auto a = got.detach().to(torch::kDouble).flatten(),
+             b = want.detach().to(torch::kDouble).flatten();
   const auto excess = ((a - b).abs() / b.abs().clamp_min(1)).nan_to_num(INFINITY, INFINITY);
   const auto worst = excess.argmax().item<int64_t>();
   if (excess[worst].item<double>() <= tolerance) return ::testing::AssertionSuccess();
-  return ::testing::AssertionFailure() << "element " << worst << " is " << a[worst].item<double>() << ", expected "
-                                       << b[worst].item<double>() << " within " << tolerance;
+  return ::testing::AssertionFailure()
+         << "element " << worst << " is " << a[worst].item<double>() << ", expected "
+         << b[worst].item<double>() << " within " << tolerance;
 }
 
 /// Gradients of sum(f(inputs) * weight) with respect to each input, for a fixed random weight.

@@ -28,7 +28,8 @@ Outcome kvsmith(const std::string& arguments) {
   Outcome out;
   FILE* pipe = popen((std::string(KVSMITH_BINARY) + " " + arguments + " 2>&1").c_str(), "r");
   std::array<char, 4096> buffer{};
-  while (const size_t n = std::fread(buffer.data(), 1, buffer.size(), pipe)) out.text.append(buffer.data(), n);
+  while (const size_t n = std::fread(buffer.data(), 1, buffer.size(), pipe))
+    out.text.append(buffer.data(), n);
   const int status = pclose(pipe);
   out.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   return out;
@@ -60,7 +61,8 @@ TEST(CommandLine, MisuseGetsOneMessageAndItsExitCode) {
            {"tokenizer train no-such --output t.model", 66, "no-such"},
        }) {
     std::string arguments = m.arguments;
-    if (const auto at = arguments.find("EMPTY"); at != std::string::npos) arguments.replace(at, 5, (directory / "empty.toml").string());
+    if (const auto at = arguments.find("EMPTY"); at != std::string::npos)
+      arguments.replace(at, 5, (directory / "empty.toml").string());
     const auto got = kvsmith(arguments);
     EXPECT_EQ(got.code, m.code) << m.arguments << "\n" << got.text;
     EXPECT_NE(got.text.find(m.part), std::string::npos) << m.arguments << "\n" << got.text;
@@ -69,19 +71,23 @@ TEST(CommandLine, MisuseGetsOneMessageAndItsExitCode) {
 }
 
 TEST(CommandLine, EveryVerbHasHelp) {
-  for (const char* verb : {"", "tokenizer train", "data build", "data inspect", "train", "evaluate", "logits", "generate", "export",
-                           "checkpoint list", "checkpoint verify", "estimate", "report", "env", "version", "completion"}) {
+  for (const char* verb : {"", "tokenizer train", "data build", "data inspect", "train", "evaluate",
+                           "logits", "generate", "export", "checkpoint list", "checkpoint verify",
+                           "estimate", "report", "env", "version", "completion"}) {
     const auto got = kvsmith(std::string(verb) + " --help");
     EXPECT_EQ(got.code, 0) << verb;
     EXPECT_NE(got.text.find("Usage"), std::string::npos) << verb;
   }
-  EXPECT_NE(kvsmith("train --help").text.find("train.learning_rate = 0.001: peak learning rate"), std::string::npos);
+  EXPECT_NE(kvsmith("train --help").text.find("train.learning_rate = 0.001: peak learning rate"),
+            std::string::npos);
 }
 
 TEST(CommandLine, CompletionKnowsVerbsAndFlags) {
   const TemporaryDirectory directory;
   const auto script = kvsmith("completion").text;
-  write_file(directory / "complete", script + "COMP_WORDS=(kvsmith data build --val); COMP_CWORD=3; _kvsmith; echo \"${COMPREPLY[@]}\"\n");
+  write_file(directory / "complete", script +
+                                         "COMP_WORDS=(kvsmith data build --val); COMP_CWORD=3; "
+                                         "_kvsmith; echo \"${COMPREPLY[@]}\"\n");
   FILE* pipe = popen(("bash " + (directory / "complete").string()).c_str(), "r");
   std::array<char, 256> line{};
   ASSERT_NE(std::fgets(line.data(), line.size(), pipe), nullptr);
@@ -95,15 +101,24 @@ class Workflow : public ::testing::Test {
   static void SetUpTestSuite() {
     directory_ = new TemporaryDirectory;
     std::string text;
-    for (int i = 0; i < 600; ++i) text += cat("Line ", i * 37 % 100, ": the cat sat on mat ", i % 7, ", and the dog saw it.\n");
+    for (int i = 0; i < 600; ++i)
+      text += cat("Line ", i * 37 % 100, ": the cat sat on mat ", i % 7, ", and the dog saw it.\n");
     write_file(at("train.txt"), text);
     write_file(at("valid.txt"), text.substr(0, 4000));
-    expect_ok(cat("tokenizer train ", at("train.txt"), " --vocab-size 320 --output ", at("t.model")));
-    expect_ok(cat("data build ", at("train.txt"), " --valid ", at("valid.txt"), " --tokenizer ", at("t.model"), " --output ", at("c.h5")));
-    write_file(at("run.toml"), cat("[model]\nhidden_size = 32\nnum_hidden_layers = 2\nnum_attention_heads = 4\nnum_key_value_heads = 2\n"
-                                   "max_position_embeddings = 128\n[data]\ncorpus = \"", at("c.h5"), "\"\n"
-                                   "[train]\nmax_steps = 60\nbatch_size = 4\nsequence_length = 32\nwarmup_steps = 4\ncheckpoint_every = 5\n"
-                                   "learning_rate = 1e-2\npeak_flops = 1e12\nvalidate_tokens = 512\nthreads = 1\n"));
+    expect_ok(
+        cat("tokenizer train ", at("train.txt"), " --vocab-size 320 --output ", at("t.model")));
+    expect_ok(cat("data build ", at("train.txt"), " --valid ", at("valid.txt"), " --tokenizer ",
+                  at("t.model"), " --output ", at("c.h5")));
+    write_file(
+        at("run.toml"),
+        cat("[model]\nhidden_size = 32\nnum_hidden_layers = 2\nnum_attention_heads = "
+            "4\nnum_key_value_heads = 2\n"
+            "max_position_embeddings = 128\n[data]\ncorpus = \"",
+            at("c.h5"),
+            "\"\n"
+            "[train]\nmax_steps = 60\nbatch_size = 4\nsequence_length = 32\nwarmup_steps = "
+            "4\ncheckpoint_every = 5\n"
+            "learning_rate = 1e-2\npeak_flops = 1e12\nvalidate_tokens = 512\nthreads = 1\n"));
     expect_ok(cat("train ", at("run.toml"), " --output ", at("run")));
   }
   static void TearDownTestSuite() { delete directory_; }
@@ -128,12 +143,17 @@ class Workflow : public ::testing::Test {
 TemporaryDirectory* Workflow::directory_ = nullptr;
 
 TEST_F(Workflow, FromTextToReport) {
-  expect_ok(cat("evaluate ", at("run"), " --corpus ", at("c.h5"), " --context 64 --unigram --json ", at("run"), "/evaluation.json"));
+  expect_ok(cat("evaluate ", at("run"), " --corpus ", at("c.h5"), " --context 64 --unigram --json ",
+                at("run"), "/evaluation.json"));
   const Json json = Json::parse(read_file(at("run") + "/evaluation.json"));
   EXPECT_EQ(json["cache"]["bytes_measured"], json["cache"]["bytes_formula"]);
-  EXPECT_EQ(json["cache"]["bytes_measured"], 64 * 2 * 2 * 2 * 8 * 4);  // tokens, layers, k and v, heads, width, fp32
+  EXPECT_EQ(json["cache"]["bytes_measured"],
+            64 * 2 * 2 * 2 * 8 * 4);  // tokens, layers, k and v, heads, width, fp32
   EXPECT_LT(json["perplexity"], json["unigram_perplexity"]);
-  EXPECT_EQ(kvsmith(cat("evaluate ", at("run"), " --corpus ", at("c.h5"), " --json ", at("run"), "/evaluation.json")).code, 73);
+  EXPECT_EQ(kvsmith(cat("evaluate ", at("run"), " --corpus ", at("c.h5"), " --json ", at("run"),
+                        "/evaluation.json"))
+                .code,
+            73);
   expect_ok(cat("report ", at("run"), " --output ", at("report.html")));
   EXPECT_EQ(Json::parse(read_file(at("report.json")))["runs"][0]["perplexity"], json["perplexity"]);
   EXPECT_NE(read_file(at("report.html")).find("<svg"), std::string::npos);
@@ -141,7 +161,8 @@ TEST_F(Workflow, FromTextToReport) {
 }
 
 TEST_F(Workflow, KilledAtAnyInstantItContinuesToTheSameNumbers) {
-  const std::string command = cat(KVSMITH_BINARY, " train ", at("run.toml"), " --quiet --output ", at("killed"));
+  const std::string command =
+      cat(KVSMITH_BINARY, " train ", at("run.toml"), " --quiet --output ", at("killed"));
   for (const int milliseconds : {900, 1300, 1700}) {
     const pid_t child = fork();
     if (child == 0) {
@@ -161,7 +182,8 @@ TEST_F(Workflow, ASignalSavesAndExitsWithItsNumber) {
   const std::string run = at("signalled");
   const pid_t child = fork();
   if (child == 0) {
-    execl(KVSMITH_BINARY, "kvsmith", "train", at("run.toml").c_str(), "--quiet", "--output", run.c_str(), "--set", "train.max_steps=100000", nullptr);
+    execl(KVSMITH_BINARY, "kvsmith", "train", at("run.toml").c_str(), "--quiet", "--output",
+          run.c_str(), "--set", "train.max_steps=100000", nullptr);
     _exit(127);
   }
   while (!fs::exists(run + "/latest")) usleep(20000);
@@ -186,8 +208,10 @@ TEST_F(Workflow, LogitsOfBothProtocolsAndOfAnExportAgree) {
   write_file(at("ids.json"), "[1, 50, 60, 70, 80, 90]");
   expect_ok(cat("export ", at("run"), " --output ", at("hf")));
   expect_ok(cat("export ", at("run"), " --format kvsmith --output ", at("one.safetensors")));
-  const auto logits = [&](const std::string& model, const std::string& protocol, const std::string& name) {
-    expect_ok(cat("logits ", model, " --tokens ", at("ids.json"), " --protocol ", protocol, " --output ", at(name)));
+  const auto logits = [&](const std::string& model, const std::string& protocol,
+                          const std::string& name) {
+    expect_ok(cat("logits ", model, " --tokens ", at("ids.json"), " --protocol ", protocol,
+                  " --output ", at(name)));
     return read_file(at(name));
   };
   const auto parallel = logits(at("run"), "parallel", "a.npy");
@@ -203,16 +227,22 @@ TEST_F(Workflow, LogitsOfBothProtocolsAndOfAnExportAgree) {
     ASSERT_NEAR(a, b, 1e-4) << i;
   }
   write_file(at("bad.json"), "[1, 99999]");
-  EXPECT_EQ(kvsmith(cat("logits ", at("run"), " --tokens ", at("bad.json"), " --output ", at("e.npy"))).code, 65);
+  EXPECT_EQ(
+      kvsmith(cat("logits ", at("run"), " --tokens ", at("bad.json"), " --output ", at("e.npy")))
+          .code,
+      65);
   EXPECT_FALSE(fs::exists(at("e.npy")));
 }
 
 TEST_F(Workflow, GenerateIsRepeatableAndCountsItsCache) {
-  const std::string command = cat("generate ", at("run"), " --prompt 'the cat' -n 12 --seed 3 --verbose");
+  const std::string command =
+      cat("generate ", at("run"), " --prompt 'the cat' -n 12 --seed 3 --verbose");
   const auto first = expect_ok(command);
   EXPECT_TRUE(first.text.starts_with("the cat")) << first.text;
   EXPECT_NE(first.text.find("KV cache"), std::string::npos);
-  const auto text = [](const Outcome& o) { return o.text.substr(0, o.text.rfind('\n', o.text.size() - 2)); };
+  const auto text = [](const Outcome& o) {
+    return o.text.substr(0, o.text.rfind('\n', o.text.size() - 2));
+  };
   EXPECT_EQ(text(expect_ok(command)), text(first));
 }
 

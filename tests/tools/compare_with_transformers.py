@@ -39,7 +39,7 @@ def train(binary, folder, name, *settings):
     text = folder / "text.txt"
     if not text.exists():
         text.write_text("".join(f"{i}: How now, good {'sir' if i % 3 else 'lady'}? Café {i * i}.\n" for i in range(3000)))
-        kvsmith(binary, "tokenizer", "train", text, "--vocab-size", 400, "--output", folder / "t.model", "-q")
+        kvsmith(binary, "tokenizer", "train", text, "--vocab-size", 320, "--output", folder / "t.model", "-q")
         kvsmith(binary, "data", "build", text, "--tokenizer", folder / "t.model", "--output", folder / "c.h5", "-q")
         (folder / "run.toml").write_text(
             "[model]\nhidden_size = 64\nnum_hidden_layers = 2\nnum_attention_heads = 4\nnum_key_value_heads = 2\n"

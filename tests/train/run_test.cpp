@@ -32,7 +32,10 @@ class RunTest : public ::testing::Test {
  protected:
   RunConfig config() { return tiny_run(corpus_); }
   /// Trains in `name`; a signal is raised after step `stop_after`.
-  RunResult train(const RunConfig& config, const std::string& name, int64_t stop_after = 0, RunOptions options = {}) {
+  RunResult train(const RunConfig& config,
+                  const std::string& name,
+                  int64_t stop_after = 0,
+                  RunOptions options = {}) {
     options.output = directory_ / name;
     RunHooks hooks;
     hooks.on_step = [&](const StepReport& report, int64_t, double, double) {
@@ -66,8 +69,10 @@ TEST_F(RunTest, ResumedAtAnyStepEqualsUninterrupted) {
       EXPECT_EQ(first.last.step, stop);
       EXPECT_TRUE(train(run, name).finished);
       EXPECT_EQ(history(directory_ / name), expected) << precision << ", stopped after " << stop;
-      EXPECT_EQ(read_file(directory_ / name / "latest/model.safetensors"), read_file(directory_ / whole / "latest/model.safetensors"));
-      EXPECT_EQ(read_file(directory_ / name / "latest/optimizer.safetensors"), read_file(directory_ / whole / "latest/optimizer.safetensors"));
+      EXPECT_EQ(read_file(directory_ / name / "latest/model.safetensors"),
+                read_file(directory_ / whole / "latest/model.safetensors"));
+      EXPECT_EQ(read_file(directory_ / name / "latest/optimizer.safetensors"),
+                read_file(directory_ / whole / "latest/optimizer.safetensors"));
     }
   }
 }
@@ -82,13 +87,16 @@ TEST_F(RunTest, FallsBackToTheNewestWholeCheckpointAndRepeatsItsSteps) {
   EXPECT_TRUE(result.finished);
   EXPECT_EQ(history(directory_ / "hurt"), expected);
   EXPECT_TRUE(fs::exists(directory_ / "hurt/metrics.jsonl.discarded-0"));
-  EXPECT_EQ(std::ranges::count_if(notes_, [](const auto& note) { return note.starts_with("ignored step-"); }), 2);
+  EXPECT_EQ(std::ranges::count_if(
+                notes_, [](const auto& note) { return note.starts_with("ignored step-"); }),
+            2);
   EXPECT_TRUE(inspect_checkpoint(directory_ / "hurt/step-000000012", true).complete);
 }
 
 TEST_F(RunTest, RefusesToStartOverWhenAllCheckpointsAreBad) {
   train(config(), "run");
-  for (const auto& info : CheckpointStore(directory_ / "run").list()) remove_durably(info.path / "manifest.json");
+  for (const auto& info : CheckpointStore(directory_ / "run").list())
+    remove_durably(info.path / "manifest.json");
   expect_error([&] { train(config(), "run"); }, ExitCode::kBadData, "no checkpoint is usable");
 }
 
@@ -104,7 +112,8 @@ TEST_F(RunTest, RefusesAnotherConfigurationUnlessAccepted) {
   auto other = config();
   other.train.learning_rate = 1e-3;
   other.train.log_every = 99;  // does not shape the result
-  expect_error([&] { train(other, "run"); }, ExitCode::kConfig, "train.learning_rate: 0.003 -> 0.001");
+  expect_error([&] { train(other, "run"); }, ExitCode::kConfig,
+               "train.learning_rate: 0.003 -> 0.001");
   EXPECT_TRUE(train(other, "run", 0, {.accept = {"train.learning_rate"}}).finished);
 }
 
@@ -133,7 +142,9 @@ TEST_F(RunTest, StopsWithTheLastGoodCheckpointWhenTheLossIsNotFinite) {
   run.train.weight_decay = 10;
   run.train.adam_eps = 0;
   run.train.max_nonfinite = 2;
-  const std::vector<std::string> accept = {"train.learning_rate", "train.max_grad_norm", "train.weight_decay", "train.adam_eps", "train.max_nonfinite"};
+  const std::vector<std::string> accept = {"train.learning_rate", "train.max_grad_norm",
+                                           "train.weight_decay", "train.adam_eps",
+                                           "train.max_nonfinite"};
   try {
     train(run, "run", 0, {.accept = accept});
     GTEST_SKIP() << "this run did not diverge";
@@ -154,7 +165,8 @@ TEST_F(RunTest, KeepsTheNewestMilestonesAndTheBest) {
   EXPECT_TRUE(kept.contains(12) && kept.contains(11) && kept.contains(10) && kept.contains(5));
   EXPECT_FALSE(kept.contains(3));
   EXPECT_EQ(fs::read_symlink(directory_ / "run/latest"), "step-000000012");
-  EXPECT_TRUE(kept.contains(std::stoll(fs::read_symlink(directory_ / "run/best").string().substr(5))));
+  EXPECT_TRUE(
+      kept.contains(std::stoll(fs::read_symlink(directory_ / "run/best").string().substr(5))));
 }
 
 TEST_F(RunTest, AsksForAnEndAndACorpus) {
@@ -171,7 +183,8 @@ TEST_F(RunTest, AsksForAnEndAndACorpus) {
 
 TEST_F(RunTest, NeverResumingNeedsForceToReplaceARun) {
   train(config(), "run", 4);
-  expect_error([&] { train(config(), "run", 0, {.resume = "never"}); }, ExitCode::kCannotCreate, "earlier run");
+  expect_error([&] { train(config(), "run", 0, {.resume = "never"}); }, ExitCode::kCannotCreate,
+               "earlier run");
   EXPECT_TRUE(train(config(), "run", 0, {.resume = "never", .force = true}).finished);
   EXPECT_EQ(history(directory_ / "run").size(), 12U);
 }

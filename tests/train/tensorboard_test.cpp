@@ -160,7 +160,9 @@ TEST(EventWriter, FlushedScalarsAreInTheFile) {
 
 TEST(EventWriter, EveryWriterHasItsOwnFile) {
   const TemporaryDirectory directory;
-  { const EventWriter first(directory.path()), second(directory.path()); }
+  {
+    const EventWriter first(directory.path()), second(directory.path());
+  }
   const fs::directory_iterator files(directory.path());
   EXPECT_EQ(std::distance(begin(files), end(files)), 2);
 }

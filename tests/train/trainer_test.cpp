@@ -14,11 +14,15 @@ namespace {
 /// A trainer with all it needs.
 struct Bench {
   explicit Bench(RunConfig run)
-      : config(std::move(run)), corpus(Corpus::open(config.data.corpus[0])), split(corpus.split("train")),
-        stream({{split, 1.0}}, {.sequences = config.train.micro_batch_size ? config.train.micro_batch_size : config.train.batch_size,
-                                .length = config.train.sequence_length,
-                                .document_mask = config.data.document_mask,
-                                .bos_id = 1}),
+      : config(std::move(run)),
+        corpus(Corpus::open(config.data.corpus[0])),
+        split(corpus.split("train")),
+        stream({{split, 1.0}},
+               {.sequences = config.train.micro_batch_size ? config.train.micro_batch_size
+                                                           : config.train.batch_size,
+                .length = config.train.sequence_length,
+                .document_mask = config.data.document_mask,
+                .bos_id = 1}),
         model(config.model) {
     at::set_num_threads(1);
     initialize(*model, 3);
@@ -64,7 +68,9 @@ TEST_F(TrainerTest, MicroBatchesGiveTheGradientOfTheWholeBatch) {
     EXPECT_NEAR(a.loss, b.loss, 1e-6);
     EXPECT_NEAR(a.grad_norm, b.grad_norm, 1e-5);
     for (const auto& item : whole.model->named_parameters()) {
-      EXPECT_TRUE(close(parts.model->named_parameters()[item.key()].grad(), item.value().grad(), 1e-6)) << item.key();
+      EXPECT_TRUE(
+          close(parts.model->named_parameters()[item.key()].grad(), item.value().grad(), 1e-6))
+          << item.key();
     }
   }
 }
@@ -75,7 +81,8 @@ TEST_F(TrainerTest, ClipsTheGlobalNorm) {
   Bench bench(run);
   EXPECT_GT(bench.trainer->step().grad_norm, 0.01);
   double squares = 0;
-  for (const auto& parameter : bench.model->parameters()) squares += parameter.grad().pow(2).sum().item<double>();
+  for (const auto& parameter : bench.model->parameters())
+    squares += parameter.grad().pow(2).sum().item<double>();
   EXPECT_NEAR(std::sqrt(squares), 0.01, 1e-5);
 }
 
@@ -85,12 +92,18 @@ TEST_F(TrainerTest, SkipsAStepThatIsNotFiniteAndLeavesTheWeightsAlone) {
   const auto poisoned = bench.model->named_parameters()["model.layers.0.mlp.up_proj.weight"];
   const auto other = bench.model->named_parameters()["model.norm.weight"];
   const auto before = other.detach().clone();
-  { const torch::NoGradGuard no_grad; poisoned.view(-1)[0] = NAN; }
+  {
+    const torch::NoGradGuard no_grad;
+    poisoned.view(-1)[0] = NAN;
+  }
   const auto report = bench.trainer->step();
   EXPECT_TRUE(report.skipped);
   EXPECT_EQ(bench.trainer->nonfinite_in_a_row(), 1);
   EXPECT_TRUE(torch::equal(other, before));
-  { const torch::NoGradGuard no_grad; poisoned.view(-1)[0] = 0; }
+  {
+    const torch::NoGradGuard no_grad;
+    poisoned.view(-1)[0] = 0;
+  }
   EXPECT_FALSE(bench.trainer->step().skipped);
   EXPECT_EQ(bench.trainer->nonfinite_in_a_row(), 0);
 }
@@ -111,7 +124,8 @@ TEST_F(TrainerTest, DropoutIsKeyedByStepNotByHistory) {
 TEST_F(TrainerTest, AdamMatchesThePaper) {
   TrainConfig config;
   config.weight_decay = 0.1;
-  auto w = torch::tensor({{1.0F, -2.0F}}).requires_grad_(true), b = torch::tensor({0.5F}).requires_grad_(true);
+  auto w = torch::tensor({{1.0F, -2.0F}}).requires_grad_(true),
+       b = torch::tensor({0.5F}).requires_grad_(true);
   AdamW optimizer({{"w", w}, {"b", b}}, config);
   double m = 0, v = 0, want = 1.0, bias = 0.5;
   for (int t = 1; t <= 3; ++t) {
@@ -120,7 +134,8 @@ TEST_F(TrainerTest, AdamMatchesThePaper) {
     optimizer.step(0.01);
     m = 0.9 * m + 0.1 * 0.3 * t;
     v = 0.95 * v + 0.05 * 0.09 * t * t;
-    const double update = 0.01 * (m / (1 - std::pow(0.9, t))) / (std::sqrt(v / (1 - std::pow(0.95, t))) + 1e-8);
+    const double update =
+        0.01 * (m / (1 - std::pow(0.9, t))) / (std::sqrt(v / (1 - std::pow(0.95, t))) + 1e-8);
     want = want * (1 - 0.01 * 0.1) - update;  // matrices decay
     bias -= update;                           // vectors do not
   }
@@ -141,10 +156,19 @@ TEST(LearningRate, FollowsTheSchedule) {
   config.learning_rate = 1.0;
   config.min_learning_rate = 0.1;
   config.decay_steps = 20;
-  for (const Point& p : std::vector<Point>{{"cosine", 0, 0.1}, {"cosine", 9, 1.0}, {"cosine", 10, 1.0}, {"cosine", 55, 0.55},
-                                           {"cosine", 100, 0.1}, {"linear", 55, 0.55}, {"linear", 100, 0.1},
-                                           {"constant", 100, 1.0}, {"constant", 4, 0.5}, {"wsd", 79, 1.0}, {"wsd", 80, 1.0},
-                                           {"wsd", 90, 0.55}, {"wsd", 100, 0.1}}) {
+  for (const Point& p : std::vector<Point>{{"cosine", 0, 0.1},
+                                           {"cosine", 9, 1.0},
+                                           {"cosine", 10, 1.0},
+                                           {"cosine", 55, 0.55},
+                                           {"cosine", 100, 0.1},
+                                           {"linear", 55, 0.55},
+                                           {"linear", 100, 0.1},
+                                           {"constant", 100, 1.0},
+                                           {"constant", 4, 0.5},
+                                           {"wsd", 79, 1.0},
+                                           {"wsd", 80, 1.0},
+                                           {"wsd", 90, 0.55},
+                                           {"wsd", 100, 0.1}}) {
     config.lr_scheduler = p.scheduler;
     EXPECT_NEAR(learning_rate(config, p.step), p.rate, 1e-9) << p.scheduler << " " << p.step;
   }
