@@ -21,8 +21,7 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
 NamedTensors weights_of(const DecoderImpl& model) {
-  NamedTensors out;
-  for (const auto& item : model.named_parameters()) out.emplace_back(item.key(), item.value());
+  NamedTensors out = named_parameters(model);
   std::ranges::sort(out, {}, &std::pair<std::string, at::Tensor>::first);
   return out;
 }

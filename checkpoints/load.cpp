@@ -29,12 +29,6 @@ Json read_json(const fs::path& path) {
   }
 }
 
-NamedTensors parameters_of(const DecoderImpl& model) {
-  NamedTensors out;
-  for (const auto& item : model.named_parameters()) out.emplace_back(item.key(), item.value());
-  return out;
-}
-
 Decoder make(const ModelConfig& config, const LoadOptions& options) {
   const torch::NoGradGuard no_grad;
   Decoder model(config);
@@ -60,7 +54,7 @@ LoadedModel load_checkpoint(const fs::path& path, const LoadOptions& options) {
       parse_run_config(read_file(path / "config.toml"), (path / "config.toml").string());
   LoadedModel out;
   out.model = make(config.model, options);
-  load_into(parameters_of(*out.model), SafetensorsFile(path / "model.safetensors"));
+  load_into(named_parameters(*out.model), SafetensorsFile(path / "model.safetensors"));
   take_tokenizer(out, path / "tokenizer.model");
   out.step = info.step;
   out.tokens_seen = info.state.at("trainer").at("tokens").get<int64_t>();
@@ -117,7 +111,7 @@ LoadedModel load_hf(const fs::path& folder, const LoadOptions& options) {
     available[name] = info->shape;
   }
   copy_into(
-      parameters_of(*out.model), available,
+      named_parameters(*out.model), available,
       [&](const std::string& name) {
         const auto& file = files.at(shards.at(name));
         return load_tensor(file, *file.find(name));
@@ -141,7 +135,7 @@ LoadedModel load_single_file(const fs::path& path, const LoadOptions& options) {
   LoadedModel out;
   const auto config = parse_run_config(metadata.at("kvsmith.config"), path.string());
   out.model = make(config.model, options);
-  load_into(parameters_of(*out.model), file, {"tokenizer.model"});
+  load_into(named_parameters(*out.model), file, {"tokenizer.model"});
   if (const TensorInfo* info = file.find("tokenizer.model")) {
     const auto bytes = load_tensor(file, *info);
     out.tokenizer = Tokenizer::from_bytes(
@@ -170,7 +164,12 @@ LoadedModel load_any(const fs::path& path, const LoadOptions& options) {
 }  // namespace
 
 LoadedModel load_model(const fs::path& path, const LoadOptions& options) {
-  LoadedModel out = load_any(path, options);
+  LoadedModel out;
+  try {
+    out = load_any(path, options);
+  } catch (const Json::exception& error) {  // a key of another type than expected
+    throw Error(ExitCode::kBadData, {error.what(), path.string(), "the checkpoint is damaged"});
+  }
   out.path = path;
   out.model->to(options.device);
   out.model->eval();

@@ -87,14 +87,18 @@ int64_t DecoderImpl::parameter_count() const {
   return count;
 }
 
+std::vector<std::pair<std::string, at::Tensor>> named_parameters(const DecoderImpl& model) {
+  std::vector<std::pair<std::string, at::Tensor>> out;
+  for (const auto& item : model.named_parameters()) out.emplace_back(item.key(), item.value());
+  return out;
+}
+
 void initialize(DecoderImpl& model, uint64_t seed) {
   const torch::NoGradGuard no_grad;
   const auto& config = model.config();
   const double std = config.initializer_range;
   const double ending = std / std::sqrt(2.0 * static_cast<double>(config.num_hidden_layers));
-  for (auto& item : model.named_parameters()) {
-    const std::string& name = item.key();
-    at::Tensor& value = item.value();
+  for (auto& [name, value] : named_parameters(model)) {
     if (value.dim() == 1) {
       value.fill_(name.ends_with(".bias") ? 0 : 1);
       continue;

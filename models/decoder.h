@@ -56,6 +56,9 @@ class DecoderImpl : public torch::nn::Module {
 };
 TORCH_MODULE(Decoder);
 
+/// Names and parameters in registration order; the tensors are the model's own.
+std::vector<std::pair<std::string, at::Tensor>> named_parameters(const DecoderImpl& model);
+
 /// Fills every parameter from a generator keyed by (seed, parameter name), so that the values
 /// depend on neither order nor architecture of the rest: norms 1, biases 0, matrices normal with
 /// initializer_range, those that end a residual branch divided by sqrt(2 * num_hidden_layers)

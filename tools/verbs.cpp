@@ -1,5 +1,6 @@
 #include "tools/verbs.h"
 
+#include <filesystem>
 #include <iostream>
 #include <new>
 
@@ -15,6 +16,17 @@ namespace {
 int report(ExitCode code, const std::string& text) {
   std::cerr << "kvsmith: error: " << text << std::endl;
   return static_cast<int>(code);
+}
+
+ExitCode exit_code_of(const std::error_code& error) {
+  if (error == std::errc::permission_denied || error == std::errc::operation_not_permitted) {
+    return ExitCode::kPermission;
+  }
+  if (error == std::errc::no_such_file_or_directory) return ExitCode::kMissingInput;
+  if (error == std::errc::file_exists || error == std::errc::not_a_directory) {
+    return ExitCode::kCannotCreate;
+  }
+  return ExitCode::kIo;
 }
 
 /// CLI11's own message, with the nearest verb or flag where one was misspelt.
@@ -98,6 +110,8 @@ int run(int argc, const char* const* argv) {
   } catch (const std::bad_alloc&) {
     return report(ExitCode::kOutOfMemory,
                   "out of memory; lower micro_batch_size, batch or context");
+  } catch (const std::filesystem::filesystem_error& error) {
+    return report(exit_code_of(error.code()), error.what());
   } catch (const c10::Error& error) {
     return report(ExitCode::kInternal, cat("LibTorch: ", error.what_without_backtrace()));
   } catch (const std::exception& error) {

@@ -25,12 +25,6 @@ Positions positions_of(const Batch& batch, at::Device device) {
   return Positions::packed(tensor_of(batch.positions, batch, device), std::move(segments));
 }
 
-std::vector<std::pair<std::string, at::Tensor>> named_parameters(const DecoderImpl& model) {
-  std::vector<std::pair<std::string, at::Tensor>> out;
-  for (const auto& item : model.named_parameters()) out.emplace_back(item.key(), item.value());
-  return out;
-}
-
 Trainer::Trainer(const RunConfig& config, Decoder model, BatchStream& batches)
     : config_(config),
       model_(std::move(model)),

@@ -64,7 +64,4 @@ Positions positions_of(const Batch& batch, at::Device device);
 /// A row-major [sequences, length] field of a batch on `device`.
 at::Tensor tensor_of(const std::vector<int64_t>& values, const Batch& batch, at::Device device);
 
-/// Named parameters in registration order.
-std::vector<std::pair<std::string, at::Tensor>> named_parameters(const DecoderImpl& model);
-
 }  // namespace kvsmith

@@ -13,12 +13,6 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
-NamedTensors parameters(const Decoder& model) {
-  NamedTensors out;
-  for (const auto& item : model->named_parameters()) out.emplace_back(item.key(), item.value());
-  return out;
-}
-
 class CheckpointTest : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -29,7 +23,7 @@ class CheckpointTest : public ::testing::Test {
   }
   fs::path save(int64_t step) {
     const Snapshot snapshot{.config = config_,
-                            .weights = parameters(model_),
+                            .weights = named_parameters(*model_),
                             .optimizer = {{"exp_avg.x", torch::ones({3})}},
                             .tokenizer = {},
                             .state = {{"step", step}, {"trainer", {{"tokens", 10 * step}}}}};

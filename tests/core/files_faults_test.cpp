@@ -19,6 +19,7 @@
 
 #include "core/files.h"
 #include "core/text.h"
+#include "tests/core/sample_directory.h"
 #include "tests/support/child.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/temporary_directory.h"
@@ -100,21 +101,6 @@ bool forbid_exchange() {
   const sock_fprog program{.len = 4, .filter = code};
   return ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
          ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
-}
-
-void make_directory(const fs::path& path, const std::string& content) {
-  AtomicDirectory directory(path);
-  write_file(directory.path() / "a", content);
-  write_file(directory.path() / "b", content);
-  directory.commit();
-}
-
-/// What both files of a directory say, or why it is none of make_directory's.
-std::string content_of(const fs::path& path) {
-  if (!fs::exists(path)) return "missing";
-  if (!fs::exists(path / "a") || !fs::exists(path / "b")) return "incomplete";
-  const std::string a = read_file(path / "a");
-  return a == read_file(path / "b") ? a : "mixture";
 }
 
 TEST(FilesUnderFaults, DirectoriesReplaceEachOtherWhereNamesCannotBeExchanged) {

@@ -9,6 +9,7 @@
 
 #include "core/hash.h"
 #include "core/text.h"
+#include "tests/core/sample_directory.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/temporary_directory.h"
 
@@ -16,21 +17,6 @@ namespace kvsmith {
 namespace {
 
 namespace fs = std::filesystem;
-
-void make_directory(const fs::path& path, const std::string& content) {
-  AtomicDirectory directory(path);
-  write_file(directory.path() / "a", content);
-  write_file(directory.path() / "b", content);
-  directory.commit();
-}
-
-/// What both files of a directory say, or why it is none of make_directory's.
-std::string content_of(const fs::path& path) {
-  if (!fs::exists(path)) return "missing";
-  if (!fs::exists(path / "a") || !fs::exists(path / "b")) return "incomplete";
-  const std::string a = read_file(path / "a");
-  return a == read_file(path / "b") ? a : "mixture";
-}
 
 TEST(Files, WhatIsWrittenIsRead) {
   const TemporaryDirectory directory;

@@ -115,7 +115,7 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if len(sys.argv) > 2:
-            run, text = Path(sys.argv[2]), Path(sys.argv[3]).read_text(newline="")
+            run, text = Path(sys.argv[2]), Path(sys.argv[3]).read_bytes().decode()
             model, tokenizer = compare(binary, run, folder, text)
             compare_nll(binary, run, model, tokenizer, folder, text)
             return
@@ -124,7 +124,8 @@ def main():
         for sample in TEXTS:
             compare_ids(binary, run, tokenizer, folder, sample)
         compare_nll(binary, run, model, tokenizer, folder, (folder / "text.txt").read_text()[:60000])
-        compare(binary, train(binary, folder, "llama-untied-mqa", "model.tie_word_embeddings=false", "model.num_key_value_heads=1"), folder)
+        compare(binary, train(binary, folder, "llama-untied-mqa", "model.tie_word_embeddings=false", "model.num_key_value_heads=1",
+                      "model.rope_theta=50000", "model.rms_norm_eps=1e-3"), folder)
         compare(binary, train(binary, folder, "llama-bias", "model.attention_bias=true"), folder)
         compare(binary, train(binary, folder, "qwen3", "model.qk_norm=true", "model.head_dim=24", "model.attention_bias=true"), folder)
 

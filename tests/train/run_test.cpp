@@ -169,6 +169,19 @@ TEST_F(RunTest, KeepsTheNewestMilestonesAndTheBest) {
       kept.contains(std::stoll(fs::read_symlink(directory_ / "run/best").string().substr(5))));
 }
 
+TEST_F(RunTest, StopsWhenTheTimeIsUpAndGoesOnLater) {
+  auto run = config();
+  run.train.max_time = 1e-6;
+  const auto first = train(run, "run");
+  EXPECT_FALSE(first.finished);
+  EXPECT_EQ(first.last.step, 1);
+  run.train.max_time = 0;
+  EXPECT_TRUE(train(run, "run").finished);
+  train(config(), "whole");
+  EXPECT_EQ(read_file(directory_ / "run/latest/model.safetensors"),
+            read_file(directory_ / "whole/latest/model.safetensors"));
+}
+
 TEST_F(RunTest, AsksForAnEndAndACorpus) {
   auto endless = config();
   endless.train.max_steps = 0;
