@@ -114,6 +114,11 @@ ExportReport export_hf(const LoadedModel& source,
                        bool force,
                        uint64_t shard_bytes) {
   expect_writable(output, force);
+  if (fs::is_directory(output) && !fs::is_empty(output) && !fs::exists(output / "config.json")) {
+    throw Error(ExitCode::kCannotCreate,
+                {"is a directory, and not of an earlier export", output.string(),
+                 "choose another --output; even with --force this is not replaced"});
+  }
   AtomicDirectory directory(output);
   const fs::path& folder = directory.path();
   const auto& config = source.model->config();
@@ -156,10 +161,12 @@ ExportReport export_kvsmith(const LoadedModel& source, const fs::path& output, b
   config.model = source.model->config();
   config.train.sequence_length =
       std::min(config.train.sequence_length, config.model.max_position_embeddings);
-  const fs::path trial = output.parent_path() / ("." + output.filename().string() + ".unverified");
-  save_tensors(trial, tensors, {{"format", "pt"}, {"kvsmith.config", to_toml(config)}});
-  const ExportReport report = verified(source, trial);
-  publish_file(trial, output);
+  // an atomic directory holds the file until it has been read back
+  const AtomicDirectory trial(output.parent_path() / (output.filename().string() + ".trial"));
+  const fs::path file = trial.path() / output.filename();
+  save_tensors(file, tensors, {{"format", "pt"}, {"kvsmith.config", to_toml(config)}});
+  const ExportReport report = verified(source, file);
+  publish_file(file, output);
   return report;
 }
 

@@ -1,5 +1,8 @@
 #include "checkpoints/hf_config.h"
 
+#include <algorithm>
+
+#include "configs/run_config.h"
 #include "core/error.h"
 #include "core/text.h"
 
@@ -101,8 +104,15 @@ ModelConfig from_hf_config(const Json& json, const std::string& where) {
   c.tie_word_embeddings = json.value("tie_word_embeddings", false);
   c.qk_norm = type == "qwen3";
   c.attention_bias = type == "qwen2" || json.value("attention_bias", false);
-  fill_in(c);
-  return c;
+  if (c.max_position_embeddings < 2) {
+    throw Error(ExitCode::kConfig, {cat("max_position_embeddings is ", c.max_position_embeddings),
+                                    where, "expected at least 2"});
+  }
+  // the same ranges and relations as for a file of ours
+  RunConfig run;
+  run.model = c;
+  run.train.sequence_length = std::min(run.train.sequence_length, c.max_position_embeddings);
+  return parse_run_config(to_toml(run), where).model;
 }
 
 }  // namespace kvsmith

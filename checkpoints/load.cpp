@@ -53,6 +53,7 @@ LoadedModel load_checkpoint(const fs::path& path, const LoadOptions& options) {
   const auto config =
       parse_run_config(read_file(path / "config.toml"), (path / "config.toml").string());
   LoadedModel out;
+  out.path = path;
   out.model = make(config.model, options);
   load_into(named_parameters(*out.model), SafetensorsFile(path / "model.safetensors"));
   take_tokenizer(out, path / "tokenizer.model");
@@ -82,6 +83,13 @@ std::map<std::string, fs::path> hf_shards(const fs::path& folder) {
     out[name] = folder / shard;
   }
   return out;
+}
+
+/// A token id of config.json: a number, the first of a list, or none.
+std::optional<int32_t> id_of(const Json& json, const char* key) {
+  Json value = json.value(key, Json());
+  if (value.is_array() && !value.empty()) value = Json(value[0]);
+  return value.is_number_integer() ? std::optional(value.get<int32_t>()) : std::nullopt;
 }
 
 LoadedModel load_hf(const fs::path& folder, const LoadOptions& options) {
@@ -118,10 +126,10 @@ LoadedModel load_hf(const fs::path& folder, const LoadOptions& options) {
       },
       folder.string());
   take_tokenizer(out, folder / "tokenizer.model");
-  out.bos_id = json.value("bos_token_id", out.bos_id);
-  if (json.contains("eos_token_id") && json["eos_token_id"].is_number())
-    out.eos_id = json["eos_token_id"];
+  out.bos_id = id_of(json, "bos_token_id").value_or(out.bos_id);
+  out.eos_id = id_of(json, "eos_token_id").value_or(out.eos_id);
   out.name = folder.filename().string();
+  out.path = folder;
   return out;
 }
 
@@ -144,6 +152,7 @@ LoadedModel load_single_file(const fs::path& path, const LoadOptions& options) {
     out.eos_id = out.tokenizer->eos_id();
   }
   out.name = path.stem().string();
+  out.path = path;
   return out;
 }
 
@@ -170,7 +179,12 @@ LoadedModel load_model(const fs::path& path, const LoadOptions& options) {
   } catch (const Json::exception& error) {  // a key of another type than expected
     throw Error(ExitCode::kBadData, {error.what(), path.string(), "the checkpoint is damaged"});
   }
-  out.path = path;
+  if (out.tokenizer && out.tokenizer->vocab_size() > out.model->config().vocab_size) {
+    throw Error(ExitCode::kConfig,
+                {cat("the tokenizer has ", out.tokenizer->vocab_size(), " pieces, the model ",
+                     out.model->config().vocab_size, " token ids"),
+                 path.string(), "is this the tokenizer of another model?"});
+  }
   out.model->to(options.device);
   out.model->eval();
   return out;

@@ -4,8 +4,6 @@
 #include <optional>
 #include <string>
 
-#include <nlohmann/json.hpp>
-
 #include "configs/model_config.h"
 #include "data/tokenizer.h"
 #include "models/decoder.h"

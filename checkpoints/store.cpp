@@ -1,9 +1,9 @@
 #include "checkpoints/store.h"
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cstdio>
-#include <set>
 
 #include "core/error.h"
 #include "core/files.h"
@@ -54,14 +54,7 @@ void check_manifest(CheckpointInfo& info, bool check_hashes) {
   info.state = Json::parse(read_file(info.path / "state.json", 1 << 26));
 }
 
-}  // namespace
-
-std::string checkpoint_name(int64_t step) {
-  std::array<char, 32> name{};
-  std::snprintf(name.data(), name.size(), "%s%09lld", kPrefix, static_cast<long long>(step));
-  return name.data();
-}
-
+/// Bytes and SHA-256 of every file in `directory`; written last, it makes a checkpoint complete.
 void write_manifest(const fs::path& directory, int64_t step) {
   std::vector<fs::path> files;
   for (const auto& entry : fs::directory_iterator(directory)) {
@@ -74,6 +67,14 @@ void write_manifest(const fs::path& directory, int64_t step) {
                                                    {"sha256", sha256_of_file(file)}};
   }
   write_file(directory / "manifest.json", manifest.dump(2) + "\n");
+}
+
+}  // namespace
+
+std::string checkpoint_name(int64_t step) {
+  std::array<char, 32> name{};
+  std::snprintf(name.data(), name.size(), "%s%09lld", kPrefix, static_cast<long long>(step));
+  return name.data();
 }
 
 CheckpointInfo inspect_checkpoint(const fs::path& directory, bool check_hashes) {
@@ -93,10 +94,7 @@ CheckpointInfo inspect_checkpoint(const fs::path& directory, bool check_hashes) 
 
 CheckpointStore::CheckpointStore(fs::path run) : run_(std::move(run)) {}
 
-fs::path CheckpointStore::save(const Snapshot& snapshot,
-                               int64_t step,
-                               bool is_best,
-                               const Retention& retention) {
+fs::path CheckpointStore::save(const Snapshot& snapshot, int64_t step, bool is_best) {
   const fs::path name = checkpoint_name(step);
   AtomicDirectory directory(run_ / name);
   const fs::path& inside = directory.path();
@@ -109,7 +107,6 @@ fs::path CheckpointStore::save(const Snapshot& snapshot,
   directory.commit();
   replace_link(run_ / "latest", name);
   if (is_best) replace_link(run_ / "best", name);
-  retire(retention);
   return run_ / name;
 }
 
@@ -139,12 +136,14 @@ std::optional<CheckpointInfo> CheckpointStore::newest(
                                    run_.string(), "start over in another directory"});
 }
 
-void CheckpointStore::retire(const Retention& retention) {
+void CheckpointStore::retire(const Retention& retention, int64_t step) {
   std::error_code none;
   const fs::path best = fs::read_symlink(run_ / "best", none);
   int64_t kept = 0;
   for (const auto& info : list()) {
-    if (!info.complete) continue;  // never counted, never touched: `newest` reports it
+    // what is broken, or of a future that the run has gone back from, is neither counted nor
+    // touched
+    if (!info.complete || info.step > step) continue;
     const bool milestone = retention.keep_every > 0 && info.step % retention.keep_every == 0;
     const bool is_best = retention.keep_best && info.path.filename() == best;
     if (kept++ < std::max<int64_t>(1, retention.keep_last) || milestone || is_best) continue;

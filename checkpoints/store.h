@@ -46,11 +46,10 @@ class CheckpointStore {
  public:
   explicit CheckpointStore(std::filesystem::path run);
 
-  /// Publishes a checkpoint, moves `latest` (and `best`), then removes what `retention` lets go.
-  std::filesystem::path save(const Snapshot& snapshot,
-                             int64_t step,
-                             bool is_best,
-                             const Retention& retention);
+  /// Publishes a checkpoint and moves `latest` (and `best`).
+  std::filesystem::path save(const Snapshot& snapshot, int64_t step, bool is_best);
+  /// Removes complete checkpoints up to `step`, the newest, that `retention` lets go.
+  void retire(const Retention& retention, int64_t step);
 
   /// Newest first, complete or not.
   std::vector<CheckpointInfo> list() const;
@@ -59,20 +58,13 @@ class CheckpointStore {
   std::optional<CheckpointInfo> newest(
       const std::function<void(const CheckpointInfo&)>& on_skip = {}) const;
 
-  const std::filesystem::path& run() const { return run_; }
-
  private:
-  void retire(const Retention& retention);
-
   std::filesystem::path run_;
 };
 
 /// Reads a checkpoint's manifest and state; with `check_hashes` also every byte. Problems are in
 /// the result, not thrown.
 CheckpointInfo inspect_checkpoint(const std::filesystem::path& directory, bool check_hashes);
-
-/// Writes manifest.json over the files in `directory`, which must be complete otherwise.
-void write_manifest(const std::filesystem::path& directory, int64_t step);
 
 /// A name such as step-000001000.
 std::string checkpoint_name(int64_t step);

@@ -23,7 +23,7 @@ struct DataConfig {
           self.corpus);
     visit(Key{.name = "weights",
               .help = "how often each corpus is drawn from; empty: by its size",
-              .min = 0},
+              .min = 1e-9},
           self.weights);
     visit(Key{.name = "split", .help = "split to train on"}, self.split);
     visit(Key{.name = "validation_split",

@@ -8,11 +8,18 @@
 namespace kvsmith::detail {
 namespace {
 
+/// 16777216 rather than 1.67772e+07.
+std::string limit(double value) {
+  constexpr double kExact = 1e12;
+  return value == std::floor(value) && std::abs(value) < kExact ? cat(static_cast<int64_t>(value))
+                                                                : cat(value);
+}
+
 std::string range(const Key& key) {
   const bool low = std::isfinite(key.min), high = std::isfinite(key.max);
-  if (low && high) return cat(" from ", key.min, " to ", key.max);
-  if (low) return cat(" >= ", key.min);
-  if (high) return cat(" <= ", key.max);
+  if (low && high) return cat(" from ", limit(key.min), " to ", limit(key.max));
+  if (low) return cat(" >= ", limit(key.min));
+  if (high) return cat(" <= ", limit(key.max));
   return "";
 }
 

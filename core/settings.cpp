@@ -3,8 +3,7 @@
 #include <array>
 #include <charconv>
 #include <cmath>
-#include <optional>
-#include <set>
+#include <sstream>
 
 #include <toml++/toml.h>
 

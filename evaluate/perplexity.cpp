@@ -8,7 +8,6 @@
 #include <torch/types.h>
 
 #include "core/error.h"
-#include "core/random.h"
 #include "core/text.h"
 #include "evaluate/unigram.h"
 #include "evaluate/windows.h"
@@ -117,12 +116,20 @@ double protocol_difference(DecoderImpl& model, const at::Tensor& window) {
   return worst;
 }
 
-/// UTF-8 bytes that the scored tokens of a window stand for.
+/// Bytes of text that the scored tokens of a window stand for, wherever windows are cut.
 int64_t text_bytes(const Tokenizer& tokenizer,
                    const Window& window,
                    const std::vector<int32_t>& ids) {
   const auto from = static_cast<size_t>(window.scored_from) + 1;
-  return static_cast<int64_t>(tokenizer.decode(std::span(ids).subspan(from)).size());
+  int64_t bytes = 0;
+  for (const int32_t id : std::span(ids).subspan(from)) {
+    bytes += static_cast<int64_t>(tokenizer.surface(id).size());
+  }
+  // the space that some models put before a text is none of its bytes
+  const bool begins = window.opens_document && from == 1 && ids.size() > 1;
+  if (begins && tokenizer.model().add_dummy_prefix && tokenizer.surface(ids[1]).starts_with(' '))
+    --bytes;
+  return bytes;
 }
 
 void check(EvaluateOptions& options, const LoadedModel& model, const Corpus& corpus) {
@@ -138,8 +145,8 @@ void check(EvaluateOptions& options, const LoadedModel& model, const Corpus& cor
   }
   if (options.batch < 1) refuse(cat("batch ", options.batch), "give at least 1 window");
   const auto& info = corpus.info();
-  if (model.tokenizer && !info.tokenizer_sha256.empty() &&
-      model.tokenizer->sha256() != info.tokenizer_sha256) {
+  if (model.tokenizer && model.tokenizer->sha256() != info.tokenizer_sha256 &&
+      !info.tokenizer_sha256.empty()) {
     throw Error(ExitCode::kConfig,
                 {cat("the corpus was made with tokenizer ", info.tokenizer_sha256.substr(0, 12),
                      ", the model has ", model.tokenizer->sha256().substr(0, 12)),
@@ -197,6 +204,7 @@ Evaluation evaluate(LoadedModel& loaded,
   std::vector<double> unigram;
   if (options.unigram) unigram = unigram_losses(*corpus.split("train"), corpus.info().vocab_size);
   double unigram_nll = 0;
+  const bool counts_bytes = loaded.tokenizer && !corpus.info().tokenizer_sha256.empty();
   int64_t bytes = 0;
   const auto start = std::chrono::steady_clock::now();
   for (size_t first = 0; first < windows.size(); first += static_cast<size_t>(options.batch)) {
@@ -210,7 +218,7 @@ Evaluation evaluate(LoadedModel& loaded,
     for (int64_t b = 0; b < count; ++b) {
       const Window& window = windows[first + static_cast<size_t>(b)];
       const auto& ids = batch.ids[static_cast<size_t>(b)];
-      if (loaded.tokenizer) bytes += text_bytes(*loaded.tokenizer, window, ids);
+      if (counts_bytes) bytes += text_bytes(*loaded.tokenizer, window, ids);
       for (size_t i = static_cast<size_t>(window.scored_from) + 1;
            !unigram.empty() && i < ids.size(); ++i) {
         unigram_nll += unigram[static_cast<size_t>(ids[i])];

@@ -16,7 +16,7 @@ std::vector<Window> windows_of(const CorpusSplit& split,
     int64_t scored = 0;  // predictions of this document that a window has taken
     for (int64_t start = 0; scored < inputs && left > 0; start += stride) {
       Window window{document, begin + static_cast<uint64_t>(start),
-                    std::min(context, inputs - start), scored - start};
+                    std::min(context, inputs - start), scored - start, start == 0};
       window.length = std::min(window.length, window.scored_from + left);
       scored = start + window.length;
       left -= window.scored();

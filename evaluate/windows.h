@@ -12,6 +12,7 @@ namespace kvsmith {
 struct Window {
   uint64_t document = 0, first = 0;
   int64_t length = 0, scored_from = 0;
+  bool opens_document = false;
 
   int64_t scored() const { return length - scored_from; }
 };

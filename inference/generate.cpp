@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/text.h"
+#include "data/utf8.h"
 
 namespace kvsmith {
 namespace {
@@ -28,14 +29,20 @@ size_t unfinished(std::string_view text, const std::vector<std::string>& stops) 
     break;
   }
   for (const auto& stop : stops) {
-    for (size_t n = std::min(stop.size() - 1, text.size()); n > held; --n) {
+    for (size_t n = std::min(stop.size(), text.size() + 1) - 1; n > held; --n) {
       if (text.ends_with(std::string_view(stop).substr(0, n))) held = n;
     }
   }
   return held;
 }
 
-/// One sequence of the batch while it grows.
+/// What the model wrote, with characters that it left incomplete replaced by U+FFFD.
+std::string readable(std::string_view bytes) {
+  uint64_t replaced = 0;
+  return replace_invalid_utf8(bytes, replaced);
+}
+
+/// One sequence of the batch while it grows; its text holds raw bytes until it is done.
 struct Sequence {
   Generation result;
   size_t shown = 0;
@@ -47,7 +54,7 @@ void finish(Sequence& sequence, const char* reason) {
   sequence.result.finish = reason;
 }
 
-/// Takes in one sampled token; tells what became readable.
+/// Takes in one sampled token.
 void extend(Sequence& sequence,
             int64_t token,
             const LoadedModel& model,
@@ -55,28 +62,29 @@ void extend(Sequence& sequence,
   if (token == model.eos_id) return finish(sequence, "eos");
   auto& result = sequence.result;
   result.tokens.push_back(static_cast<int32_t>(token));
-  result.text = model.tokenizer->decode(result.tokens);
+  result.text += model.tokenizer->surface(static_cast<int32_t>(token));
   for (const auto& stop : options.stop) {
     const size_t at = result.text.find(stop);
-    if (stop.empty() || at == std::string::npos) continue;
+    if (at == std::string::npos) continue;
     result.text.resize(at);
     return finish(sequence, "stop");
   }
-  if (static_cast<int64_t>(result.tokens.size()) >= options.max_new_tokens)
+  if (static_cast<int64_t>(result.tokens.size()) >= options.max_new_tokens) {
     finish(sequence, "length");
+  }
 }
 
+/// Hands on what has become whole characters since the last time.
 void show(Sequence& sequence,
           size_t index,
           const GenerateOptions& options,
           const std::function<void(size_t, std::string_view)>& on_text) {
   const std::string& text = sequence.result.text;
   const size_t held = sequence.done ? 0 : unfinished(text, options.stop);
-  if (on_text && text.size() > sequence.shown + held) {
-    on_text(index,
-            std::string_view(text).substr(sequence.shown, text.size() - held - sequence.shown));
-    sequence.shown = text.size() - held;
-  }
+  if (!on_text || text.size() <= sequence.shown + held) return;
+  const size_t fresh = text.size() - held - sequence.shown;
+  on_text(index, readable(std::string_view(text).substr(sequence.shown, fresh)));
+  sequence.shown += fresh;
 }
 
 std::vector<std::vector<int32_t>> encoded(const LoadedModel& model,
@@ -85,6 +93,15 @@ std::vector<std::vector<int32_t>> encoded(const LoadedModel& model,
   if (!model.tokenizer) {
     throw Error(ExitCode::kUsage, {"the checkpoint has no tokenizer", model.path.string(),
                                    "generate needs one; `kvsmith logits` works on token ids"});
+  }
+  if (options.max_new_tokens < 1 ||
+      options.max_new_tokens > model.model->config().max_position_embeddings) {
+    throw Error(ExitCode::kUsage, {cat(options.max_new_tokens, " new tokens"), "generate",
+                                   cat("give 1 to max_position_embeddings, ",
+                                       model.model->config().max_position_embeddings)});
+  }
+  if (std::ranges::find(options.stop, "") != options.stop.end()) {
+    throw Error(ExitCode::kUsage, {"an empty stop text", "--stop", "give some text"});
   }
   std::vector<std::vector<int32_t>> out;
   const int64_t longest = model.model->config().max_position_embeddings;
@@ -117,6 +134,8 @@ std::vector<Generation> generate(LoadedModel& model,
   const auto batch = static_cast<int64_t>(ids.size());
   if (batch == 0) return {};
   const auto device = model.model->device();
+  // a vocabulary rounded up for speed has rows that stand for no token
+  const int64_t known = std::min(model.model->config().vocab_size, model.tokenizer->vocab_size());
   GenerateStats counted;
 
   std::vector<Span> spans;
@@ -157,7 +176,7 @@ std::vector<Generation> generate(LoadedModel& model,
       auto& span = spans[static_cast<size_t>(b)];
       span = {span.end(), 0};
       if (sequence.done) continue;
-      const int64_t token = sample(logits[b], options.sampling, b, span.first);
+      const int64_t token = sample(logits[b].narrow(0, 0, known), options.sampling, b, span.first);
       extend(sequence, token, model, options);
       show(sequence, static_cast<size_t>(b), options, on_text);
       ++counted.new_tokens;
@@ -175,7 +194,10 @@ std::vector<Generation> generate(LoadedModel& model,
   counted.cache_bytes_reserved = cache.bytes_reserved();
   if (stats) *stats = counted;
   std::vector<Generation> out;
-  for (auto& sequence : sequences) out.push_back(std::move(sequence.result));
+  for (auto& sequence : sequences) {
+    sequence.result.text = readable(sequence.result.text);
+    out.push_back(std::move(sequence.result));
+  }
   return out;
 }
 

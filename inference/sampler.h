@@ -18,7 +18,7 @@ struct SamplingOptions {
 void check(const SamplingOptions& options);
 
 /// Chooses a token. The draw is a pure function of (seed, sequence, position), so the same seed
-/// gives the same text whatever the batch. Throws Error (80) when a logit is NaN.
+/// gives the same text whatever the other sequences are. Throws Error (80) when a logit is NaN.
 /// logits: [vocab_size] fp32 on the host.
 int64_t sample(const at::Tensor& logits,
                const SamplingOptions& options,

@@ -1,5 +1,7 @@
 #include "ops/layers.h"
 
+#include <algorithm>
+
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/types.h>
 
@@ -68,8 +70,8 @@ struct LinearCrossEntropy : Function<LinearCrossEntropy> {
   static at::Tensor forward(AutogradContext* context,
                             const at::Tensor& hidden,
                             const at::Tensor& weight,
-                            const at::Tensor& targets) {
-    const bool wants_grad = hidden.requires_grad() || weight.requires_grad();
+                            const at::Tensor& targets,
+                            bool wants_grad) {
     const auto cast = weight.to(hidden.scalar_type());
     auto loss = torch::zeros({}, hidden.options().dtype(torch::kFloat));
     at::Tensor grad_hidden, grad_weight;
@@ -103,7 +105,10 @@ struct LinearCrossEntropy : Function<LinearCrossEntropy> {
   }
   static variable_list backward(AutogradContext* context, const variable_list& grads) {
     const auto saved = context->get_saved_variables();
-    return {saved[0] * grads[0].to(saved[0].scalar_type()), saved[1] * grads[0], {}};
+    return {(saved[0].to(torch::kFloat) * grads[0]).to(saved[0].scalar_type()),
+            saved[1] * grads[0],
+            {},
+            {}};
   }
 };
 
@@ -126,7 +131,10 @@ at::Tensor rotate(const at::Tensor& x, const Positions& positions, double theta)
 at::Tensor linear_cross_entropy(const at::Tensor& hidden,
                                 const at::Tensor& weight,
                                 const at::Tensor& targets) {
-  return LinearCrossEntropy::apply(hidden, weight, targets);
+  // inside a Function gradients are always off, so it cannot see whether they are wanted
+  const bool wants_grad =
+      at::GradMode::is_enabled() && (hidden.requires_grad() || weight.requires_grad());
+  return LinearCrossEntropy::apply(hidden, weight, targets, wants_grad);
 }
 
 at::Tensor token_losses(const at::Tensor& logits, const at::Tensor& targets) {

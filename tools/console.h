@@ -19,8 +19,6 @@ class Console {
   /// The state of long work. On a terminal at most ten times a second; elsewhere only when `stays`.
   void progress(const std::string& text, bool stays);
 
-  bool is_terminal() const { return terminal_; }
-
  private:
   void clear_line();
 

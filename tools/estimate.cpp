@@ -1,5 +1,6 @@
 #include "tools/estimate.h"
 
+#include <array>
 #include <filesystem>
 #include <iostream>
 #include <memory>
@@ -47,7 +48,8 @@ int64_t parse_bytes(const std::string& text) {
     end = 0;
   }
   for (const auto& [unit, factor] : units) {
-    if (end > 0 && number >= 0 && text.substr(end) == unit)
+    constexpr double kMost = 1e18;
+    if (end > 0 && number >= 0 && number * factor < kMost && text.substr(end) == unit)
       return static_cast<int64_t>(number * factor);
   }
   throw Error(ExitCode::kUsage,

@@ -16,7 +16,8 @@ void add_model_flags(CLI::App& verb, ModelFlags& flags) {
   verb.add_option("--device", flags.device, "auto, cpu or cuda")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
       ->capture_default_str();
-  verb.add_option("--threads", flags.threads, "CPU threads; 0: all cores");
+  verb.add_option("--threads", flags.threads, "CPU threads; 0: all cores")
+      ->check(CLI::Range(0, 4096));
 }
 
 LoadedModel load(const ModelFlags& flags) {

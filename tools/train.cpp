@@ -1,3 +1,5 @@
+#include <array>
+#include <cmath>
 #include <cstdio>
 #include <filesystem>
 #include <iostream>
@@ -78,7 +80,7 @@ int train(const Flags& flags) {
     console.note(cat("step ", step, "  validation loss ", loss, "  perplexity ", std::exp(loss)));
   };
   const RunResult result = run_training(config, flags.run, hooks);
-  if (result.signal != 0) {
+  if (result.signal != 0 && !result.finished) {
     console.note(cat("interrupted by signal ", result.signal, "; run the same command to resume"));
     return 128 + result.signal;
   }

@@ -1,11 +1,13 @@
 #include "tools/verbs.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <iostream>
 #include <new>
 
 #include <CLI/CLI.hpp>
 #include <c10/util/Exception.h>
+#include <nlohmann/json.hpp>
 
 #include "core/error.h"
 #include "core/text.h"
@@ -96,7 +98,7 @@ int run(int argc, const char* const* argv) {
   add_verbs(app, exit_code);
   try {
     app.parse(argc, argv);
-    std::cout.flush();
+    if (!std::cout.flush()) return report(ExitCode::kIo, "cannot write to standard output");
     return exit_code;
   } catch (const CLI::Success& asked) {  // --help
     return app.exit(asked);
@@ -112,7 +114,14 @@ int run(int argc, const char* const* argv) {
                   "out of memory; lower micro_batch_size, batch or context");
   } catch (const std::filesystem::filesystem_error& error) {
     return report(exit_code_of(error.code()), error.what());
+  } catch (const nlohmann::json::exception& error) {  // a file of ours that somebody edited
+    return report(ExitCode::kBadData, error.what());
   } catch (const c10::Error& error) {
+    const std::string text = error.what_without_backtrace();
+    if (text.find("DefaultCPUAllocator") != std::string::npos) {
+      return report(ExitCode::kOutOfMemory,
+                    cat(text, "; lower micro_batch_size, batch or context"));
+    }
     return report(ExitCode::kInternal, cat("LibTorch: ", error.what_without_backtrace()));
   } catch (const std::exception& error) {
     return report(ExitCode::kInternal, error.what());

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <limits>
 #include <thread>
 
@@ -44,6 +45,8 @@ void configure_runtime(const TrainConfig& config) {
   keep_freed_memory();
   const auto cores = static_cast<int64_t>(std::max(1U, std::thread::hardware_concurrency()));
   at::set_num_threads(static_cast<int>(config.threads > 0 ? config.threads : cores));
+  // cuBLAS reads this when the GPU is first used
+  if (config.deterministic) setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
   auto& context = at::globalContext();
   context.setDeterministicAlgorithms(config.deterministic, /*warn_only=*/false);
   if (config.deterministic) {

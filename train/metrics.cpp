@@ -22,16 +22,18 @@ fs::path prepared(const fs::path& run, int64_t resumed_step) {
     if (newline == std::string::npos) break;  // torn by a crash
     const std::string line = text.substr(begin, newline + 1 - begin);
     const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
-    const bool past = !json.is_object() || json.value("step", int64_t{0}) > resumed_step;
+    const bool known =
+        json.is_object() && json.contains("step") && json["step"].is_number_integer();
+    const bool past = !known || json["step"].get<int64_t>() > resumed_step;
     (past ? discarded : kept) += line;
     begin = newline + 1;
   }
-  if (kept.size() != text.size()) write_file(path, kept);
-  if (!discarded.empty()) {
+  if (!discarded.empty()) {  // first, so that a crash in between loses nothing
     int n = 0;
     while (fs::exists(run / cat("metrics.jsonl.discarded-", n))) ++n;
     write_file(run / cat("metrics.jsonl.discarded-", n), discarded);
   }
+  if (kept.size() != text.size()) write_file(path, kept);
   return path;
 }
 
@@ -42,8 +44,7 @@ Json finite(double value) { return std::isfinite(value) ? Json(value) : Json(nul
 MetricsLog::MetricsLog(const fs::path& run, int64_t resumed_step, bool tensorboard)
     : file_(prepared(run, resumed_step)) {
   if (tensorboard) {
-    const auto resumed = resumed_step > 0 ? std::optional(resumed_step) : std::nullopt;
-    events_ = std::make_unique<EventWriter>(run / "tensorboard", resumed);
+    events_ = std::make_unique<EventWriter>(run / "tensorboard", resumed_step);
   }
 }
 

@@ -1,5 +1,7 @@
 #include "train/optimizer.h"
 
+#include <cmath>
+
 #include <torch/types.h>
 
 namespace kvsmith {
@@ -49,12 +51,6 @@ std::vector<std::pair<std::string, at::Tensor>> AdamW::state() const {
   return out;
 }
 
-int64_t AdamW::bytes() const {
-  int64_t sum = 0;
-  for (const auto& [name, tensor] : state()) sum += static_cast<int64_t>(tensor.nbytes());
-  return sum;
-}
-
 double AdamW::clip_gradients(double max_norm) {
   const torch::NoGradGuard no_grad;
   std::vector<at::Tensor> all;
@@ -63,7 +59,8 @@ double AdamW::clip_gradients(double max_norm) {
   }
   const double norm = torch::stack(at::_foreach_norm(all)).norm().item<double>();
   // a norm that is not finite leaves the gradients alone: the caller skips the step
-  if (max_norm > 0 && norm > max_norm) at::_foreach_mul_(all, max_norm / (norm + 1e-6));
+  if (max_norm > 0 && std::isfinite(norm) && norm > max_norm)
+    at::_foreach_mul_(all, max_norm / (norm + 1e-6));
   return norm;
 }
 

@@ -24,7 +24,6 @@ class AdamW {
 
   /// "exp_avg.<parameter>" and "exp_avg_sq.<parameter>", aliases of the live state.
   std::vector<std::pair<std::string, at::Tensor>> state() const;
-  int64_t bytes() const;
 
   /// Scales all gradients so that their global L2 norm is at most `max_norm` (0: leave them).
   /// Returns the norm before scaling.

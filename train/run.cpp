@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <chrono>
 #include <limits>
+#include <memory>
+#include <optional>
 
 #include <torch/types.h>
 
@@ -43,6 +45,12 @@ Texts open_texts(const RunConfig& config) {
     const auto names = texts.corpora.back().splits();
     if (!texts.validation && std::ranges::find(names, data.validation_split) != names.end()) {
       texts.validation = texts.corpora.back().split(data.validation_split);
+      if (texts.validation->tokens() <= static_cast<uint64_t>(config.train.sequence_length)) {
+        throw Error(ExitCode::kBadData,
+                    {cat("split \"", data.validation_split, "\" has ", texts.validation->tokens(),
+                         " tokens, fewer than one sequence of ", config.train.sequence_length),
+                     data.corpus[i], "lower train.sequence_length or clear data.validation_split"});
+      }
     }
   }
   return texts;
@@ -95,9 +103,13 @@ class Run {
   }
 
   RunResult train() {
-    configure_runtime(config_.train);
     const auto start_point = find_checkpoint();
     build(start_point);
+    const int64_t total = config_.train.total_steps();
+    if (total > 0 && trainer_step() >= total) {
+      result_.finished = true;
+      return result_;
+    }
     check_space();
     MetricsLog metrics(options_.output, trainer_step(), config_.train.tensorboard);
     return loop(metrics);
@@ -106,14 +118,7 @@ class Run {
  private:
   std::optional<CheckpointInfo> find_checkpoint() {
     if (options_.resume == "never") {
-      const auto old = store_.list();
-      if (!old.empty() && !options_.force) {
-        throw Error(ExitCode::kCannotCreate,
-                    {cat("holds ", old.size(), " checkpoints of an earlier run"),
-                     options_.output.string(), "resume it, or start over with --force"});
-      }
-      for (const auto& info : old) remove_durably(info.path);
-      remove_durably(options_.output / "metrics.jsonl");
+      start_over();
       return std::nullopt;
     }
     if (options_.resume == "auto") {
@@ -125,7 +130,32 @@ class Run {
     if (!info.complete) {
       throw Error(ExitCode::kBadData, {info.problem, options_.resume, "choose another checkpoint"});
     }
+    const auto there = store_.list();
+    if (!there.empty() && there.front().step > info.step && !options_.force) {
+      throw Error(ExitCode::kCannotCreate,
+                  {cat("holds checkpoints up to step ", there.front().step, ", newer than step ",
+                       info.step),
+                   options_.output.string(), "choose another --output, or drop them with --force"});
+    }
+    for (const auto& newer : there) {
+      if (newer.step > info.step) remove_durably(newer.path);
+    }
     return info;
+  }
+
+  /// Empties the run directory of what an earlier run left, when that is wanted.
+  void start_over() const {
+    const auto old = store_.list();
+    const fs::path& run = options_.output;
+    if ((!old.empty() || fs::exists(run / "metrics.jsonl")) && !options_.force) {
+      throw Error(ExitCode::kCannotCreate,
+                  {cat("holds an earlier run with ", old.size(), " checkpoints"), run.string(),
+                   "resume it, or start over with --force"});
+    }
+    for (const auto& info : old) remove_durably(info.path);
+    for (const char* name : {"best", "latest", "metrics.jsonl", "tensorboard", "evaluation.json"}) {
+      remove_durably(run / name);
+    }
   }
 
   void build(const std::optional<CheckpointInfo>& checkpoint) {
@@ -233,27 +263,29 @@ class Run {
 
   void save(std::optional<double> validation, bool is_last) {
     const bool is_best = config_.train.keep_best && validation && *validation < best_loss_;
-    if (is_best) best_loss_ = *validation;
     Snapshot snapshot{.config = config_,
                       .weights = named_parameters(*trainer_->model()),
                       .optimizer = trainer_->optimizer().state(),
                       .tokenizer = texts_.corpora.at(0).info().tokenizer_model,
-                      .state = state(validation)};
+                      .state = state(validation, is_best ? *validation : best_loss_)};
     try {
-      result_.checkpoint = store_.save(snapshot, trainer_step(), is_best,
-                                       {.keep_last = config_.train.keep_last,
-                                        .keep_every = config_.train.keep_every,
-                                        .keep_best = config_.train.keep_best});
-      saved_step_ = trainer_step();
-      failed_saves_ = 0;
-      note(cat("saved ", path_text(result_.checkpoint)));
+      result_.checkpoint = store_.save(snapshot, trainer_step(), is_best);
     } catch (const Error& error) {
       if (error.code() != ExitCode::kIo || is_last || ++failed_saves_ >= kMostFailedSaves) throw;
       note(cat("could not save, training goes on: ", error.what()));
+      return;
     }
+    if (is_best) best_loss_ = *validation;
+    saved_step_ = trainer_step();
+    failed_saves_ = 0;
+    note(cat("saved ", path_text(result_.checkpoint)));
+    store_.retire({.keep_last = config_.train.keep_last,
+                   .keep_every = config_.train.keep_every,
+                   .keep_best = config_.train.keep_best},
+                  saved_step_);
   }
 
-  Json state(std::optional<double> validation) const {
+  Json state(std::optional<double> validation, double best) const {
     Json out = {{"step", trainer_step()}, {"trainer", trainer_->state()}};
     out["seed"] = config_.train.seed;
     out["corpora"] = fingerprints(texts_);
@@ -261,7 +293,7 @@ class Run {
     out["environment"] = environment_;
     out["version"] = KVSMITH_VERSION;
     if (validation) out["validation_loss"] = *validation;
-    if (best_loss_ < std::numeric_limits<double>::max()) out["best_validation_loss"] = best_loss_;
+    if (best < std::numeric_limits<double>::max()) out["best_validation_loss"] = best;
     out["metrics_tail"] = tail_;
     return out;
   }
@@ -312,7 +344,7 @@ void take_from_corpus(RunConfig& config) {
     throw Error(ExitCode::kConfig, {"no corpus is given", "data.corpus",
                                     "make one with `kvsmith data build` and name it here"});
   }
-  std::string tokenizer;
+  std::optional<std::string> tokenizer;
   for (const auto& path : config.data.corpus) {
     const CorpusInfo info = Corpus::open(path).info();
     if (config.model.vocab_size == 0) config.model.vocab_size = info.vocab_size;
@@ -322,7 +354,7 @@ void take_from_corpus(RunConfig& config) {
                        info.vocab_size, " token ids of ", path),
                    "model.vocab_size", "leave it out to take the tokenizer's"});
     }
-    if (!tokenizer.empty() && tokenizer != info.tokenizer_sha256) {
+    if (tokenizer && *tokenizer != info.tokenizer_sha256) {
       throw Error(ExitCode::kConfig, {"made with another tokenizer than " + config.data.corpus[0],
                                       path, "build both with the same tokenizer"});
     }
@@ -341,6 +373,7 @@ RunResult run_training(RunConfig config, const RunOptions& options, const RunHoo
                 {"\"" + config.train.lr_scheduler + "\" needs to know the length of the run",
                  "train.lr_scheduler", "set max_steps or max_tokens, or choose \"constant\""});
   }
+  configure_runtime(config.train);
   return Run(std::move(config), options, hooks).train();
 }
 

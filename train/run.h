@@ -17,7 +17,7 @@ struct RunOptions {
   std::string resume = "auto";        ///< "auto", "never", or the path of a checkpoint
   std::vector<std::string> accept =
       {};              ///< keys that may differ from the checkpoint's ("data.corpus")
-  bool force = false;  ///< with resume "never": replace what is in `output`
+  bool force = false;  ///< drop what `output` holds past the point of resuming
 };
 
 /// How a run tells what it does; every function may be empty.

@@ -27,7 +27,7 @@ class CheckpointTest : public ::testing::Test {
                             .optimizer = {{"exp_avg.x", torch::ones({3})}},
                             .tokenizer = {},
                             .state = {{"step", step}, {"trainer", {{"tokens", 10 * step}}}}};
-    return CheckpointStore(directory_.path()).save(snapshot, step, false, {});
+    return CheckpointStore(directory_.path()).save(snapshot, step, false);
   }
   at::Tensor logits(const Decoder& model) {
     return Decoder(model)->forward(torch::arange(9, torch::kLong).unsqueeze(0)).detach();

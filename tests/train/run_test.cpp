@@ -122,10 +122,12 @@ TEST_F(RunTest, RefusesAnotherCorpusUnlessAccepted) {
   auto other = config();
   other.data.corpus = {tiny_corpus(directory_ / "other.h5", 1).string()};
   expect_error([&] { train(other, "run"); }, ExitCode::kConfig, "data.corpus");
+  EXPECT_EQ(train(other, "run", 8, {.accept = {"data.corpus"}}).last.step, 8);
+  train(config(), "run2", 6);
   auto moved = config();
   fs::copy_file(corpus_, directory_ / "moved.h5");
   moved.data.corpus = {(directory_ / "moved.h5").string()};
-  EXPECT_TRUE(train(moved, "run").finished) << "the same corpus under another name";
+  EXPECT_TRUE(train(moved, "run2").finished) << "the same corpus under another name";
 }
 
 TEST_F(RunTest, ASecondRunInOneDirectoryIsRefused) {
@@ -147,7 +149,7 @@ TEST_F(RunTest, StopsWithTheLastGoodCheckpointWhenTheLossIsNotFinite) {
                                            "train.max_nonfinite"};
   try {
     train(run, "run", 0, {.accept = accept});
-    GTEST_SKIP() << "this run did not diverge";
+    FAIL() << "this run did not diverge";
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ExitCode::kNumerical) << error.what();
   }
@@ -180,6 +182,35 @@ TEST_F(RunTest, StopsWhenTheTimeIsUpAndGoesOnLater) {
   train(config(), "whole");
   EXPECT_EQ(read_file(directory_ / "run/latest/model.safetensors"),
             read_file(directory_ / "whole/latest/model.safetensors"));
+}
+
+TEST_F(RunTest, GoingBackToAnEarlierCheckpointNeedsForceAndKeepsWhatItSaves) {
+  auto run = config();
+  run.train.keep_last = 4;
+  train(run, "run");
+  const auto back = (directory_ / "run/step-000000003").string();
+  expect_error([&] { train(run, "run", 0, {.resume = back}); }, ExitCode::kCannotCreate,
+               "newer than step 3");
+  const auto expected = history(directory_ / "run");
+  run.train.keep_last = 1;
+  const auto result = train(run, "run", 5, {.resume = back, .force = true});
+  EXPECT_EQ(result.last.step, 5);
+  EXPECT_TRUE(inspect_checkpoint(directory_ / "run/latest", true).complete);
+  EXPECT_TRUE(train(run, "run").finished);
+  EXPECT_EQ(history(directory_ / "run"), expected);
+}
+
+TEST_F(RunTest, AValidationSplitShorterThanASequenceIsRefused) {
+  auto run = config();
+  run.train.sequence_length = 120;
+  CorpusInfo info;
+  info.vocab_size = 67;
+  CorpusWriter writer(directory_ / "short.h5", info);
+  writer.add_document("train", std::vector<int32_t>(5000, 3), 5000);
+  writer.add_document("valid", std::vector<int32_t>(100, 3), 100);
+  writer.finish();
+  run.data.corpus = {(directory_ / "short.h5").string()};
+  expect_error([&] { train(run, "run"); }, ExitCode::kBadData, "fewer than one sequence of 120");
 }
 
 TEST_F(RunTest, AsksForAnEndAndACorpus) {
