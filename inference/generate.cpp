@@ -94,17 +94,15 @@ std::vector<std::vector<int32_t>> encoded(const LoadedModel& model,
     throw Error(ExitCode::kUsage, {"the checkpoint has no tokenizer", model.path.string(),
                                    "generate needs one; `kvsmith logits` works on token ids"});
   }
-  if (options.max_new_tokens < 1 ||
-      options.max_new_tokens > model.model->config().max_position_embeddings) {
+  const int64_t longest = model.model->config().max_position_embeddings;
+  if (options.max_new_tokens < 1 || options.max_new_tokens > longest) {
     throw Error(ExitCode::kUsage, {cat(options.max_new_tokens, " new tokens"), "generate",
-                                   cat("give 1 to max_position_embeddings, ",
-                                       model.model->config().max_position_embeddings)});
+                                   cat("give 1 to max_position_embeddings, ", longest)});
   }
   if (std::ranges::find(options.stop, "") != options.stop.end()) {
     throw Error(ExitCode::kUsage, {"an empty stop text", "--stop", "give some text"});
   }
   std::vector<std::vector<int32_t>> out;
-  const int64_t longest = model.model->config().max_position_embeddings;
   for (const auto& prompt : prompts) {
     auto ids = model.tokenizer->encode(prompt);
     if (model.bos_id >= 0) ids.insert(ids.begin(), model.bos_id);

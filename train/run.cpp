@@ -105,6 +105,7 @@ class Run {
   RunResult train() {
     const auto start_point = find_checkpoint();
     build(start_point);
+    if (options_.resume != "auto") drop_newer();
     const int64_t total = config_.train.total_steps();
     if (total > 0 && trainer_step() >= total) {
       result_.finished = true;
@@ -137,10 +138,15 @@ class Run {
                        info.step),
                    options_.output.string(), "choose another --output, or drop them with --force"});
     }
-    for (const auto& newer : there) {
-      if (newer.step > info.step) remove_durably(newer.path);
-    }
     return info;
+  }
+
+  /// Leaves nothing of a future that the run has gone back from. Only after the checkpoint has been
+  /// loaded: a run that is refused must lose nothing.
+  void drop_newer() const {
+    for (const auto& info : store_.list()) {
+      if (info.step > trainer_step()) remove_durably(info.path);
+    }
   }
 
   /// Empties the run directory of what an earlier run left, when that is wanted.

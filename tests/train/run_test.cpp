@@ -192,6 +192,11 @@ TEST_F(RunTest, GoingBackToAnEarlierCheckpointNeedsForceAndKeepsWhatItSaves) {
   expect_error([&] { train(run, "run", 0, {.resume = back}); }, ExitCode::kCannotCreate,
                "newer than step 3");
   const auto expected = history(directory_ / "run");
+  auto refused = run;
+  refused.train.learning_rate = 1e-3;
+  expect_error([&] { train(refused, "run", 0, {.resume = back, .force = true}); },
+               ExitCode::kConfig, "train.learning_rate");
+  EXPECT_TRUE(fs::exists(directory_ / "run/step-000000012")) << "a refused run loses nothing";
   run.train.keep_last = 1;
   const auto result = train(run, "run", 5, {.resume = back, .force = true});
   EXPECT_EQ(result.last.step, 5);
