@@ -11,8 +11,7 @@ target_compile_options(kvsmith_flags INTERFACE
   # g++ 12 sees overflows in its own std::string and std::regex (GCC bugs 105329, 105562).
   $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-Wno-restrict -Wno-stringop-overflow -Wno-maybe-uninitialized>)
 target_include_directories(kvsmith_flags INTERFACE ${PROJECT_SOURCE_DIR})
-target_compile_definitions(kvsmith_flags INTERFACE KVSMITH_VERSION="${PROJECT_VERSION}"
-  $<$<BOOL:${KVSMITH_CUDA_ENABLED}>:KVSMITH_CUDA>)
+target_compile_definitions(kvsmith_flags INTERFACE KVSMITH_VERSION="${PROJECT_VERSION}")
 
 # Parsing LibTorch's headers costs seconds per file; every target that sees tensors shares this one
 # precompiled header. ccache needs the two settings to look past it.

@@ -59,9 +59,8 @@ void check_relations(const RunConfig& config,
          cat("hidden_size ", m.hidden_size, " is too small for ", m.num_attention_heads, " heads"));
   expect(m.head_dim % 2 == 0, "model.head_dim",
          cat("head_dim ", m.head_dim, " is odd, and the rotary embedding turns pairs"));
-  const int64_t micro = t.micro_batch_size == 0 ? t.batch_size : t.micro_batch_size;
-  expect(t.batch_size % micro == 0, "train.micro_batch_size",
-         cat("micro_batch_size ", micro, " does not divide batch_size ", t.batch_size,
+  expect(t.batch_size % t.micro_batch() == 0, "train.micro_batch_size",
+         cat("micro_batch_size ", t.micro_batch_size, " does not divide batch_size ", t.batch_size,
              "; choose one of ", divisors(t.batch_size)));
   expect(t.sequence_length <= m.max_position_embeddings, "train.sequence_length",
          cat("sequence_length ", t.sequence_length, " is longer than max_position_embeddings ",

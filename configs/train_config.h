@@ -170,6 +170,8 @@ struct TrainConfig {
   int64_t tokens_per_step() const { return batch_size * sequence_length; }
   /// Optimizer steps that the budgets in steps and tokens allow; 0 when there is none.
   int64_t total_steps() const;
+  /// Sequences per forward pass.
+  int64_t micro_batch() const { return micro_batch_size == 0 ? batch_size : micro_batch_size; }
 };
 
 }  // namespace kvsmith

@@ -1,5 +1,3 @@
-#include <algorithm>
-#include <array>
 #include <utility>
 
 #include <fcntl.h>
@@ -41,26 +39,5 @@ void AppendFile::append(std::string_view bytes) {
 }
 
 void AppendFile::sync() { posix::sync(fd_, path_); }
-
-void cut_torn_line(const fs::path& path) {
-  constexpr int kFlags = O_RDWR | O_NOFOLLOW | O_CLOEXEC;
-  const posix::Descriptor file(posix::retry([&] { return ::open(path.c_str(), kFlags); }));
-  if (!file.is_open()) {
-    if (errno == ENOENT) return;
-    fail("open", path, errno);
-  }
-  std::array<char, 4096> block{};
-  off_t end = ::lseek(file.get(), 0, SEEK_END);
-  while (end > 0) {
-    const off_t begin = std::max<off_t>(0, end - static_cast<off_t>(block.size()));
-    const ssize_t got = ::pread(file.get(), block.data(), static_cast<size_t>(end - begin), begin);
-    if (got != end - begin) fail("read", path, got < 0 ? errno : EIO);
-    const std::string_view text(block.data(), static_cast<size_t>(got));
-    const size_t newline = text.rfind('\n');
-    end = newline == std::string_view::npos ? begin : begin + static_cast<off_t>(newline) + 1;
-    if (newline != std::string_view::npos) break;
-  }
-  if (end < 0 || ::ftruncate(file.get(), end) != 0) fail("cut", path, errno);
-}
 
 }  // namespace kvsmith

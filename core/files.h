@@ -111,8 +111,7 @@ void remove_durably(const std::filesystem::path& path);
 void sweep_temporaries(const std::filesystem::path& directory);
 
 /// An append-only file, one write(2) per append(), so that lines of several writers do not mix.
-/// What a failed append() wrote is taken back; a torn last line, left by a crash, can be cut off
-/// by cut_torn_line() before.
+/// What a failed append() wrote is taken back.
 class AppendFile {
  public:
   explicit AppendFile(std::filesystem::path path);
@@ -127,9 +126,6 @@ class AppendFile {
   std::filesystem::path path_;
   int fd_ = -1;
 };
-
-/// Cuts off what follows the last newline of `path`. Nothing happens when it is not there.
-void cut_torn_line(const std::filesystem::path& path);
 
 /// Free bytes of the file system that holds `path` (or its nearest existing parent).
 uint64_t free_bytes(const std::filesystem::path& path);

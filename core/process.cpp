@@ -1,29 +1,12 @@
 #include "core/process.h"
 
 #include <atomic>
-#include <sstream>
-#include <string>
 
+#include <sys/resource.h>
 #include <unistd.h>
-
-#include "core/error.h"
-#include "core/files.h"
 
 namespace kvsmith {
 namespace {
-
-/// The value of a line "VmRSS:     1234 kB" of /proc/self/status, in bytes.
-uint64_t from_status(const std::string& key) {
-  std::istringstream lines(read_file("/proc/self/status"));
-  std::string word;
-  uint64_t kibibytes = 0;
-  while (lines >> word) {
-    if (word == key && lines >> kibibytes) return kibibytes * 1024;
-  }
-  throw Error(ExitCode::kInternal, {.what = "no line \"" + key + "\"",
-                                    .where = "/proc/self/status",
-                                    .remedy = "run on Linux with /proc mounted"});
-}
 
 // A handler may run in any thread, so a plain sig_atomic_t is not enough.
 std::atomic<int> stop_signal{0};
@@ -46,8 +29,11 @@ const std::array<Handling, 5> kHandlings = {{{SIGINT, remember},
 
 }  // namespace
 
-uint64_t resident_bytes() { return from_status("VmRSS:"); }
-uint64_t peak_resident_bytes() { return from_status("VmHWM:"); }
+uint64_t peak_resident_bytes() {
+  struct rusage usage{};
+  ::getrusage(RUSAGE_SELF, &usage);
+  return static_cast<uint64_t>(usage.ru_maxrss) * 1024;
+}
 
 StopSignals::StopSignals() {
   stop_signal = 0;

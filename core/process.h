@@ -6,9 +6,7 @@
 
 namespace kvsmith {
 
-/// Memory of this process in RAM, in bytes.
-uint64_t resident_bytes();
-/// The most it has ever been.
+/// The most memory that this process ever had in RAM, in bytes.
 uint64_t peak_resident_bytes();
 
 /// While it lives, the first SIGINT, SIGTERM or SIGUSR1 is only remembered, so that the program can

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <limits>
 #include <optional>
 #include <utility>
@@ -10,21 +9,14 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "core/safetensors_format.h"
 #include "core/text.h"
 
 namespace kvsmith {
 namespace {
 
+using namespace safetensors;
 using Json = nlohmann::json;
-
-static_assert(std::endian::native == std::endian::little, "data is read and written as it is");
-
-constexpr uint64_t kLengthBytes = 8;
-constexpr uint64_t kLargestHeader = 100'000'000;
-constexpr size_t kMostTensors = 1'000'000;
-constexpr size_t kMostDimensions = 8;
-constexpr uint64_t kDataAlignment = 64;
-constexpr std::string_view kMetadataName = "__metadata__";
 
 constexpr std::pair<std::string_view, uint64_t> kDtypes[] = {
     {"BOOL", 1}, {"U8", 1},  {"I8", 1},  {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"F8_E8M0", 1},
@@ -32,44 +24,11 @@ constexpr std::pair<std::string_view, uint64_t> kDtypes[] = {
     {"F32", 4},  {"U64", 8}, {"I64", 8}, {"F64", 8},     {"C64", 8},
 };
 
-/// Text out of a file, short enough for a message.
-std::string in_quotes(std::string_view text) {
-  constexpr size_t kLongest = 128;
-  return cat('"', text.substr(0, kLongest), text.size() > kLongest ? "...\"" : "\"");
-}
-
-std::string text_of(const std::vector<int64_t>& shape) {
-  std::string text;
-  for (const int64_t size : shape) text += (text.empty() ? "" : ", ") + std::to_string(size);
-  return "[" + text + "]";
-}
-
 [[noreturn]] void malformed(const std::string& where, const std::string& what) {
   throw Error(ExitCode::kBadData,
               {.what = what,
                .where = where,
                .remedy = "the file is damaged or was not written by a safetensors library"});
-}
-
-[[noreturn]] void misused(const std::string& where, const std::string& what) {
-  throw Error(ExitCode::kInternal,
-              {.what = what, .where = where, .remedy = "this is a bug; please report it"});
-}
-
-std::string place_of(const std::string& file, const std::string& tensor) {
-  return cat(file, ": tensor ", in_quotes(tensor));
-}
-
-/// Bytes of a tensor; nothing when the number does not fit, even if another size is zero.
-std::optional<uint64_t> size_of(const TensorInfo& info) {
-  uint64_t bytes = dtype_bytes(info.dtype);
-  bool is_empty = false;
-  for (const int64_t size : info.shape) {
-    is_empty |= size == 0;
-    if (size != 0 && __builtin_mul_overflow(bytes, static_cast<uint64_t>(size), &bytes)) return {};
-  }
-  if (bytes > uint64_t{std::numeric_limits<int64_t>::max()}) return {};
-  return is_empty ? 0 : bytes;
 }
 
 /// A tensor as the header says it is, before it is checked against the others.
@@ -312,6 +271,36 @@ uint64_t dtype_bytes(std::string_view dtype) {
   return 0;
 }
 
+namespace safetensors {
+
+std::string in_quotes(std::string_view text) {
+  constexpr size_t kLongest = 128;
+  return cat('"', text.substr(0, kLongest), text.size() > kLongest ? "...\"" : "\"");
+}
+
+std::string text_of(const std::vector<int64_t>& shape) {
+  std::string text;
+  for (const int64_t size : shape) text += (text.empty() ? "" : ", ") + std::to_string(size);
+  return "[" + text + "]";
+}
+
+std::string place_of(const std::string& file, const std::string& tensor) {
+  return cat(file, ": tensor ", in_quotes(tensor));
+}
+
+std::optional<uint64_t> size_of(const TensorInfo& info) {
+  uint64_t bytes = dtype_bytes(info.dtype);
+  bool is_empty = false;
+  for (const int64_t size : info.shape) {
+    is_empty |= size == 0;
+    if (size != 0 && __builtin_mul_overflow(bytes, static_cast<uint64_t>(size), &bytes)) return {};
+  }
+  if (bytes > uint64_t{std::numeric_limits<int64_t>::max()}) return {};
+  return is_empty ? 0 : bytes;
+}
+
+}  // namespace safetensors
+
 SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path) {
   const std::string where = path.string();
   const std::string header = read_header(file_);
@@ -331,77 +320,6 @@ const TensorInfo* SafetensorsFile::find(const std::string& name) const {
 
 void SafetensorsFile::read(const TensorInfo& info, void* destination) const {
   file_.read(info.offset, destination, info.bytes);
-}
-
-void sort_for_alignment(std::vector<TensorInfo>& tensors) {
-  std::ranges::stable_sort(tensors, std::ranges::greater{},
-                           [](const TensorInfo& info) { return dtype_bytes(info.dtype); });
-}
-
-SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path,
-                                     std::vector<TensorInfo> tensors,
-                                     const std::map<std::string, std::string>& metadata)
-    : file_(path), where_(path.string()), tensors_(std::move(tensors)) {
-  std::string header = "{";
-  const auto add = [&](std::string_view key, const Json& value) {
-    try {
-      header += cat(header.size() > 1 ? "," : "", Json(key).dump(), ":", value.dump());
-    } catch (const Json::exception&) {
-      misused(where_, cat(in_quotes(key), " is not valid UTF-8"));
-    }
-  };
-  if (!metadata.empty()) add(kMetadataName, metadata);
-  std::map<std::string_view, int> seen;
-  uint64_t end = 0;
-  for (TensorInfo& info : tensors_) {
-    const std::string place = place_of(where_, info.name);
-    const uint64_t element = dtype_bytes(info.dtype);
-    if (element == 0) misused(place, "has the unsupported dtype " + in_quotes(info.dtype));
-    if (info.shape.size() > kMostDimensions) misused(place, "has more than 8 dimensions");
-    if (std::ranges::any_of(info.shape, [](int64_t size) { return size < 0; })) {
-      misused(place, "has the shape " + text_of(info.shape));
-    }
-    if (info.name == kMetadataName || seen[info.name]++ > 0) misused(place, "is a name in use");
-    const auto bytes = size_of(info);
-    if (!bytes) misused(place, "has more bytes than a number can hold");
-    if (end % element != 0) {
-      misused(place, cat("would begin at byte ", end, " of the data, not a multiple of ", element,
-                         ": sort_for_alignment() first"));
-    }
-    info.offset = end;
-    info.bytes = *bytes;
-    end += *bytes;
-    add(info.name,
-        {{"dtype", info.dtype}, {"shape", info.shape}, {"data_offsets", {info.offset, end}}});
-  }
-  header += "}";
-  const uint64_t used = kLengthBytes + header.size();
-  header += std::string((kDataAlignment - used % kDataAlignment) % kDataAlignment, ' ');
-  if (header.size() > kLargestHeader || tensors_.size() > kMostTensors) {
-    misused(where_, cat(tensors_.size(), " tensors need a header of ", header.size(),
-                        " bytes, more than the format allows"));
-  }
-  for (TensorInfo& info : tensors_) info.offset += kLengthBytes + header.size();
-  const uint64_t length = header.size();
-  file_.write(&length, sizeof length);
-  file_.write(header);
-}
-
-void SafetensorsWriter::write(std::string_view name, const void* data, uint64_t bytes) {
-  if (next_ == tensors_.size()) misused(where_, cat("has all tensors before ", in_quotes(name)));
-  const TensorInfo& info = tensors_[next_];
-  if (name != info.name || bytes != info.bytes) {
-    misused(place_of(where_, info.name),
-            cat("with ", info.bytes, " bytes is next, not ", in_quotes(name), " with ", bytes));
-  }
-  file_.write(data, bytes);
-  ++next_;
-}
-
-std::string SafetensorsWriter::commit() {
-  if (next_ == tensors_.size()) return file_.commit();
-  misused(where_, cat("lacks tensor ", in_quotes(tensors_[next_].name), " and ",
-                      tensors_.size() - next_ - 1, " more"));
 }
 
 }  // namespace kvsmith

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdio>
 #include <numeric>
 
@@ -51,9 +52,7 @@ std::string printable(std::string_view text) {
   std::string out;
   for (const char c : text.substr(0, kLongest)) {
     const auto byte = static_cast<unsigned char>(c);
-    if (byte >= 0x20 && byte != 0x7f) {
-      out += c;
-    } else if (c == '\n') {
+    if ((byte >= 0x20 && byte != 0x7f) || c == '\n') {
       out += c;
     } else {
       std::array<char, 8> hex{};
@@ -71,7 +70,7 @@ std::string human_bytes(double bytes) {
 std::string human_count(double count) { return scaled(count, 1000, {"", "K", "M", "B", "T"}); }
 
 std::string human_seconds(double seconds) {
-  const auto whole = static_cast<int64_t>(seconds + 0.5);
+  const auto whole = std::llround(seconds);
   std::array<char, 64> text{};
   if (whole >= 3600) {
     std::snprintf(text.data(), text.size(), "%lld:%02lld:%02lld",

@@ -148,7 +148,7 @@ void append_sequence(std::span<const int32_t> ids, const BatchOptions& options, 
 struct BatchStream::Impl {
   Impl(std::vector<WeightedSplit> splits, const BatchOptions& settings)
       : schedule(std::move(splits), settings), options(settings) {
-    reader = std::jthread([this](std::stop_token stop) { read_ahead(stop); });
+    reader = std::jthread([this](const std::stop_token& stop) { read_ahead(stop); });
   }
 
   Batch make(uint64_t first) const {
@@ -223,12 +223,12 @@ Batch BatchStream::next() {
 }
 
 uint64_t BatchStream::position() const {
-  const std::lock_guard lock(impl_->mutex);
+  const std::scoped_lock lock(impl_->mutex);
   return impl_->position;
 }
 
 void BatchStream::seek(uint64_t position) {
-  const std::lock_guard lock(impl_->mutex);
+  const std::scoped_lock lock(impl_->mutex);
   impl_->position = position;
   impl_->ready.clear();
   impl_->error = nullptr;

@@ -54,7 +54,7 @@ CorpusColumn::Chunk CorpusColumn::load(uint64_t index) const {
 }
 
 CorpusColumn::Chunk CorpusColumn::chunk(uint64_t index) const {
-  const std::lock_guard lock(mutex_);
+  const std::scoped_lock lock(mutex_);
   if (const auto found = cached_.find(index); found != cached_.end()) {
     recent_.splice(recent_.begin(), recent_, found->second);
     return recent_.front().second;

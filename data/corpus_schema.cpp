@@ -26,7 +26,7 @@ bool is_split_name(const std::string& name) {
   const std::set<std::string> taken = {kTokenizerModel, cat(kTokenizerModel, kHashSuffix), kSources,
                                        cat(kSources, kHashSuffix)};
   return !name.empty() && name.size() <= 32 && letter(name[0]) &&
-         std::all_of(name.begin(), name.end(), allowed) && !taken.contains(name);
+         std::ranges::all_of(name, allowed) && !taken.contains(name);
 }
 
 ColumnDigest::ColumnDigest(std::string path_,

@@ -145,8 +145,11 @@ struct CorpusWriter::Impl {
   std::optional<Hdf5File> file;
   std::map<std::string, SplitWriter> splits;
 
-  Impl(const std::filesystem::path& target, const CorpusInfo& about)
-      : path(target), info(about), output(target), file(Hdf5File::create(output.temporary())) {}
+  Impl(const std::filesystem::path& target, CorpusInfo about)
+      : path(target),
+        info(std::move(about)),
+        output(target),
+        file(Hdf5File::create(output.temporary())) {}
 
   SplitWriter& split(const std::string& name) {
     if (const auto found = splits.find(name); found != splits.end()) return found->second;

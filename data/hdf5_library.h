@@ -15,7 +15,7 @@ class Hdf5Lock {
   Hdf5Lock();
 
  private:
-  std::lock_guard<std::recursive_mutex> lock_;
+  std::scoped_lock<std::recursive_mutex> lock_;
 };
 
 /// Why the last call failed, in the library's words: "Fletcher32 checksum mismatch".

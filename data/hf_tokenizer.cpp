@@ -90,7 +90,7 @@ std::vector<std::pair<int32_t, Json>> added_tokens(const Tokenizer& tokenizer) {
 }
 
 std::string tokenizer_json(const Tokenizer& tokenizer) {
-  const std::string bos = tokenizer.piece(tokenizer.bos_id());
+  const std::string& bos = tokenizer.piece(tokenizer.bos_id());
   const auto special = [&](int type) {
     return Json{{"SpecialToken", {{"id", bos}, {"type_id", type}}}};
   };

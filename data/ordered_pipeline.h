@@ -36,13 +36,13 @@ void run_in_order(int threads,
   bool finished = false, stopped = false;
 
   const auto set_state = [&](Slot& slot, State state) {
-    const std::lock_guard lock(mutex);
+    const std::scoped_lock lock(mutex);
     slot.state = state;
     changed.notify_all();
   };
   // The next job, or nothing at the end; in the order of calls.
   const auto take = [&]() -> Slot* {
-    const std::lock_guard only_one(produce_mutex);
+    const std::scoped_lock only_one(produce_mutex);
     Slot& slot = ring[produced % depth];
     {
       std::unique_lock lock(mutex);
@@ -56,7 +56,7 @@ void run_in_order(int threads,
     } catch (...) {
       slot.error = std::current_exception();
     }
-    const std::lock_guard lock(mutex);
+    const std::scoped_lock lock(mutex);
     if (!more || slot.error) finished = true;
     if (more) ++produced;
     if (slot.error) slot.state = State::kFailed;
@@ -78,7 +78,7 @@ void run_in_order(int threads,
   std::vector<std::jthread> workers;
   const auto stop = [&] {
     {
-      const std::lock_guard lock(mutex);
+      const std::scoped_lock lock(mutex);
       stopped = true;
       changed.notify_all();
     }

@@ -43,7 +43,7 @@ std::string surface_of(const Piece& piece, const SentencePieceModel& model) {
     case Type::kUnknown:
       return model.unk_surface;
     case Type::kByte:
-      return std::string(1, static_cast<char>(byte_of_piece(piece.text)));
+      return {static_cast<char>(byte_of_piece(piece.text))};
     default:
       return with_spaces(piece.text);
   }
@@ -101,14 +101,14 @@ template <class T>
 class Pool {
  public:
   std::unique_ptr<T> take() {
-    const std::lock_guard lock(mutex_);
+    const std::scoped_lock lock(mutex_);
     if (free_.empty()) return std::make_unique<T>();
     auto taken = std::move(free_.back());
     free_.pop_back();
     return taken;
   }
   void give_back(std::unique_ptr<T> object) {
-    const std::lock_guard lock(mutex_);
+    const std::scoped_lock lock(mutex_);
     free_.push_back(std::move(object));
   }
 

@@ -17,7 +17,7 @@ class WordCache {
   /// A word as it is looked up: padded with zeros, its length in the last byte.
   struct Key {
     explicit Key(std::string_view word);
-    std::array<uint64_t, 4> words;
+    std::array<uint64_t, 4> words{};
   };
 
   WordCache() : sets_(kSets) {}

@@ -66,20 +66,31 @@ CacheMeasurement checked(
   return out;
 }
 
+/// Runs `inputs`, [batch, seq], token by token through `cache` and shows each position's logits,
+/// [batch, vocab_size].
+void decode(DecoderImpl& model,
+            const at::Tensor& inputs,
+            KvCache& cache,
+            const std::function<void(int64_t position, const at::Tensor& logits)>& show) {
+  for (int64_t t = 0; t < inputs.size(1); ++t) {
+    const auto hidden =
+        model.step(inputs.narrow(1, t, 1), Positions::range(t, 1, model.device()), cache);
+    show(t, model.logits(hidden.select(1, 0)));
+  }
+}
+
 /// Scores one batch token by token; measures the cache at its end.
 double decode_batch(DecoderImpl& model, const Padded& batch, Evaluation& result) {
   const int64_t count = batch.inputs.size(0), seq = batch.inputs.size(1);
   const auto inputs = batch.inputs.to(model.device()), targets = batch.targets.to(model.device());
   auto cache = model.make_cache({.batch = count, .initial_rows = seq});
   auto sum = torch::zeros({}, torch::dtype(torch::kDouble).device(model.device()));
-  for (int64_t t = 0; t < seq; ++t) {
-    const auto hidden =
-        model.step(inputs.narrow(1, t, 1), Positions::range(t, 1, model.device()), cache);
+  decode(model, inputs, cache, [&](int64_t t, const at::Tensor& logits) {
     const auto target = targets.select(1, t);
-    const auto losses = token_losses(model.logits(hidden.select(1, 0)), target.clamp_min(0));
+    const auto losses = token_losses(logits, target.clamp_min(0));
     sum += losses.masked_fill(target.lt(0), 0).to(torch::kDouble).sum();
     result.cache_bytes_peak = std::max(result.cache_bytes_peak, cache.bytes_reserved() / count);
-  }
+  });
   const auto measured = checked(cache, model.config(), model.compute_type(), count, seq);
   if (seq > result.cache.tokens) result.cache = measured;
   return sum.item<double>();
@@ -107,12 +118,9 @@ double protocol_difference(DecoderImpl& model, const at::Tensor& window) {
   const auto parallel = model.forward(tokens);
   auto cache = model.make_cache({.batch = 1});
   double worst = 0;
-  for (int64_t t = 0; t < tokens.size(1); ++t) {
-    const auto hidden =
-        model.step(tokens.narrow(1, t, 1), Positions::range(t, 1, model.device()), cache);
-    worst = std::max(worst,
-                     (model.logits(hidden) - parallel.narrow(1, t, 1)).abs().max().item<double>());
-  }
+  decode(model, tokens, cache, [&](int64_t t, const at::Tensor& logits) {
+    worst = std::max(worst, (logits - parallel.select(1, t)).abs().max().item<double>());
+  });
   return worst;
 }
 

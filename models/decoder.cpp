@@ -40,7 +40,7 @@ DecoderImpl::DecoderImpl(const ModelConfig& config) : config_(config) {
       body->register_module("embed_tokens", Embedding(config.vocab_size, config.hidden_size));
   auto layers = body->register_module("layers", std::make_shared<torch::nn::Module>());
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
-    blocks_.push_back(layers->register_module(std::to_string(i), Block(config, i)));
+    blocks_.emplace_back(layers->register_module(std::to_string(i), Block(config, i)));
   }
   norm_ = body->register_module("norm", RmsNorm(config.hidden_size, config.rms_norm_eps));
   if (!config.tie_word_embeddings) {

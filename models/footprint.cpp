@@ -35,8 +35,7 @@ TrainingFootprint training_footprint(const RunConfig& config) {
   const auto& t = config.train;
   const auto size = model_footprint(c);
   const int64_t element = t.precision == "bf16" ? 2 : 4;
-  const int64_t micro = t.micro_batch_size == 0 ? t.batch_size : t.micro_batch_size;
-  const int64_t tokens = micro * t.sequence_length;
+  const int64_t tokens = t.micro_batch() * t.sequence_length;
   const int64_t query = c.num_attention_heads * c.head_dim;
   const int64_t kv = c.num_key_value_heads * c.head_dim;
 

@@ -46,7 +46,7 @@ Rows CachedRows::write(const Positions& positions, std::vector<at::Tensor> fresh
   }
   const torch::NoGradGuard no_grad;
   reserve(positions.end(), fresh);
-  const auto copy = [&](at::Tensor to, at::Tensor from, const Span& span) {
+  const auto copy = [&](const at::Tensor& to, const at::Tensor& from, const Span& span) {
     to.narrow(to.dim() - 2, span.first, span.count)
         .copy_(from.narrow(from.dim() - 2, 0, span.count));
   };

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <ranges>
 
 namespace kvsmith {
 namespace {
@@ -127,9 +128,9 @@ std::vector<double> spread_labels(const std::vector<double>& wanted,
     free_from = y[i] + pitch;
   }
   double free_to = bottom;
-  for (auto i = order.rbegin(); i != order.rend(); ++i) {
-    y[*i] = std::min(y[*i], free_to);
-    free_to = y[*i] - pitch;
+  for (const size_t i : std::views::reverse(order)) {
+    y[i] = std::min(y[i], free_to);
+    free_to = y[i] - pitch;
   }
   return y;
 }

@@ -147,7 +147,7 @@ void note_training(Findings& findings) {
 
 std::string csv_cell(const Json& value) {
   if (value.is_null()) return {};
-  const std::string text = as_text(value);
+  std::string text = as_text(value);
   if (text.find_first_of("\",\r\n") == std::string::npos) return text;
   std::string quoted = "\"";
   for (const char c : text) quoted += c == '"' ? std::string("\"\"") : std::string(1, c);

@@ -34,7 +34,7 @@ void print_environment() {
             << "threads      " << runtime.at("threads") << "\n"
             << "CPU kernels  " << runtime.at("cpu_capability").get<std::string>() << "\n"
             << "memory       " << human_bytes(memory) << "\n"
-            << "GPUs         " << torch::cuda::device_count() << "\n"
+            << "GPUs         " << static_cast<int>(torch::cuda::device_count()) << "\n"
             << "fp32 matmul  " << human_count(measure_peak_flops(at::kCPU, at::kFloat))
             << "FLOP/s\n"
             << "bf16 matmul  " << human_count(measure_peak_flops(at::kCPU, at::kBFloat16))

@@ -8,6 +8,7 @@
 #include <CLI/CLI.hpp>
 
 #include "core/error.h"
+#include "core/process.h"
 #include "core/text.h"
 #include "models/footprint.h"
 #include "tools/console.h"
@@ -84,7 +85,8 @@ int train(const Flags& flags) {
     console.note(cat("interrupted by signal ", result.signal, "; run the same command to resume"));
     return 128 + result.signal;
   }
-  console.note(cat(result.finished ? "finished: " : "time is up: ", result.checkpoint.string()));
+  console.note(cat(result.finished ? "finished: " : "time is up: ", result.checkpoint.string(),
+                   ", peak memory ", human_bytes(static_cast<double>(peak_resident_bytes()))));
   return 0;
 }
 

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <string>
 
+#include "core/error.h"
 #include "core/text.h"
 
 namespace kvsmith {
@@ -59,7 +60,12 @@ void MetricsLog::log(const StepReport& report, std::optional<double> validation_
                {"mfu", mfu}};
   if (report.skipped) line["skipped"] = true;
   if (validation_loss) line["validation_loss"] = finite(*validation_loss);
-  file_.append(line.dump() + "\n");
+  waiting_ += line.dump() + "\n";
+  try {
+    write();
+  } catch (const Error& error) {
+    if (error.code() != ExitCode::kIo) throw;
+  }
   if (!events_) return;
   const auto scalar = [&](const char* tag, double value) {
     events_->scalar(report.step, tag, static_cast<float>(value));
@@ -71,7 +77,13 @@ void MetricsLog::log(const StepReport& report, std::optional<double> validation_
   if (validation_loss) scalar("validation/loss", *validation_loss);
 }
 
+void MetricsLog::write() {
+  file_.append(waiting_);
+  waiting_.clear();
+}
+
 void MetricsLog::sync() {
+  write();
   file_.sync();
   if (events_) events_->flush();
 }

@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include <nlohmann/json.hpp>
 
@@ -21,12 +22,18 @@ class MetricsLog {
   /// dropped.
   MetricsLog(const std::filesystem::path& run, int64_t resumed_step, bool tensorboard);
 
+  /// What cannot be written, on a full disk for instance, is kept and tried again with the next
+  /// call.
   void log(const StepReport& report, std::optional<double> validation_loss, double mfu);
-  /// After this, a power cut loses nothing logged so far.
+  /// After this, a power cut loses nothing logged so far. Throws 74 when that cannot be had; then
+  /// everything logged is still kept, and a later call may succeed.
   void sync();
 
  private:
+  void write();
+
   AppendFile file_;
+  std::string waiting_;  ///< lines not in the file yet
   std::unique_ptr<EventWriter> events_;
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -168,12 +169,11 @@ class Run {
     const auto& t = config_.train;
     const auto info = texts_.corpora.at(0).info();
     batches_ = std::make_unique<BatchStream>(
-        texts_.training,
-        BatchOptions{.sequences = t.micro_batch_size == 0 ? t.batch_size : t.micro_batch_size,
-                     .length = t.sequence_length,
-                     .document_mask = config_.data.document_mask,
-                     .bos_id = info.bos_id,
-                     .seed = static_cast<uint64_t>(t.seed)});
+        texts_.training, BatchOptions{.sequences = t.micro_batch(),
+                                      .length = t.sequence_length,
+                                      .document_mask = config_.data.document_mask,
+                                      .bos_id = info.bos_id,
+                                      .seed = static_cast<uint64_t>(t.seed)});
     Decoder model(config_.model);
     environment_ = runtime_environment(device_);
     if (!checkpoint) {
@@ -204,6 +204,11 @@ class Run {
              human_count(static_cast<double>(model->parameter_count())), " parameters, ",
              t.precision, ", ", environment_.at("device").get<std::string>(), ", ",
              environment_.at("threads").get<int>(), " threads"));
+    if (const auto sequences = static_cast<double>(t.total_steps() * t.batch_size); sequences > 0) {
+      const double epochs = sequences / static_cast<double>(batches_->sequences_per_epoch());
+      note(cat(human_count(sequences * static_cast<double>(t.sequence_length)), " tokens, ",
+               std::round(100 * epochs) / 100, " epochs"));
+    }
   }
 
   /// A full disk is better found before training than after an hour of it.
@@ -254,10 +259,7 @@ class Run {
       }
       result_.last = report;
       if (trainer_->nonfinite_in_a_row() > t.max_nonfinite) diverged(report);
-      if (saves) {
-        metrics.sync();
-        save(validation, at_end || signal != 0);
-      }
+      if (saves) save(metrics, validation, at_end || signal != 0);
       result_.signal = signal;
       if (at_end || signal != 0) break;
     }
@@ -267,7 +269,7 @@ class Run {
 
   static bool due(int64_t every, int64_t step) { return every > 0 && step % every == 0; }
 
-  void save(std::optional<double> validation, bool is_last) {
+  void save(MetricsLog& metrics, std::optional<double> validation, bool is_last) {
     const bool is_best = config_.train.keep_best && validation && *validation < best_loss_;
     Snapshot snapshot{.config = config_,
                       .weights = named_parameters(*trainer_->model()),
@@ -275,6 +277,7 @@ class Run {
                       .tokenizer = texts_.corpora.at(0).info().tokenizer_model,
                       .state = state(validation, is_best ? *validation : best_loss_)};
     try {
+      metrics.sync();
       result_.checkpoint = store_.save(snapshot, trainer_step(), is_best);
     } catch (const Error& error) {
       if (error.code() != ExitCode::kIo || is_last || ++failed_saves_ >= kMostFailedSaves) throw;

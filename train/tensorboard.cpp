@@ -6,7 +6,6 @@
 #include <chrono>
 #include <cstring>
 #include <system_error>
-#include <utility>
 
 #include <unistd.h>
 
@@ -105,20 +104,23 @@ EventWriter::EventWriter(const std::filesystem::path& directory,
 EventWriter::~EventWriter() {
   try {
     flush();
-  } catch (const Error&) {
-    // Diagrams are not worth ending the program for.
+  } catch (const Error&) {  // NOLINT(bugprone-empty-catch): diagrams are not worth ending for
   }
 }
 
 void EventWriter::scalar(int64_t step, std::string_view tag, float value) {
   add(step, bytes(kSummary, bytes(kValue, bytes(kTag, tag) + fixed(kSimpleValue, value))));
-  if (buffer_.size() >= kBufferBytes) flush();
+  if (buffer_.size() < kBufferBytes) return;
+  try {
+    flush();
+  } catch (const Error& error) {
+    if (error.code() != ExitCode::kIo) throw;
+  }
 }
 
 void EventWriter::flush() {
-  if (buffer_.empty()) return;
-  const std::string ready = std::exchange(buffer_, {});
-  file_->append(ready);
+  file_->append(buffer_);
+  buffer_.clear();
 }
 
 void EventWriter::add(int64_t step, std::string_view content) {

@@ -26,8 +26,9 @@ class EventWriter {
   EventWriter(const EventWriter&) = delete;
   EventWriter& operator=(const EventWriter&) = delete;
 
+  /// What cannot be written is kept for the next call.
   void scalar(int64_t step, std::string_view tag, float value);
-  /// Hands everything to the operating system. Throws 74.
+  /// Hands everything to the operating system. Throws 74; then nothing is lost yet.
   void flush();
 
  private:

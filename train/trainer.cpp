@@ -43,7 +43,7 @@ at::Tensor Trainer::loss_sum(const Batch& batch) {
 StepReport Trainer::step() {
   const auto start = std::chrono::steady_clock::now();
   const auto& t = config_.train;
-  const int64_t micro = t.micro_batch_size == 0 ? t.batch_size : t.micro_batch_size;
+  const int64_t micro = t.micro_batch();
   std::vector<Batch> batches;
   int64_t targets = 0;
   for (int64_t i = 0; i < t.batch_size / micro; ++i) {
@@ -85,7 +85,7 @@ StepReport Trainer::step() {
 double Trainer::validation_loss(const CorpusSplit& split, int64_t max_tokens) {
   const torch::NoGradGuard no_grad;
   const auto& t = config_.train;
-  const int64_t micro = t.micro_batch_size == 0 ? t.batch_size : t.micro_batch_size;
+  const int64_t micro = t.micro_batch();
   const auto windows = static_cast<int64_t>(split.tokens() - 1) / t.sequence_length;
   const int64_t wanted =
       max_tokens == 0 ? windows : (max_tokens + t.sequence_length - 1) / t.sequence_length;

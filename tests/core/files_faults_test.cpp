@@ -248,10 +248,7 @@ TEST(FilesUnderFaults, AFileSizeLimitIsAnIoErrorAndLeavesTheOldFile) {
     ::setrlimit(RLIMIT_FSIZE, &limit);
     AppendFile lines(directory / "lines");
     lines.append("first\n");
-    try {
-      lines.append(std::string(20'000, 'x'));
-    } catch (const Error&) {
-    }
+    EXPECT_THROW(lines.append(std::string(20'000, 'x')), Error);
     lines.append("second\n");
     write_file(directory / "file", std::string(20'000, 'x'));
     return 0;

@@ -201,22 +201,5 @@ TEST(Files, FreeBytesAreThoseOfTheNearestParent) {
   EXPECT_EQ(free_bytes("/proc/self"), 0U);
 }
 
-TEST(Files, ATornLastLineIsCutOff) {
-  const TemporaryDirectory directory;
-  const std::string torn(5000, 'x');
-  const struct {
-    std::string before, after;
-  } cases[] = {
-      {"", ""},   {"a\n", "a\n"},        {"a\nb\nc", "a\nb\n"}, {"abc", ""},
-      {torn, ""}, {"a\n" + torn, "a\n"}, {"\n\n", "\n\n"},      {torn + "\n" + torn, torn + "\n"}};
-  for (const auto& [before, after] : cases) {
-    write_file(directory / "lines", before);
-    cut_torn_line(directory / "lines");
-    EXPECT_EQ(read_file(directory / "lines"), after) << before.substr(0, 10);
-  }
-  cut_torn_line(directory / "none");
-  EXPECT_FALSE(fs::exists(directory / "none"));
-}
-
 }  // namespace
 }  // namespace kvsmith

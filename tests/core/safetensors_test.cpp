@@ -258,7 +258,7 @@ TEST(Safetensors, MessagesStayShortAndPrintable) {
   const std::string escaped = "\\u001b" + name.substr(1);
   put(directory / "x", file_of("{\"" + escaped + "\":1}", 0));
   try {
-    SafetensorsFile{directory / "x"};
+    const SafetensorsFile file(directory / "x");
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(std::string(error.what()).find('\x1b'), std::string::npos);

@@ -115,7 +115,7 @@ TEST(Permute, LeavesNeighboursUnrelatedAndDependsOnSeedAndRound) {
     same_seed += permute(i, kSize, 6, 0) == image;
     same_round += permute(i, kSize, 5, 1) == image;
   }
-  EXPECT_NEAR(ascending, kSize / 2, 200);
+  EXPECT_NEAR(ascending, kSize / 2.0, 200);
   EXPECT_LT(unmoved, 10);
   EXPECT_LT(same_seed, 10);
   EXPECT_LT(same_round, 10);
@@ -149,7 +149,7 @@ TEST(BatchStream, VisitsEveryWindowOnceAnEpochInAnotherOrderEachTime) {
   constexpr int32_t kWindows = 37;
   BatchStream stream({{counting(kWindows * 8 + 3)}}, {.sequences = 5, .length = 8, .seed = 9});
   ASSERT_EQ(stream.sequences_per_epoch(), uint64_t{kWindows});
-  const std::vector<int64_t> firsts = first_tokens(stream, 4 * kWindows);
+  const std::vector<int64_t> firsts = first_tokens(stream, size_t{4} * kWindows);
   std::set<std::vector<int64_t>> orders;
   for (auto epoch = firsts.begin(); epoch != firsts.end(); epoch += kWindows) {
     std::vector<int64_t> order(epoch, epoch + kWindows);

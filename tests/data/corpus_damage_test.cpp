@@ -359,16 +359,16 @@ TEST(CorpusDamage, AFlippedBitIsFoundOrChangesNothing) {
   const std::vector<bool> in_chunk = chunk_bytes(path);
 
   // All bits of the metadata, or another one of every third byte.
-  std::vector<std::pair<size_t, int>> flips;
+  std::vector<std::pair<size_t, size_t>> flips;
   for (size_t i = 0; i < bytes.size(); ++i) {
-    for (int bit = 0; bit < 8 && !in_chunk[i]; ++bit) {
-      if (exhaustive() || i % 24 == static_cast<size_t>(3 * bit)) flips.emplace_back(i, bit);
+    for (size_t bit = 0; bit < 8 && !in_chunk[i]; ++bit) {
+      if (exhaustive() || i % 24 == 3 * bit) flips.emplace_back(i, bit);
     }
   }
   ASSERT_GT(flips.size(), 1'000u);
   std::mt19937_64 random(7);
   for (int i = 0; i < (exhaustive() ? 20'000 : 300); ++i) {
-    flips.emplace_back(random() % bytes.size(), static_cast<int>(random() % 8));
+    flips.emplace_back(random() % bytes.size(), random() % 8);
   }
   RecordProperty("flips", static_cast<int>(flips.size()));
 

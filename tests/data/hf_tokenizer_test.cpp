@@ -43,7 +43,7 @@ class HfBpe {
       for (const char c : symbol) {
         char name[8];
         std::snprintf(name, sizeof name, "<0x%02X>", static_cast<unsigned char>(c));
-        symbols.push_back(name);
+        symbols.emplace_back(name);
       }
     }
     while (true) {

@@ -61,7 +61,7 @@ inline std::vector<std::string> nasty_texts(int random_ones) {
       "\u3000",  "\u200B", "\uFEFF", "\uFFFD", "\x01",   "\x7F",   "\U0010FFFF",
       "\uD7FF",  "\uE000", "banana", "wisdom", "total",  "x",      "Ж"};
   std::vector<std::string> texts(parts);
-  texts.push_back("");
+  texts.emplace_back("");
   texts.push_back(std::string(300, 'a') + std::string(300, ' ') + "b");
   texts.push_back(sample_text().substr(0, 5000));
   std::mt19937 random(7);

@@ -2,78 +2,26 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <filesystem>
-#include <fstream>
-#include <limits>
-#include <random>
+#include <optional>
 #include <sstream>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include "core/error.h"
+#include "core/files.h"
 #include "core/text.h"
-#include "report/chart_scale.h"
-#include "report/label_placement.h"
 #include "report/svg.h"
+#include "tests/report/sample_runs.h"
+#include "tests/support/temporary_directory.h"
 
 namespace kvsmith {
 namespace {
 
-namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
-
-class TemporaryDirectory {
- public:
-  TemporaryDirectory() {
-    std::string name = (fs::temp_directory_path() / "kvsmith-report-XXXXXX").string();
-    if (!::mkdtemp(name.data())) throw std::runtime_error("mkdtemp");
-    path_ = name;
-  }
-  ~TemporaryDirectory() { fs::remove_all(path_); }
-  const fs::path& path() const { return path_; }
-
-  fs::path put(const fs::path& name, const std::string& content) const {
-    fs::create_directories((path_ / name).parent_path());
-    std::ofstream(path_ / name, std::ios::binary) << content;
-    return path_ / name;
-  }
-
- private:
-  fs::path path_;
-};
-
-std::string content_of(const fs::path& path) {
-  std::ostringstream out;
-  out << std::ifstream(path, std::ios::binary).rdbuf();
-  return out.str();
-}
-
-Json evaluation(const std::string& name,
-                const std::string& architecture,
-                double bytes_per_token,
-                double perplexity) {
-  return {{"name", name},
-          {"corpus", "data/stories.h5"},
-          {"split", "validation"},
-          {"architecture", architecture},
-          {"parameters", 12'600'000},
-          {"tokens_seen", 20'000'000},
-          {"tokens", 51'234},
-          {"perplexity", perplexity},
-          {"bits_per_byte", nullptr},
-          {"context", 1024},
-          {"stride", 512},
-          {"protocol", "decode"},
-          {"cache",
-           {{"bytes_measured", 1024 * bytes_per_token},
-            {"bytes_formula", 1024 * bytes_per_token},
-            {"bytes_per_token", bytes_per_token},
-            {"bytes_at_8k", 8192 * bytes_per_token}}}};
-}
 
 std::vector<LossPoint> falling_curve(int64_t points, int64_t validate_every) {
   std::vector<LossPoint> curve;
@@ -147,123 +95,6 @@ std::string fault_of_markup(const std::string& text,
     }
   }
   return open.empty() ? "" : "never closed: " + open.back();
-}
-
-TEST(ReadRuns, FindsEvaluationAndCurveOfADirectoryAndOfAFile) {
-  const TemporaryDirectory temporary;
-  temporary.put("a/evaluation.json", evaluation("a", "MHA", 512, 12).dump());
-  temporary.put("a/metrics.jsonl",
-                "{\"step\":1,\"tokens\":10,\"loss\":3.5,\"learning_rate\":0.1}\n"
-                "{\"step\":2,\"tokens\":20,\"loss\":3.25,\"validation_loss\":3.5}\n");
-  const auto file = temporary.put("b.json", evaluation("b", "MQA", 64, 13).dump());
-
-  const auto runs = read_runs({temporary.path() / "a", file});
-  ASSERT_EQ(runs.size(), 2);
-  EXPECT_EQ(runs[0].evaluation["name"], "a");
-  ASSERT_EQ(runs[0].curve.size(), 2);
-  EXPECT_EQ(runs[0].curve[0].validation_loss, std::nullopt);
-  EXPECT_EQ(runs[0].curve[1].tokens, 20);
-  EXPECT_EQ(runs[0].curve[1].loss, 3.25);
-  EXPECT_EQ(runs[0].curve[1].validation_loss, 3.5);
-  EXPECT_EQ(runs[1].evaluation["name"], "b");
-  EXPECT_TRUE(runs[1].curve.empty());
-}
-
-TEST(ReadRuns, TakesEveryEvaluationOfADirectoryAndShowsItsCurveOnce) {
-  const TemporaryDirectory temporary;
-  temporary.put("evaluation.json", evaluation("long", "MHA", 512, 12).dump());
-  temporary.put("evaluation-256.json", evaluation("short", "MHA", 512, 13).dump());
-  temporary.put("metrics.jsonl", "{\"step\":1,\"tokens\":10,\"loss\":3.5}\n");
-  const auto runs = read_runs({temporary.path()});
-  ASSERT_EQ(runs.size(), 2);
-  EXPECT_EQ(runs[0].evaluation["name"], "short");
-  EXPECT_EQ(runs[0].curve.size() + runs[1].curve.size(), 1);
-}
-
-TEST(ReadRuns, LeavesOutTornLinesRepeatedStepsAndLossesThatAreNotNumbers) {
-  const TemporaryDirectory temporary;
-  temporary.put("evaluation.json", evaluation("a", "MHA", 512, 12).dump());
-  const std::string head =
-      "{\"step\":1,\"tokens\":10,\"loss\":3}\n{\"step\":2,\"tokens\":20,\"loss\":4}\n"
-      "{\"step\":3,\"tokens\":30,\"loss\":5}\n{\"step\":2,\"tokens\":20,\"loss\":2}\n\n"
-      "{\"step\":4,\"tokens\":40,\"loss\":null}\n";
-  for (const std::string tail :
-       {"", "{\"step\":5,\"tok", "{\"step\":5,\"tokens\":50,\"loss\":1}"}) {
-    temporary.put("metrics.jsonl", head + tail);
-    const auto curve = read_runs({temporary.path()})[0].curve;
-    const bool whole = tail.ends_with("}");
-    ASSERT_EQ(curve.size(), whole ? 3 : 2) << tail;
-    EXPECT_EQ(curve[0].loss, 3);
-    EXPECT_EQ(curve[1].loss, 2);
-  }
-}
-
-TEST(ReadRuns, SaysWhichFileLineAndKeyIsWrong) {
-  const std::string good = evaluation("a", "MHA", 512, 12).dump();
-  const auto without = [&](const char* pointer, Json value = "erase") {
-    Json changed = evaluation("a", "MHA", 512, 12);
-    const Json::json_pointer at(pointer);
-    if (value == "erase") {
-      changed[at.parent_pointer()].erase(at.back());
-    } else {
-      changed[at] = std::move(value);
-    }
-    return changed.dump();
-  };
-  struct Case {
-    std::string evaluation, metrics;
-    ExitCode code;
-    std::string fragment;
-  };
-  const std::vector<Case> cases = {
-      {"{\n\"name\": oops}", "", ExitCode::kBadData, "evaluation.json:2: is not JSON"},
-      {"[1]", "", ExitCode::kBadData, "found array"},
-      {"", "", ExitCode::kBadData, "is not JSON"},
-      {std::string(1000, '[') + std::string(1000, ']'), "", ExitCode::kBadData, "nested deeper"},
-      {without("/perplexity"), "", ExitCode::kBadData, "evaluation.json: perplexity: is missing"},
-      {without("/cache/bytes_formula"), "", ExitCode::kBadData, "cache.bytes_formula: is missing"},
-      {without("/cache", 3), "", ExitCode::kBadData, "cache.bytes_measured: is missing"},
-      {without("/perplexity", nullptr), "", ExitCode::kBadData, "perplexity: is null"},
-      {without("/perplexity", "12"), "", ExitCode::kBadData, "found \"12\""},
-      {without("/perplexity", -1), "", ExitCode::kBadData, "found -1"},
-      {without("/bits_per_byte", "x"), "", ExitCode::kBadData, "bits_per_byte: found \"x\""},
-      {without("/name", 5), "", ExitCode::kBadData, "name: expected a text"},
-      {good, "{\"step\":1,\"tokens\":1,\"loss\":1}\n{oops}\n", ExitCode::kBadData,
-       "metrics.jsonl:2: is not JSON"},
-      {good, "{\"step\":1,\"loss\":1}\n", ExitCode::kBadData, "metrics.jsonl:1: tokens"},
-      {good, "{\"step\":1,\"tokens\":1,\"loss\":\"x\"}\n", ExitCode::kBadData, "found \"x\""},
-      {good, "{\"step\":1e30,\"tokens\":1,\"loss\":1}\n", ExitCode::kBadData, ":1: step"},
-      {good, "{\"step\":1,\"tokens\":1,\"loss\":1e999}\n", ExitCode::kBadData, "too large"},
-      {good, "7\n", ExitCode::kBadData, "metrics.jsonl:1: step"},
-  };
-  for (const auto& [written, metrics, code, fragment] : cases) {
-    const TemporaryDirectory temporary;
-    temporary.put("evaluation.json", written);
-    if (!metrics.empty()) temporary.put("metrics.jsonl", metrics);
-    try {
-      read_runs({temporary.path()});
-      ADD_FAILURE() << "accepted; expected " << fragment;
-    } catch (const Error& e) {
-      EXPECT_EQ(e.code(), code) << e.what();
-      EXPECT_NE(std::string(e.what()).find(fragment), std::string::npos) << e.what();
-    }
-  }
-}
-
-TEST(ReadRuns, RefusesNothingAndWhatIsNotThere) {
-  const TemporaryDirectory temporary;
-  const auto code_of = [](const std::vector<fs::path>& paths) {
-    try {
-      read_runs(paths);
-    } catch (const Error& e) {
-      return e.code();
-    }
-    return ExitCode::kDone;
-  };
-  EXPECT_EQ(code_of({}), ExitCode::kUsage);
-  EXPECT_EQ(code_of({temporary.path()}), ExitCode::kMissingInput);
-  EXPECT_EQ(code_of({temporary.path() / "nowhere.json"}), ExitCode::kMissingInput);
-  EXPECT_THROW(judge_runs({}), Error);
 }
 
 TEST(Findings, ParetoKeepsWhatNothingBeatsInBoth) {
@@ -447,122 +278,14 @@ TEST(ReportTable, AlignsItsColumns) {
 TEST(WriteReport, WritesFourFilesOfOneStem) {
   const TemporaryDirectory temporary;
   const auto runs = runs_at({{512, 12}, {256, 13}});
-  write_report(runs, temporary.path() / "plane.html", "title");
-  EXPECT_EQ(content_of(temporary.path() / "plane.html"), report_html(runs, "title"));
-  EXPECT_EQ(content_of(temporary.path() / "plane.csv"), report_csv(runs));
-  EXPECT_EQ(content_of(temporary.path() / "plane.json"), report_json(runs, "title"));
-  EXPECT_EQ(content_of(temporary.path() / "plane.svg"), report_svg(runs, "title"));
-  EXPECT_THROW(write_report(runs, temporary.path() / "plane.json", "title"), Error);
-  EXPECT_THROW(write_report({}, temporary.path() / "none.html", "title"), Error);
-  EXPECT_FALSE(fs::exists(temporary.path() / "none.csv"));
-}
-
-TEST(ChartScale, TicksAreFewInsideAscendingAndTellThemselvesApart) {
-  const double tiny = 1e-6, huge = 1e15;
-  for (const auto unit : {AxisUnit::kPlain, AxisUnit::kBytes}) {
-    for (const auto& [low, high] : std::vector<std::pair<double, double>>{{12.31, 12.35},
-                                                                          {11.8, 14.1},
-                                                                          {3, 500},
-                                                                          {64, 4096},
-                                                                          {100, 399},
-                                                                          {1, huge},
-                                                                          {0, huge},
-                                                                          {5, 5},
-                                                                          {0, 0},
-                                                                          {96, 1024},
-                                                                          {1000, 1001},
-                                                                          {2, 8.5},
-                                                                          {0, 20e6},
-                                                                          {341.5, 342},
-                                                                          {12310, 12350},
-                                                                          {1024, 1080}}) {
-      const ChartScale scale = make_scale(low, high, unit, 300, 40, 6);
-      EXPECT_GE(scale.ticks.size(), 2) << low << " to " << high;
-      EXPECT_LE(scale.ticks.size(), 8) << low << " to " << high;
-      for (size_t i = 0; i < scale.ticks.size(); ++i) {
-        const double pixel = scale.at(scale.ticks[i].value);
-        EXPECT_GE(pixel, 40 - tiny);
-        EXPECT_LE(pixel, 300 + tiny);
-        if (i == 0) continue;
-        EXPECT_LT(scale.ticks[i - 1].value, scale.ticks[i].value);
-        EXPECT_NE(scale.ticks[i - 1].label, scale.ticks[i].label) << low << " to " << high;
-      }
-      EXPECT_LT(scale.at(high), 300);
-      EXPECT_GT(scale.at(low), 40);
-    }
-  }
-}
-
-TEST(ChartScale, BytesAreCountedInPowersOfTwo) {
-  std::vector<std::string> labels;
-  for (const auto& tick : make_scale(128, 4096, AxisUnit::kBytes, 0, 1, 8).ticks)
-    labels.push_back(tick.label);
-  EXPECT_EQ(join(labels), "128 B, 256 B, 512 B, 1 KiB, 2 KiB, 4 KiB");
-  labels.clear();
-  for (const auto& tick : make_scale(600, 1500, AxisUnit::kBytes, 0, 1, 5).ticks)
-    labels.push_back(tick.label);
-  EXPECT_EQ(join(labels), "768 B, 1 KiB, 1.25 KiB, 1.5 KiB");
-}
-
-TEST(ChartScale, NumbersAreShortButNotRoundedAway) {
-  EXPECT_EQ(compact_bytes(1024), "1 KiB");
-  EXPECT_EQ(compact_bytes(1536), "1.5 KiB");
-  EXPECT_EQ(compact_bytes(100), "100 B");
-  EXPECT_EQ(compact_bytes(85.25), "85.25 B");
-  EXPECT_EQ(compact_count(20'000'000), "20M");
-  EXPECT_EQ(compact_count(12'600'000), "12.6M");
-  EXPECT_EQ(compact_count(100), "100");
-}
-
-TEST(LabelPlacement, LabelsCoverNoMarkAndNoOtherLabel) {
-  std::mt19937 random(7);
-  std::uniform_real_distribution<double> x(40, 700), y(40, 360), width(20, 120);
-  const Box area{0, 0, 760, 400};
-  std::vector<Labelled> spread, heap(12, {200, 200, 60});
-  for (int i = 0; i < 25; ++i) spread.push_back({x(random), y(random), width(random)});
-  for (const auto& marks : {spread, heap}) {
-    std::vector<Box> boxes;
-    const auto places = place_labels(marks, area, {});
-    ASSERT_EQ(places.size(), marks.size());
-    for (size_t i = 0; i < marks.size(); ++i) {
-      ASSERT_TRUE(places[i]) << i;
-      const std::string anchor = places[i]->anchor;
-      const double share = anchor == "start" ? 0 : anchor == "end" ? 1 : 0.5;
-      const double left = places[i]->x - share * marks[i].width;
-      const Box box{left, places[i]->y - 7, left + marks[i].width, places[i]->y + 7};
-      EXPECT_GE(box.left, area.left);
-      EXPECT_LE(box.right, area.right);
-      for (const Box& other : boxes) EXPECT_FALSE(overlap(box, other)) << i;
-      for (const auto& mark : marks) {
-        EXPECT_FALSE(overlap(box, {mark.x - 5, mark.y - 5, mark.x + 5, mark.y + 5})) << i;
-      }
-      boxes.push_back(box);
-    }
-  }
-}
-
-TEST(LabelPlacement, GivesUpWhereThereIsNoRoom) {
-  const auto places = place_labels({{50, 50, 500}}, {0, 0, 100, 100}, {});
-  EXPECT_FALSE(places[0]);
-}
-
-TEST(LabelPlacement, SpreadLabelsStayInOrderApartAndInside) {
-  const std::vector<double> wanted = {50, 10, 50, 51, 195, 199, 10};
-  const auto y = spread_labels(wanted, 16, 10, 200);
-  std::vector<double> sorted = y;
-  std::ranges::sort(sorted);
-  EXPECT_GE(sorted.front(), 10);
-  EXPECT_LE(sorted.back(), 200);
-  for (size_t i = 1; i < sorted.size(); ++i) EXPECT_GE(sorted[i] - sorted[i - 1], 16 - 1e-9);
-  EXPECT_LT(y[1], y[0]);
-  EXPECT_LT(y[0], y[3]);
-  EXPECT_LT(y[4], y[5]);
-}
-
-TEST(LabelPlacement, ShortenCutsBetweenCharacters) {
-  EXPECT_EQ(shorten("äöüß", 4), "äöüß");
-  EXPECT_EQ(shorten("äöüßx", 4), "äöü…");
-  EXPECT_EQ(shorten("", 4), "");
+  write_report(runs, temporary / "plane.html", "title");
+  EXPECT_EQ(read_file(temporary / "plane.html"), report_html(runs, "title"));
+  EXPECT_EQ(read_file(temporary / "plane.csv"), report_csv(runs));
+  EXPECT_EQ(read_file(temporary / "plane.json"), report_json(runs, "title"));
+  EXPECT_EQ(read_file(temporary / "plane.svg"), report_svg(runs, "title"));
+  EXPECT_THROW(write_report(runs, temporary / "plane.json", "title"), Error);
+  EXPECT_THROW(write_report({}, temporary / "none.html", "title"), Error);
+  EXPECT_FALSE(std::filesystem::exists(temporary / "none.csv"));
 }
 
 }  // namespace

@@ -10,7 +10,7 @@ namespace kvsmith {
 
 /// Expects that `call` throws Error with `code` and with `part` in its text.
 template <class Call>
-void expect_error(Call call, ExitCode code, const std::string& part) {
+void expect_error(const Call& call, ExitCode code, const std::string& part) {
   try {
     call();
     ADD_FAILURE() << "no error; expected one saying: " << part;

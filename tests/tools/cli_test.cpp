@@ -1,11 +1,13 @@
 // The program as a user runs it: exit codes, messages, and the whole way from text to report.
+#include <algorithm>
 #include <array>
+#include <csignal>
 #include <cstdio>
+#include <functional>
 #include <string>
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
-#include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -73,7 +75,7 @@ TEST(CommandLine, MisuseGetsOneMessageAndItsExitCode) {
 TEST(CommandLine, EveryVerbHasHelp) {
   for (const char* verb : {"", "tokenizer train", "data build", "data inspect", "train", "evaluate",
                            "logits", "generate", "export", "checkpoint list", "checkpoint verify",
-                           "estimate", "report", "env", "version", "completion"}) {
+                           "estimate", "report", "reference", "env", "version", "completion"}) {
     const auto got = kvsmith(std::string(verb) + " --help");
     EXPECT_EQ(got.code, 0) << verb;
     EXPECT_NE(got.text.find("Usage"), std::string::npos) << verb;
@@ -160,19 +162,55 @@ TEST_F(Workflow, FromTextToReport) {
   EXPECT_TRUE(fs::exists(at("report.csv")));
 }
 
-TEST_F(Workflow, KilledAtAnyInstantItContinuesToTheSameNumbers) {
-  const std::string command =
-      cat(KVSMITH_BINARY, " train ", at("run.toml"), " --quiet --output ", at("killed"));
-  for (const int milliseconds : {900, 1300, 1700}) {
-    const pid_t child = fork();
-    if (child == 0) {
-      execl("/bin/sh", "sh", "-c", ("exec " + command + " 2>/dev/null").c_str(), nullptr);
+/// `kvsmith train` in a process of its own.
+class TrainingProcess {
+ public:
+  TrainingProcess(const std::string& config, const std::string& run, const char* set) {
+    pid_ = fork();
+    if (pid_ == 0) {
+      execl(KVSMITH_BINARY, "kvsmith", "train", config.c_str(), "--quiet", "--output", run.c_str(),
+            "--set", set, nullptr);
       _exit(127);
     }
-    usleep(static_cast<useconds_t>(milliseconds) * 1000);
-    kill(child, SIGKILL);
-    waitpid(child, nullptr, 0);
   }
+  /// Waits for `there`; false when the process ends before.
+  bool run_until(const std::function<bool()>& there) const {
+    int status = 0;
+    while (!there()) {
+      if (waitpid(pid_, &status, WNOHANG) == pid_) return false;
+      usleep(500);
+    }
+    return true;
+  }
+  /// Its status, as of waitpid.
+  int end_with(int signal) const {
+    int status = 0;
+    kill(pid_, signal);
+    waitpid(pid_, &status, 0);
+    return status;
+  }
+
+ private:
+  pid_t pid_ = 0;
+};
+
+int64_t lines_of(const fs::path& path) {
+  if (!fs::exists(path)) return 0;
+  const std::string text = read_file(path);
+  return std::ranges::count(text, '\n');
+}
+
+TEST_F(Workflow, KilledAtAnyInstantItContinuesToTheSameNumbers) {
+  constexpr int kCheckpointEvery = 5;
+  const fs::path metrics = at("killed") + "/metrics.jsonl";
+  int between = 0;
+  for (const int line : {7, 22, 41}) {
+    const TrainingProcess process(at("run.toml"), at("killed"), "train.log_every=1");
+    ASSERT_TRUE(process.run_until([&] { return lines_of(metrics) >= line; }));
+    process.end_with(SIGKILL);
+    between += lines_of(metrics) % kCheckpointEvery != 0;
+  }
+  EXPECT_GT(between, 0) << "no kill fell between two checkpoints";
   expect_ok(cat("train ", at("run.toml"), " --output ", at("killed")));
   EXPECT_EQ(losses("killed"), losses("run"));
   expect_ok(cat("checkpoint verify ", at("killed")));
@@ -180,16 +218,9 @@ TEST_F(Workflow, KilledAtAnyInstantItContinuesToTheSameNumbers) {
 
 TEST_F(Workflow, ASignalSavesAndExitsWithItsNumber) {
   const std::string run = at("signalled");
-  const pid_t child = fork();
-  if (child == 0) {
-    execl(KVSMITH_BINARY, "kvsmith", "train", at("run.toml").c_str(), "--quiet", "--output",
-          run.c_str(), "--set", "train.max_steps=100000", nullptr);
-    _exit(127);
-  }
-  while (!fs::exists(run + "/latest")) usleep(20000);
-  kill(child, SIGTERM);
-  int status = 0;
-  waitpid(child, &status, 0);
+  const TrainingProcess process(at("run.toml"), run, "train.max_steps=100000");
+  ASSERT_TRUE(process.run_until([&] { return fs::exists(run + "/latest"); }));
+  const int status = process.end_with(SIGTERM);
   ASSERT_TRUE(WIFEXITED(status));
   EXPECT_EQ(WEXITSTATUS(status), 143);
   expect_ok("checkpoint verify " + run);

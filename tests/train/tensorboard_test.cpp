@@ -1,5 +1,6 @@
 #include "train/tensorboard.h"
 
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <map>
@@ -30,13 +31,13 @@ uint32_t slow_crc32c(std::string_view bytes) {
 template <class Number>
 Number number_at(std::string_view bytes, size_t at) {
   Number number{};
-  std::memcpy(&number, bytes.substr(at).data(), sizeof number);
+  std::memcpy(&number, &bytes.at(at), sizeof number);
   return number;
 }
 
 uint32_t unmasked(uint32_t masked) {
   const uint32_t rotated = masked - 0xA282EAD8;
-  return rotated >> 17 | rotated << 15;
+  return std::rotl(rotated, 15);
 }
 
 /// The payloads of a TFRecord file, checked.
@@ -132,7 +133,7 @@ TEST(EventWriter, ScalarsAreRecords) {
     const auto value = fields_of(fields_of(event.at(5)).at(1));
     EXPECT_EQ(value.at(1), scalars[i].tag);
     const float written = number_at<float>(value.at(2), 0);
-    EXPECT_EQ(std::memcmp(&written, &scalars[i].value, sizeof written), 0);
+    EXPECT_EQ(std::bit_cast<uint32_t>(written), std::bit_cast<uint32_t>(scalars[i].value));
   }
 }
 
