@@ -73,12 +73,10 @@ std::string human_seconds(double seconds) {
   const auto whole = std::llround(seconds);
   std::array<char, 64> text{};
   if (whole >= 3600) {
-    std::snprintf(text.data(), text.size(), "%lld:%02lld:%02lld",
-                  static_cast<long long>(whole / 3600), static_cast<long long>(whole / 60 % 60),
-                  static_cast<long long>(whole % 60));
+    std::snprintf(text.data(), text.size(), "%lld:%02lld:%02lld", whole / 3600, whole / 60 % 60,
+                  whole % 60);
   } else {
-    std::snprintf(text.data(), text.size(), "%lld:%02lld", static_cast<long long>(whole / 60),
-                  static_cast<long long>(whole % 60));
+    std::snprintf(text.data(), text.size(), "%lld:%02lld", whole / 60, whole % 60);
   }
   return text.data();
 }

@@ -60,14 +60,14 @@ class Documents {
   }
 
   void append(std::span<const int32_t> ids, uint64_t text_bytes) {
-    writer_.append(std::string(split()), ids);
+    writer_.append(split(), ids);
     text_bytes_ += text_bytes;
     stats.text_bytes += text_bytes;
     stats.tokens += ids.size();
   }
 
   void end() {
-    writer_.end_document(std::string(split()), std::exchange(text_bytes_, 0));
+    writer_.end_document(split(), std::exchange(text_bytes_, 0));
     (is_valid_ ? valid_ : train_)++;
     ++stats.documents;
   }
@@ -97,7 +97,7 @@ class Documents {
   CorpusBuildStats stats;
 
  private:
-  std::string_view split() const { return is_valid_ ? "valid" : "train"; }
+  const char* split() const { return is_valid_ ? "valid" : "train"; }
 
   const CorpusBuild& options_;
   CorpusWriter& writer_;

@@ -6,7 +6,7 @@
 
 namespace kvsmith {
 
-WordCache::Key::Key(std::string_view word) : words{} {
+WordCache::Key::Key(std::string_view word) {
   char bytes[32] = {};
   std::memcpy(bytes, word.data(), word.size());
   bytes[31] = static_cast<char>(word.size());
