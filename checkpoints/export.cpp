@@ -27,8 +27,15 @@ NamedTensors weights_of(const DecoderImpl& model) {
 }
 
 /// What Hugging Face's classes have and our model does not need: see hf_config.h.
-NamedTensors zero_output_biases(const ModelConfig& config) {
+NamedTensors constants_of(const ModelConfig& config, const std::string& model_type) {
+  constexpr double kNoSink = -1e30;  // adds exactly nothing to a softmax
   NamedTensors out;
+  for (int64_t i = 0;
+       model_type == "granite_swa" && !config.attention_sink_logits && i < config.num_hidden_layers;
+       ++i) {
+    out.emplace_back(cat("model.layers.", i, ".self_attn.sinks"),
+                     torch::full({config.num_attention_heads}, kNoSink));
+  }
   for (int64_t i = 0; config.attention_bias && i < config.num_hidden_layers; ++i) {
     out.emplace_back(cat("model.layers.", i, ".self_attn.o_proj.bias"),
                      torch::zeros({config.hidden_size}));
@@ -123,17 +130,15 @@ ExportReport export_hf(const LoadedModel& source,
   const fs::path& folder = directory.path();
   const auto& config = source.model->config();
   const bool bf16 = source.model->compute_type() == at::kBFloat16;
-  write_file(
-      folder / "config.json",
-      to_hf_config(config, source.bos_id, source.eos_id, bf16 ? "bfloat16" : "float32").dump(2) +
-          "\n");
+  const Json hf = to_hf_config(config, source.bos_id, source.eos_id, bf16 ? "bfloat16" : "float32");
+  write_file(folder / "config.json", hf.dump(2) + "\n");
   Json generation = {{"do_sample", true}, {"temperature", 1.0}};
   if (source.bos_id >= 0) generation["bos_token_id"] = source.bos_id;
   if (source.eos_id >= 0) generation["eos_token_id"] = source.eos_id;
   write_file(folder / "generation_config.json", generation.dump(2) + "\n");
   NamedTensors weights = weights_of(*source.model);
-  for (auto& [name, bias] : zero_output_biases(config)) {
-    weights.emplace_back(name, bias.to(source.model->compute_type()));
+  for (auto& [name, value] : constants_of(config, hf.at("model_type").get<std::string>())) {
+    weights.emplace_back(name, value.to(source.model->compute_type()));
   }
   write_weights(folder, weights, shard_bytes);
   if (source.tokenizer) {

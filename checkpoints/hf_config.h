@@ -9,9 +9,12 @@
 namespace kvsmith {
 
 /// The `config.json` with which a stock class of Hugging Face transformers computes the same
-/// logits: LlamaForCausalLM, or Qwen3ForCausalLM with normed query and key heads. With
-/// attention_bias these classes have a bias on the output projection too; exports hold zeros for
-/// it. (Qwen2ForCausalLM has none, but transformers 5 gives it a tokenizer class of its own.)
+/// logits: LlamaForCausalLM, Qwen3ForCausalLM with normed query and key heads,
+/// MistralForCausalLM where every layer has a window, and GraniteSWAForCausalLM for local and
+/// global layers, rotary bases of their own, NoPE and sink logits. Throws Error (78) saying why
+/// when no class holds the model. With attention_bias these classes have a bias on the output
+/// projection too; exports hold zeros for it. (Qwen2ForCausalLM has none, but transformers 5 gives
+/// it a tokenizer class of its own.)
 nlohmann::ordered_json to_hf_config(const ModelConfig& config,
                                     int64_t bos_id,
                                     int64_t eos_id,

@@ -95,13 +95,14 @@ std::optional<int32_t> id_of(const Json& json, const char* key) {
 LoadedModel load_hf(const fs::path& folder, const LoadOptions& options) {
   const Json json = read_json(folder / "config.json");
   LoadedModel out;
-  out.model = make(from_hf_config(json, (folder / "config.json").string()), options);
+  ModelConfig config = from_hf_config(json, (folder / "config.json").string());
   std::map<fs::path, SafetensorsFile> files;
   std::map<std::string, std::vector<int64_t>> available;
   const auto shards = hf_shards(folder);
-  const bool tied = out.model->config().tie_word_embeddings;
+  bool has_sinks = false;
   for (const auto& [name, path] : shards) {
-    if (tied && name == "lm_head.weight") continue;  // some exporters store the alias as well
+    if (config.tie_word_embeddings && name == "lm_head.weight")
+      continue;  // some exporters store the alias as well
     const auto file = files.try_emplace(path, path).first;
     const TensorInfo* info = file->second.find(name);
     if (!info) {
@@ -116,8 +117,17 @@ LoadedModel load_hf(const fs::path& folder, const LoadOptions& options) {
       }
       continue;
     }
+    if (name.ends_with(".self_attn.sinks")) {
+      constexpr double kNoSink = -1e29;  // exporters write less where a model has none
+      has_sinks |= load_tensor(file->second, *info).gt(kNoSink).any().item<bool>();
+    }
     available[name] = info->shape;
   }
+  if (config.attention_sink_logits && !has_sinks) {
+    config.attention_sink_logits = false;
+    std::erase_if(available, [](const auto& item) { return item.first.ends_with(".sinks"); });
+  }
+  out.model = make(config, options);
   copy_into(
       named_parameters(*out.model), available,
       [&](const std::string& name) {

@@ -2,7 +2,10 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
+#include "configs/latent_config.h"
+#include "configs/linear_config.h"
 #include "core/fields.h"
 
 namespace kvsmith {
@@ -24,7 +27,23 @@ struct ModelConfig {
   bool tie_word_embeddings = true;
   bool attention_bias = false;
   bool qk_norm = false;
-  std::string mixer = "attention";
+  bool attention_k_eq_v = false;
+  bool attention_sink_logits = false;
+  std::string pattern;
+  std::vector<std::string> layer_types;
+  std::vector<int64_t> kv_source_layers;
+  std::vector<int64_t> k_source_layers;
+  std::vector<int64_t> v_source_layers;
+  std::vector<int64_t> layer_num_key_value_heads;
+  std::vector<double> layer_rope_theta;
+  int64_t sliding_window = 0;
+  int64_t num_sink_tokens = 0;
+  double rope_local_theta = 0;
+  int64_t lckv_warmup_layers = 2;
+  int64_t forward_passes = 7;
+  int64_t backward_passes = 2;
+  LatentConfig latent;
+  LinearConfig linear;
 
   template <class Self, class Visit>
   static void fields(Self& self, Visit&& visit) {
@@ -91,10 +110,78 @@ struct ModelConfig {
     visit(Key{.name = "qk_norm",
               .help = "RMSNorm on each query and key head before the rotation, as in Qwen3"},
           self.qk_norm);
-    visit(Key{.name = "mixer",
-              .help = "how a layer moves information between positions",
-              .choices = {"attention"}},
-          self.mixer);
+    visit(
+        Key{.name = "attention_k_eq_v",
+            .help = "values are the keys before their norm weight and rotation, and only they are "
+                    "cached (Gemma 4); needs qk_norm"},
+        self.attention_k_eq_v);
+    visit(Key{.name = "attention_sink_logits",
+              .help = "a learned logit per head in the softmax's denominator (gpt-oss)"},
+          self.attention_sink_logits);
+    visit(Key{.name = "pattern",
+              .help = "name of a layout of layers, expanded into the lists below: mha, gqa, mqa, "
+                      "cla-N, trailing-reuse-N, yoco, mixattention, local-global-N-1, lckv, "
+                      "lckv-{sandwich,pizza,lasagna}-{top,middle,bottom}, fusedkv-lite, fusedkv; "
+                      "empty: the lists alone"},
+          self.pattern);
+    visit(Key{.name = "layer_types",
+              .help = "kind of each layer: full, sliding, fused; one value stands for all; or the "
+                      "string of the LCKV authors, \"0_4s_4_4_4_5\""},
+          self.layer_types);
+    visit(Key{.name = "kv_source_layers",
+              .help = "for each layer, the layer whose keys and values it reads; empty: its own",
+              .min = 0,
+              .max = 4095},
+          self.kv_source_layers);
+    visit(Key{.name = "k_source_layers", .help = "the same for keys alone", .min = 0, .max = 4095},
+          self.k_source_layers);
+    visit(
+        Key{.name = "v_source_layers", .help = "the same for values alone", .min = 0, .max = 4095},
+        self.v_source_layers);
+    visit(Key{.name = "layer_num_key_value_heads",
+              .help = "key/value heads of each layer; empty: num_key_value_heads",
+              .min = 1,
+              .max = 4096},
+          self.layer_num_key_value_heads);
+    visit(Key{.name = "layer_rope_theta",
+              .help = "rope_theta of each layer, 0 for none (NoPE); empty: rope_theta, or "
+                      "rope_local_theta in sliding layers",
+              .min = 0,
+              .max = 1e12},
+          self.layer_rope_theta);
+    visit(Key{.name = "sliding_window",
+              .help = "keys that a token of a sliding layer sees, its own included",
+              .min = 0,
+              .max = 1 << 28},
+          self.sliding_window);
+    visit(Key{.name = "num_sink_tokens",
+              .help = "first tokens of a text that stay visible in sliding layers",
+              .min = 0,
+              .max = 1 << 20},
+          self.num_sink_tokens);
+    visit(Key{.name = "rope_local_theta",
+              .help = "rope_theta of sliding layers; 0: rope_theta",
+              .min = 0,
+              .max = 1e12},
+          self.rope_local_theta);
+    visit(Key{.name = "lckv_warmup_layers",
+              .help = "lckv patterns: layers with keys and values of their own; the others share "
+                      "one layer's, or in lasagna one layer's of each of this many groups plus one",
+              .min = 0,
+              .max = 4095},
+          self.lckv_warmup_layers);
+    visit(Key{.name = "forward_passes",
+              .help = "passes without gradient through layers that read keys from further up",
+              .min = 0,
+              .max = 1 << 20},
+          self.forward_passes);
+    visit(Key{.name = "backward_passes",
+              .help = "passes with gradient after them; 1 starves the shared layer of gradient",
+              .min = 1,
+              .max = 1 << 20},
+          self.backward_passes);
+    LatentConfig::fields(self.latent, visit);
+    LinearConfig::fields(self.linear, visit);
   }
 
   bool operator==(const ModelConfig&) const = default;
@@ -103,10 +190,31 @@ struct ModelConfig {
   int64_t group_size() const { return num_attention_heads / num_key_value_heads; }
 };
 
-/// Replaces the zeros that stand for "take the default" (not vocab_size).
-void fill_in(ModelConfig& config);
+/// A key of [model] and what is wrong with its value.
+struct KeyProblem {
+  std::string key;  ///< "sliding_window"
+  std::string text;
+};
 
-/// "MHA 8", "GQA 8/2" or "MQA 8": the family and its query/key-value heads.
+/// Replaces the zeros and empty lists that stand for "take the default" (not vocab_size), expands
+/// `pattern`, and returns what does not fit together. Filling in twice changes nothing.
+std::vector<KeyProblem> fill_in(ModelConfig& config);
+
+/// "MHA 8", "GQA 8/2" or "MQA 8": the family and its query/key-value heads; before it what else is
+/// special: "YOCO GQA 8/2".
 std::string architecture_name(const ModelConfig& config);
+
+/// A kind of layer.
+struct LayerKind {
+  std::string name;  ///< of `layer_types`
+  std::string help;
+  bool has_rows = false;   ///< remembers one row a token, so that another layer may read it
+  std::string row_format;  ///< layers may share rows of one format
+};
+
+/// Every kind there is.
+const std::vector<LayerKind>& layer_kinds();
+/// The first kind when there is none of that name.
+const LayerKind& layer_kind(const std::string& name);
 
 }  // namespace kvsmith

@@ -84,12 +84,14 @@ RunConfig resolve(const Settings& settings) {
     read_section(settings, section, value, complaints);
   });
   if (complaints.empty()) {
-    fill_in(config.model);
+    const auto problems = fill_in(config.model);
     const auto place = [&](const std::string& key) {
       const Setting* setting = settings.find(key);
       return setting ? setting->where + ": " + key : key + " (default)";
     };
     check_relations(config, place, complaints);
+    for (const auto& problem : problems)
+      complaints.push_back({place("model." + problem.key), problem.text});
   }
   if (!complaints.empty()) {
     std::vector<std::string> lines;

@@ -1,5 +1,6 @@
 #include "models/decoder.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include <torch/types.h>
@@ -10,8 +11,10 @@ namespace kvsmith {
 
 /// x + mixer(norm(x)), then x + mlp(norm(x)).
 struct DecoderImpl::BlockImpl : torch::nn::Module {
-  BlockImpl(const ModelConfig& config, int64_t layer) : dropout(config.dropout) {
-    mixer = register_module("self_attn", mixer_kind(config.mixer).make(config, layer));
+  BlockImpl(const ModelConfig& config, const KvGraph& graph, int64_t layer)
+      : dropout(config.dropout) {
+    mixer = register_module("self_attn", mixer_kind(graph[layer].kind).make(config, graph, layer));
+    rows = dynamic_cast<RowMixer*>(mixer.get());
     mlp = register_module("mlp", SwiGlu(config.hidden_size, config.intermediate_size));
     input_norm =
         register_module("input_layernorm", RmsNorm(config.hidden_size, config.rms_norm_eps));
@@ -19,8 +22,10 @@ struct DecoderImpl::BlockImpl : torch::nn::Module {
                                 RmsNorm(config.hidden_size, config.rms_norm_eps));
   }
 
-  at::Tensor forward(const at::Tensor& x, const Positions& positions, Memory& memory) {
-    auto mixed = x + drop(mixer->step(input_norm(x), positions, memory));
+  /// `mix` turns the normed input into the mixer's output.
+  template <class Mix>
+  at::Tensor forward(const at::Tensor& x, const Mix& mix) {
+    auto mixed = x + drop(mix(input_norm(x)));
     return mixed + drop(mlp(post_norm(mixed)));
   }
 
@@ -30,17 +35,109 @@ struct DecoderImpl::BlockImpl : torch::nn::Module {
 
   double dropout;
   std::shared_ptr<Mixer> mixer;
+  RowMixer* rows;  ///< the mixer, where it is one of rows
   SwiGlu mlp{nullptr};
   RmsNorm input_norm{nullptr}, post_norm{nullptr};
 };
 
-DecoderImpl::DecoderImpl(const ModelConfig& config) : config_(config) {
+/// One step of the model: carries rows from the layers that compute them to those that read them.
+class DecoderImpl::Step {
+ public:
+  Step(DecoderImpl& model, const Positions& positions, KvCache& cache)
+      : model_(model),
+        graph_(model.graph_),
+        positions_(positions),
+        cache_(cache),
+        shown_(static_cast<size_t>(graph_.size())) {}
+
+  at::Tensor run_once(const Slice& slice, at::Tensor x) {
+    for (int64_t layer = slice.first; layer < slice.last; ++layer) {
+      x = block(layer)->forward(x, [&](const at::Tensor& normed) {
+        auto& mixer = block(layer)->mixer;
+        RowMixer* rows = block(layer)->rows;
+        if (!rows) return mixer->step(normed, positions_, cache_.of(layer));
+        if (graph_.is_owner(layer)) {
+          shown(layer) = rows->expand(
+              cache_.rows_of(layer).write(positions_, rows->project(normed, positions_)));
+        }
+        return rows->attend(normed, positions_, rows_for(layer));
+      });
+    }
+    return x;
+  }
+
+  at::Tensor iterate(const Slice& slice, const at::Tensor& entering) {
+    std::vector<Rows> past(shown_.size());
+    std::vector<std::vector<at::Tensor>> fresh(shown_.size());
+    const auto each_owner = [&](const auto& act) {
+      for (int64_t layer = slice.first; layer < slice.last; ++layer)
+        if (graph_.is_owner(layer)) act(layer, static_cast<size_t>(layer));
+    };
+    each_owner([&](int64_t layer, size_t i) {
+      cache_.rows_of(layer).rewind(positions_);
+      past[i] = cache_.rows_of(layer).read();
+      shown_[i] = block(layer)->rows->expand(past[i]);
+    });
+
+    const auto& config = model_.config_;
+    const int64_t passes =
+        std::min(config.forward_passes + config.backward_passes, positions_.seq());
+    at::Tensor x;
+    for (int64_t pass = 0; pass < passes; ++pass) {
+      const bool with_gradient = pass >= passes - config.backward_passes;
+      const torch::AutoGradMode mode(with_gradient && torch::GradMode::is_enabled());
+      x = entering;
+      for (int64_t layer = slice.first; layer < slice.last; ++layer) {
+        x = block(layer)->forward(x, [&](const at::Tensor& normed) {
+          RowMixer& mixer = *block(layer)->rows;
+          const auto i = static_cast<size_t>(layer);
+          if (graph_.is_owner(layer)) {
+            fresh[i] = mixer.project(normed, positions_);
+            const Rows now = mixer.expand(joined(past[i], positions_, fresh[i]));
+            // Who stands below the owner has read, in this pass, what the last pass left.
+            shown_[i] = now;
+          }
+          return mixer.attend(normed, positions_, rows_for(layer));
+        });
+      }
+    }
+    each_owner([&](int64_t layer, size_t i) { cache_.rows_of(layer).write(positions_, fresh[i]); });
+    return x;
+  }
+
+ private:
+  Block& block(int64_t layer) { return model_.blocks_[static_cast<size_t>(layer)]; }
+  Rows& shown(int64_t layer) { return shown_[static_cast<size_t>(layer)]; }
+
+  /// What `layer` reads, as its mixer expects it.
+  Rows rows_for(int64_t layer) {
+    const LayerSpec& spec = graph_[layer];
+    const Rows &keys = shown(spec.k_source), &values = shown(spec.v_source);
+    if (spec.k_source == spec.v_source || keys.empty() || values.empty()) {
+      return keys.empty() ? keys : values;
+    }
+    Rows rows{{keys.streams[0], values.streams[1]}, keys.positions};
+    if (spec.kind == "fused") {
+      rows.streams.push_back(values.streams[0]);
+      rows.streams.push_back(keys.streams[1]);
+    }
+    return rows;
+  }
+
+  DecoderImpl& model_;
+  const KvGraph& graph_;
+  const Positions& positions_;
+  KvCache& cache_;
+  std::vector<Rows> shown_;  ///< what each owner has to show so far
+};
+
+DecoderImpl::DecoderImpl(const ModelConfig& config) : config_(config), graph_(config) {
   auto body = register_module("model", std::make_shared<torch::nn::Module>());
   embed_tokens_ =
       body->register_module("embed_tokens", Embedding(config.vocab_size, config.hidden_size));
   auto layers = body->register_module("layers", std::make_shared<torch::nn::Module>());
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
-    blocks_.emplace_back(layers->register_module(std::to_string(i), Block(config, i)));
+    blocks_.emplace_back(layers->register_module(std::to_string(i), Block(config, graph_, i)));
   }
   norm_ = body->register_module("norm", RmsNorm(config.hidden_size, config.rms_norm_eps));
   if (!config.tie_word_embeddings) {
@@ -49,11 +146,16 @@ DecoderImpl::DecoderImpl(const ModelConfig& config) : config_(config) {
 }
 
 at::Tensor DecoderImpl::step(const at::Tensor& tokens, const Positions& positions, KvCache& cache) {
+  Step step(*this, positions, cache);
   auto x = embed_tokens_(tokens).to(compute_type_);
-  for (size_t i = 0; i < blocks_.size(); ++i) {
-    x = blocks_[i]->forward(x, positions, cache.of(static_cast<int64_t>(i)));
-  }
+  for (const Slice& slice : graph_.slices())
+    x = slice.is_cyclic ? step.iterate(slice, x) : step.run_once(slice, x);
   return norm_(x);
+}
+
+void DecoderImpl::set_passes(int64_t forward, int64_t backward) {
+  config_.forward_passes = forward;
+  config_.backward_passes = backward;
 }
 
 at::Tensor DecoderImpl::logits(const at::Tensor& hidden) const {
@@ -66,14 +168,18 @@ at::Tensor DecoderImpl::forward(const at::Tensor& tokens) {
 }
 
 KvCache DecoderImpl::make_cache(const CacheOptions& options) const {
-  std::vector<std::unique_ptr<Memory>> layers;
-  for (const auto& block : blocks_) layers.push_back(block->mixer->make_cache(options));
-  return KvCache(std::move(layers));
+  return memories([&](const Mixer& mixer) { return mixer.make_cache(options); });
 }
 
 KvCache DecoderImpl::make_transient() const {
+  return memories([](const Mixer& mixer) { return mixer.make_transient(); });
+}
+
+KvCache DecoderImpl::memories(
+    const std::function<std::unique_ptr<Memory>(const Mixer&)>& make) const {
   std::vector<std::unique_ptr<Memory>> layers;
-  for (const auto& block : blocks_) layers.push_back(block->mixer->make_transient());
+  for (int64_t i = 0; i < graph_.size(); ++i)
+    layers.push_back(graph_.is_owner(i) ? make(*blocks_[static_cast<size_t>(i)]->mixer) : nullptr);
   return KvCache(std::move(layers));
 }
 
@@ -108,6 +214,8 @@ void initialize(DecoderImpl& model, uint64_t seed) {
     value.copy_(
         torch::empty_like(value, torch::kCPU).normal_(0, ends_branch ? ending : std, generator));
   }
+  for (const auto& module : model.modules(/*include_self=*/false))
+    if (auto* mixer = dynamic_cast<Mixer*>(module.get())) mixer->initialize_own();
 }
 
 }  // namespace kvsmith

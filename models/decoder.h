@@ -1,12 +1,15 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include <torch/nn/module.h>
 #include <torch/nn/pimpl.h>
 
+#include "configs/kv_graph.h"
 #include "configs/model_config.h"
 #include "models/memory.h"
 #include "models/mixer.h"
@@ -24,7 +27,14 @@ class DecoderImpl : public torch::nn::Module {
 
   /// Hidden states of the new tokens after the last norm, for `head_weight()`.
   /// tokens: [batch, seq] int64 -> [batch, seq, hidden_size].
+  ///
+  /// Layers that read keys computed further up (LCKV, arXiv:2405.10637) are run forward_passes +
+  /// backward_passes times, each pass reading what the one before it computed; gradients flow
+  /// through the last backward_passes. After n passes the first n tokens are exact, so no more
+  /// passes than tokens are made: one token at a time is exact, and so is a chunk of n tokens.
   at::Tensor step(const at::Tensor& tokens, const Positions& positions, KvCache& cache);
+  /// Replaces forward_passes and backward_passes.
+  void set_passes(int64_t forward, int64_t backward);
   /// fp32 logits. hidden: [..., hidden_size] -> [..., vocab_size].
   at::Tensor logits(const at::Tensor& hidden) const;
   /// Logits of whole texts, as training sees them: a step from nothing.
@@ -37,6 +47,7 @@ class DecoderImpl : public torch::nn::Module {
   /// The matrix that turns hidden states into logits: [vocab_size, hidden_size].
   const at::Tensor& head_weight() const;
   const ModelConfig& config() const { return config_; }
+  const KvGraph& graph() const { return graph_; }
   at::Device device() const { return embed_tokens_->weight.device(); }
   at::ScalarType compute_type() const { return compute_type_; }
   void set_compute_type(at::ScalarType type) { compute_type_ = type; }
@@ -45,8 +56,12 @@ class DecoderImpl : public torch::nn::Module {
  private:
   struct BlockImpl;
   TORCH_MODULE(Block);
+  class Step;
+
+  KvCache memories(const std::function<std::unique_ptr<Memory>(const Mixer&)>& make) const;
 
   ModelConfig config_;
+  KvGraph graph_;
   at::ScalarType compute_type_ = at::kFloat;
   Embedding embed_tokens_{nullptr};
   std::vector<Block> blocks_;

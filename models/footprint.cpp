@@ -2,47 +2,94 @@
 
 #include <algorithm>
 
+#include "configs/kv_graph.h"
+#include "models/mixer.h"
+
 namespace kvsmith {
+namespace {
+
+MixerCost cost_of(const ModelConfig& c, const KvGraph& graph, int64_t layer, int64_t context) {
+  return mixer_kind(graph[layer].kind).cost(c, graph, layer, context);
+}
+
+int64_t feed_forward(const ModelConfig& c) { return 3 * c.hidden_size * c.intermediate_size; }
+
+/// How often a layer is run in training: with and without gradient.
+struct Runs {
+  double with_gradient = 1, without = 0;
+};
+
+Runs runs_of(const ModelConfig& c, const KvGraph& graph, int64_t layer) {
+  for (const Slice& slice : graph.slices()) {
+    if (slice.is_cyclic && slice.first <= layer && layer < slice.last)
+      return {static_cast<double>(c.backward_passes), static_cast<double>(c.forward_passes)};
+  }
+  return {};
+}
+
+double forward_flops(const ModelConfig& c, const KvGraph& graph, int64_t layer, int64_t context) {
+  const MixerCost cost = cost_of(c, graph, layer, context);
+  return 2.0 * static_cast<double>(cost.matrices + feed_forward(c)) + cost.mixing_flops;
+}
+
+double head_flops(const ModelConfig& c) {
+  return 2.0 * static_cast<double>(c.vocab_size) * static_cast<double>(c.hidden_size);
+}
+
+}  // namespace
 
 ModelFootprint model_footprint(const ModelConfig& c) {
-  const int64_t query = c.num_attention_heads * c.head_dim;
-  const int64_t kv = c.num_key_value_heads * c.head_dim;
-  const int64_t attention = c.hidden_size * (2 * query + 2 * kv);
-  const int64_t feed_forward = 3 * c.hidden_size * c.intermediate_size;
-  const int64_t biases = c.attention_bias ? query + 2 * kv : 0;
-  const int64_t norms = 2 * c.hidden_size + (c.qk_norm ? 2 * c.head_dim : 0);
+  const KvGraph graph(c);
   const int64_t table = c.vocab_size * c.hidden_size;
-
   ModelFootprint out;
-  out.matmul_parameters = c.num_hidden_layers * (attention + feed_forward) + table;
-  out.parameters = out.matmul_parameters + c.num_hidden_layers * (biases + norms) + c.hidden_size +
-                   (c.tie_word_embeddings ? 0 : table);
+  out.matmul_parameters = table;
+  out.parameters = table + c.hidden_size + (c.tie_word_embeddings ? 0 : table);
+  for (int64_t layer = 0; layer < graph.size(); ++layer) {
+    const MixerCost cost = cost_of(c, graph, layer, 1);
+    const int64_t matrices = cost.matrices + feed_forward(c);
+    out.matmul_parameters += matrices;
+    out.parameters += matrices + cost.vectors + 2 * c.hidden_size;
+  }
   return out;
 }
 
 double forward_flops_per_token(const ModelConfig& c, int64_t context) {
-  const double seen = (static_cast<double>(context) + 1) / 2;
-  return 2.0 * static_cast<double>(model_footprint(c).matmul_parameters) +
-         4.0 * static_cast<double>(c.num_hidden_layers * c.num_attention_heads * c.head_dim) * seen;
+  const KvGraph graph(c);
+  double sum = head_flops(c);
+  for (int64_t layer = 0; layer < graph.size(); ++layer) {
+    const Runs runs = runs_of(c, graph, layer);
+    sum += (runs.with_gradient + runs.without) * forward_flops(c, graph, layer, context);
+  }
+  return sum;
 }
 
 double training_flops_per_token(const ModelConfig& c, int64_t context) {
-  return 3 * forward_flops_per_token(c, context);
+  const KvGraph graph(c);
+  double sum = 3 * head_flops(c);
+  for (int64_t layer = 0; layer < graph.size(); ++layer) {
+    const Runs runs = runs_of(c, graph, layer);
+    sum += (3 * runs.with_gradient + runs.without) * forward_flops(c, graph, layer, context);
+  }
+  return sum;
 }
 
 TrainingFootprint training_footprint(const RunConfig& config) {
   const auto& c = config.model;
   const auto& t = config.train;
+  const KvGraph graph(c);
   const auto size = model_footprint(c);
   const int64_t element = t.precision == "bf16" ? 2 : 4;
   const int64_t tokens = t.micro_batch() * t.sequence_length;
-  const int64_t query = c.num_attention_heads * c.head_dim;
-  const int64_t kv = c.num_key_value_heads * c.head_dim;
 
-  // two residual states and their norms; rotated q, k, v and the attention output (twice: heads
-  // first for the kernel, heads last for o_proj); gate, up, silu(gate) and their product
-  const int64_t per_layer = 4 * c.hidden_size + 3 * query + 2 * kv + 4 * c.intermediate_size;
-  const int64_t log_sum_exp = 4 * c.num_attention_heads;
+  TrainingFootprint out;
+  for (int64_t layer = 0; layer < graph.size(); ++layer) {
+    // two residual states and their norms; gate, up, silu(gate) and their product
+    const int64_t width = 4 * c.hidden_size + 4 * c.intermediate_size +
+                          cost_of(c, graph, layer, t.sequence_length).activations;
+    const int64_t log_sum_exp = 4 * c.num_attention_heads;
+    const auto passes = static_cast<int64_t>(runs_of(c, graph, layer).with_gradient);
+    out.activations += passes * tokens * (width * element + log_sum_exp);
+  }
   // the loss keeps both of its gradients and works on a slice of logits (ops/layers.cpp)
   constexpr int64_t kLogitBytes = int64_t{64} << 20;
   const int64_t logits = std::min(tokens * c.vocab_size * 4, kLogitBytes);
@@ -50,12 +97,10 @@ TrainingFootprint training_footprint(const RunConfig& config) {
       tokens * c.hidden_size * 2 * element + c.vocab_size * c.hidden_size * 4 + 2 * logits;
   const int64_t casts = element == 2 ? 2 * size.matmul_parameters : 0;
 
-  TrainingFootprint out;
   out.weights = 4 * size.parameters;
   out.gradients = 4 * size.parameters;
   out.optimizer = 8 * size.parameters;
-  out.activations =
-      c.num_hidden_layers * tokens * (per_layer * element + log_sum_exp) + loss + casts;
+  out.activations += loss + casts;
   return out;
 }
 

@@ -15,10 +15,11 @@ struct ModelFootprint {
 ModelFootprint model_footprint(const ModelConfig& config);
 
 /// Floating-point operations of a forward pass per token in a sequence of `context` tokens:
-/// 2 * matmul_parameters + layers * 4 * heads * head_dim * (context + 1) / 2. The second term is
-/// scores and weighted values, each query seeing half the sequence on average.
+/// 2 * matmul_parameters + 4 * heads * head_dim * tokens seen, for each layer. The second term is
+/// scores and weighted values; without a window a query sees half the sequence on average. Layers
+/// of a cyclic slice count once for each pass.
 double forward_flops_per_token(const ModelConfig& config, int64_t context);
-/// Backward costs twice the forward pass; nothing is recomputed.
+/// Backward costs twice the forward pass; nothing is recomputed; passes without gradient have none.
 double training_flops_per_token(const ModelConfig& config, int64_t context);
 
 /// Host or device bytes of training with AdamW.

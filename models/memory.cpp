@@ -9,48 +9,133 @@
 #include "core/text.h"
 
 namespace kvsmith {
+namespace {
+
+/// Storage for `rows` rows shaped like `fresh`, beginning with what `old` holds.
+std::vector<at::Tensor> grown(const std::vector<at::Tensor>& old,
+                              const std::vector<at::Tensor>& fresh,
+                              int64_t rows) {
+  std::vector<at::Tensor> out(fresh.size());
+  for (size_t i = 0; i < fresh.size(); ++i) {
+    if (!fresh[i].defined()) continue;
+    auto shape = fresh[i].sizes().vec();
+    shape[2] = rows;
+    // zeros, not garbage: rows past a short sequence's end are masked, and 0 * NaN is NaN
+    out[i] = torch::zeros(shape, fresh[i].options());
+    if (!old.empty()) out[i].narrow(2, 0, old[i].size(2)).copy_(old[i]);
+  }
+  return out;
+}
+
+std::vector<at::Tensor> first_rows(const std::vector<at::Tensor>& storage, int64_t rows) {
+  std::vector<at::Tensor> out;
+  for (const auto& stream : storage)
+    out.push_back(stream.defined() ? stream.narrow(2, 0, rows) : stream);
+  return out;
+}
+
+std::vector<at::Tensor> copies(const std::vector<at::Tensor>& storage) {
+  std::vector<at::Tensor> out;
+  for (const auto& stream : storage) out.push_back(stream.defined() ? stream.clone() : stream);
+  return out;
+}
+
+/// Bytes of all storage, the unused rows of it included.
+int64_t bytes_of(const std::vector<at::Tensor>& storage) {
+  int64_t sum = 0;
+  for (const auto& stream : storage)
+    sum += stream.defined() ? static_cast<int64_t>(stream.storage().nbytes()) : 0;
+  return sum;
+}
+
+const at::Tensor& first_defined(const std::vector<at::Tensor>& streams) {
+  return *std::ranges::find_if(streams, [](const auto& stream) { return stream.defined(); });
+}
+
+void check_batch(const Positions& positions, int64_t batch, const CacheOptions& options) {
+  if (!positions.is_packed() && batch == options.batch) return;
+  throw Error(ExitCode::kInternal, {cat("a batch of ", batch, " sequences for a cache of ",
+                                        options.batch, positions.is_packed() ? ", packed" : ""),
+                                    "KvCache", "make the cache for this batch"});
+}
+
+bool all_equal(const std::vector<int64_t>& lengths) {
+  return std::ranges::all_of(lengths, [&](int64_t length) { return length == lengths[0]; });
+}
+
+void advance(std::vector<int64_t>& lengths, const Positions& positions) {
+  for (size_t b = 0; b < lengths.size(); ++b) {
+    const Span& span = positions.span(static_cast<int64_t>(b));
+    if (span.count > 0) lengths[b] = span.end();
+  }
+}
+
+int64_t round_up(int64_t rows, int64_t chunk) {
+  return (rows + chunk - 1) / std::max<int64_t>(1, chunk) * std::max<int64_t>(1, chunk);
+}
+
+}  // namespace
+
+Rows joined(const Rows& past, const Positions& positions, const std::vector<at::Tensor>& fresh) {
+  if (past.empty()) return {fresh, positions};
+  std::vector<at::Tensor> streams(fresh.size());
+  for (size_t i = 0; i < fresh.size(); ++i)
+    if (fresh[i].defined()) streams[i] = torch::cat({past.streams[i], fresh[i]}, 2);
+  return {std::move(streams), Positions::joined(past.positions, positions)};
+}
 
 Rows TransientRows::write(const Positions& positions, std::vector<at::Tensor> fresh) {
-  streams_ = std::move(fresh);
-  return {streams_, positions};
+  rows_ = {std::move(fresh), positions};
+  return rows_;
 }
 
 int64_t TransientRows::bytes_reserved() const {
   int64_t sum = 0;
-  for (const auto& stream : streams_) sum += static_cast<int64_t>(stream.nbytes());
+  for (const auto& stream : rows_.streams)
+    sum += stream.defined() ? static_cast<int64_t>(stream.nbytes()) : 0;
   return sum;
+}
+
+std::unique_ptr<Memory> TransientRows::clone() const {
+  return std::make_unique<TransientRows>(*this);
 }
 
 void CachedRows::reserve(int64_t rows, const std::vector<at::Tensor>& like) {
   if (rows <= capacity_ && !storage_.empty()) return;
-  const int64_t chunk = std::max<int64_t>(1, options_.growth_rows);
-  const int64_t wanted = std::max(options_.initial_rows, (rows + chunk - 1) / chunk * chunk);
-  std::vector<at::Tensor> grown;
-  for (size_t i = 0; i < like.size(); ++i) {
-    auto shape = like[i].sizes().vec();
-    shape[2] = wanted;
-    // zeros, not garbage: rows past a short sequence's end are masked, and 0 * NaN is NaN
-    grown.push_back(torch::zeros(shape, like[i].options()));
-    if (capacity_ > 0) grown[i].narrow(2, 0, capacity_).copy_(storage_[i]);
-  }
-  storage_ = std::move(grown);
+  const int64_t wanted = std::max(options_.initial_rows, round_up(rows, options_.growth_rows));
+  storage_ = grown(storage_, like, wanted);
   capacity_ = wanted;
 }
 
-Rows CachedRows::write(const Positions& positions, std::vector<at::Tensor> fresh) {
-  if (positions.is_packed() || fresh.at(0).size(0) != options_.batch) {
-    throw Error(ExitCode::kInternal,
-                {cat("a batch of ", fresh.at(0).size(0), " sequences for a cache of ",
-                     options_.batch, positions.is_packed() ? ", packed" : ""),
-                 "KvCache", "make the cache for this batch"});
+Rows CachedRows::read() const {
+  const int64_t longest = *std::ranges::max_element(lengths_);
+  if (longest == 0) return {};
+  auto streams = first_rows(storage_, longest);
+  const auto device = first_defined(storage_).device();
+  if (all_equal(lengths_)) return {std::move(streams), Positions::range(0, longest, device)};
+  std::vector<Span> spans;
+  for (const int64_t length : lengths_) spans.push_back({0, length});
+  return {std::move(streams), Positions::ragged(std::move(spans), device)};
+}
+
+void CachedRows::rewind(const Positions& positions) {
+  for (size_t b = 0; b < lengths_.size(); ++b) {
+    const Span& span = positions.span(static_cast<int64_t>(b));
+    if (span.count > 0) lengths_[b] = std::min(lengths_[b], span.first);
   }
+}
+
+Rows CachedRows::write(const Positions& positions, std::vector<at::Tensor> fresh) {
+  check_batch(positions, first_defined(fresh).size(0), options_);
   const torch::NoGradGuard no_grad;
+  rewind(positions);
   reserve(positions.end(), fresh);
   const auto copy = [&](const at::Tensor& to, const at::Tensor& from, const Span& span) {
     to.narrow(to.dim() - 2, span.first, span.count)
         .copy_(from.narrow(from.dim() - 2, 0, span.count));
   };
   for (size_t i = 0; i < fresh.size(); ++i) {
+    if (!fresh[i].defined()) continue;
     if (positions.is_range()) {
       copy(storage_[i], fresh[i], positions.span(0));
     } else {
@@ -58,38 +143,120 @@ Rows CachedRows::write(const Positions& positions, std::vector<at::Tensor> fresh
         copy(storage_[i][b], fresh[i][b], positions.span(b));
     }
   }
-  for (int64_t b = 0; b < options_.batch; ++b) {
-    const Span& span = positions.span(b);
-    if (span.count > 0) lengths_[static_cast<size_t>(b)] = span.end();
-  }
-  const int64_t longest = *std::ranges::max_element(lengths_);
-  std::vector<at::Tensor> streams;
-  for (const auto& stream : storage_) streams.push_back(stream.narrow(2, 0, longest));
-  const auto device = storage_[0].device();
-  if (std::ranges::all_of(lengths_, [&](int64_t length) { return length == longest; })) {
-    return {std::move(streams), Positions::range(0, longest, device)};
-  }
-  std::vector<Span> spans;
-  for (const int64_t length : lengths_) spans.push_back({0, length});
-  return {std::move(streams), Positions::ragged(std::move(spans), device)};
+  advance(lengths_, positions);
+  return read();
 }
 
 int64_t CachedRows::bytes_used() const {
+  if (capacity_ == 0) return 0;
   const int64_t rows = std::accumulate(lengths_.begin(), lengths_.end(), int64_t{0});
-  int64_t sum = 0;
-  for (const auto& stream : storage_) {
-    sum += static_cast<int64_t>(stream.storage().nbytes()) / (options_.batch * capacity_) * rows;
-  }
-  return sum;
+  return bytes_of(storage_) / (options_.batch * capacity_) * rows;
 }
 
-int64_t CachedRows::bytes_reserved() const {
-  int64_t sum = 0;
-  for (const auto& stream : storage_) sum += static_cast<int64_t>(stream.storage().nbytes());
-  return sum;
-}
+int64_t CachedRows::bytes_reserved() const { return bytes_of(storage_); }
 
 void CachedRows::clear() { std::ranges::fill(lengths_, 0); }
+
+std::unique_ptr<Memory> CachedRows::clone() const {
+  auto out = std::make_unique<CachedRows>(*this);
+  out->storage_ = copies(storage_);
+  return out;
+}
+
+RingRows::RingRows(const CacheOptions& options, int64_t window, int64_t sinks)
+    : options_(options), window_(window), sinks_(sinks), lengths_(options.batch, 0) {}
+
+void RingRows::reserve(int64_t rows, const std::vector<at::Tensor>& like) {
+  if (rows <= allocated_ && !storage_.empty()) return;
+  const int64_t wanted =
+      std::min(capacity(), std::max(options_.initial_rows, round_up(rows, options_.growth_rows)));
+  storage_ = grown(storage_, like, wanted);
+  allocated_ = wanted;
+}
+
+Rows RingRows::read() const {
+  const int64_t longest = *std::ranges::max_element(lengths_);
+  if (longest == 0) return {};
+  const int64_t rows = rows_of(longest);
+  auto streams = first_rows(storage_, rows);
+  const auto device = first_defined(storage_).device();
+  if (longest <= capacity() && all_equal(lengths_)) {
+    return {std::move(streams), Positions::range(0, longest, device)};
+  }
+  // the newest position below the length whose slot this is, or -1
+  const auto lengths =
+      torch::tensor(all_equal(lengths_) ? std::vector<int64_t>{longest} : lengths_).unsqueeze(1);
+  const auto slot = torch::arange(rows, torch::kLong).unsqueeze(0);
+  const auto laps = (lengths - 1 - slot).clamp_min(0).floor_divide(window_);
+  const auto at = torch::where(slot.lt(sinks_), slot, slot + laps * window_);
+  return {std::move(streams),
+          Positions::scattered(at.masked_fill(slot.ge(lengths), -1).to(device))};
+}
+
+void RingRows::rewind(const Positions& positions) {
+  for (size_t b = 0; b < lengths_.size(); ++b) {
+    const Span& span = positions.span(static_cast<int64_t>(b));
+    if (span.count == 0 || span.first >= lengths_[b]) continue;
+    if (lengths_[b] > capacity()) {
+      throw Error(
+          ExitCode::kInternal,
+          {cat("position ", span.first, " after ", lengths_[b], " in a window of ", window_),
+           "KvCache", "what has left the window cannot come back: fork() the cache before"});
+    }
+    lengths_[b] = span.first;
+  }
+}
+
+Rows RingRows::write(const Positions& positions, std::vector<at::Tensor> fresh) {
+  check_batch(positions, first_defined(fresh).size(0), options_);
+  const torch::NoGradGuard no_grad;
+  rewind(positions);
+  reserve(rows_of(positions.end()), fresh);
+  Rows seen;
+  const bool one_each = positions.seq() == 1;
+  if (!one_each) seen = joined(read(), positions, fresh);
+
+  const auto slot = [&](int64_t p) { return p < capacity() ? p : sinks_ + (p - sinks_) % window_; };
+  const auto copy = [&](const at::Tensor& to, const at::Tensor& from, const Span& span) {
+    for (int64_t p = span.first; p < span.end();) {
+      if (p >= sinks_ && p < span.end() - window_) p = span.end() - window_;
+      // as many as lie side by side in the ring
+      const int64_t until_wrap = p < sinks_ ? sinks_ - p : capacity() - slot(p);
+      const int64_t count = std::min(until_wrap, span.end() - p);
+      to.narrow(to.dim() - 2, slot(p), count)
+          .copy_(from.narrow(from.dim() - 2, p - span.first, count));
+      p += count;
+    }
+  };
+  for (size_t i = 0; i < fresh.size(); ++i) {
+    if (!fresh[i].defined()) continue;
+    if (positions.is_range()) {
+      copy(storage_[i], fresh[i], positions.span(0));
+    } else {
+      for (int64_t b = 0; b < options_.batch; ++b)
+        copy(storage_[i][b], fresh[i][b], positions.span(b));
+    }
+  }
+  advance(lengths_, positions);
+  return one_each ? read() : seen;
+}
+
+int64_t RingRows::bytes_used() const {
+  if (allocated_ == 0) return 0;
+  int64_t rows = 0;
+  for (const int64_t length : lengths_) rows += rows_of(length);
+  return bytes_of(storage_) / (options_.batch * allocated_) * rows;
+}
+
+int64_t RingRows::bytes_reserved() const { return bytes_of(storage_); }
+
+void RingRows::clear() { std::ranges::fill(lengths_, 0); }
+
+std::unique_ptr<Memory> RingRows::clone() const {
+  auto out = std::make_unique<RingRows>(*this);
+  out->storage_ = copies(storage_);
+  return out;
+}
 
 int64_t KvCache::bytes_used() const {
   int64_t sum = 0;
@@ -107,6 +274,12 @@ void KvCache::clear() {
   for (auto& layer : layers_) {
     if (layer) layer->clear();
   }
+}
+
+KvCache KvCache::fork() const {
+  std::vector<std::unique_ptr<Memory>> layers;
+  for (const auto& layer : layers_) layers.push_back(layer ? layer->clone() : nullptr);
+  return KvCache(std::move(layers));
 }
 
 }  // namespace kvsmith

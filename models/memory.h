@@ -20,32 +20,49 @@ class Memory {
   /// Bytes of all storage held, rows not yet used included.
   virtual int64_t bytes_reserved() const = 0;
   virtual void clear() = 0;
+  /// A copy with storage of its own, to save a state or to continue one text in several ways.
+  virtual std::unique_ptr<Memory> clone() const = 0;
 };
 
-/// Rows to attend to: tensors that share the row dimension, and the position of each row.
+/// Rows to attend to: tensors that share the row dimension, and the position of each row. A stream
+/// that nobody reads is undefined. No streams: nothing remembered.
 struct Rows {
   std::vector<at::Tensor> streams;  ///< each [batch, kv_heads, rows, width]
-  Positions positions;
+  Positions positions = Positions::range(0, 0);
+
+  bool empty() const { return streams.empty(); }
 };
+
+/// The rows of `past` followed by `fresh` at `positions`.
+Rows joined(const Rows& past, const Positions& positions, const std::vector<at::Tensor>& fresh);
 
 /// A memory with one row per remembered position, such as keys and values.
 class RowMemory : public Memory {
  public:
-  /// Remembers `fresh`, each [batch, kv_heads, seq, width], at `positions`; what was remembered at
-  /// or after the first of them is replaced. Returns everything there is to see now.
+  /// Everything remembered.
+  virtual Rows read() const = 0;
+  /// Forgets what was remembered at or after the first of `positions`, in each sequence that has
+  /// any.
+  virtual void rewind(const Positions& positions) = 0;
+  /// Rewinds, then remembers `fresh`, each [batch, kv_heads, seq, width] or undefined, at
+  /// `positions`. Returns everything that these tokens may see: what they push out of a bounded
+  /// memory included.
   virtual Rows write(const Positions& positions, std::vector<at::Tensor> fresh) = 0;
 };
 
 /// Holds one write only and keeps its autograd graph: the memory of a training step.
 class TransientRows final : public RowMemory {
  public:
+  Rows read() const override { return rows_; }
+  void rewind(const Positions& /*positions*/) override { rows_ = {}; }
   Rows write(const Positions& positions, std::vector<at::Tensor> fresh) override;
   int64_t bytes_used() const override { return bytes_reserved(); }
   int64_t bytes_reserved() const override;
-  void clear() override { streams_.clear(); }
+  void clear() override { rows_ = {}; }
+  std::unique_ptr<Memory> clone() const override;
 
  private:
-  std::vector<at::Tensor> streams_;
+  Rows rows_;
 };
 
 /// How a cache is allocated.
@@ -62,10 +79,13 @@ class CachedRows final : public RowMemory {
   explicit CachedRows(const CacheOptions& options)
       : options_(options), lengths_(options.batch, 0) {}
 
+  Rows read() const override;
+  void rewind(const Positions& positions) override;
   Rows write(const Positions& positions, std::vector<at::Tensor> fresh) override;
   int64_t bytes_used() const override;
   int64_t bytes_reserved() const override;
   void clear() override;
+  std::unique_ptr<Memory> clone() const override;
 
  private:
   void reserve(int64_t rows, const std::vector<at::Tensor>& like);
@@ -73,7 +93,34 @@ class CachedRows final : public RowMemory {
   CacheOptions options_;
   int64_t capacity_ = 0;
   std::vector<int64_t> lengths_;     ///< rows remembered per sequence
-  std::vector<at::Tensor> storage_;  ///< each [batch, kv_heads, capacity, width]
+  std::vector<at::Tensor> storage_;  ///< each [batch, kv_heads, capacity, width], or undefined
+};
+
+/// The first `sinks` positions and the last `window`: storage that never grows beyond them. A
+/// position p past the sinks lies in slot sinks + (p - sinks) % window, so a newer one overwrites
+/// it in place. The memory of sliding-window layers in generation.
+class RingRows final : public RowMemory {
+ public:
+  RingRows(const CacheOptions& options, int64_t window, int64_t sinks);
+
+  Rows read() const override;
+  /// Throws 70 once something has been overwritten: it cannot come back.
+  void rewind(const Positions& positions) override;
+  Rows write(const Positions& positions, std::vector<at::Tensor> fresh) override;
+  int64_t bytes_used() const override;
+  int64_t bytes_reserved() const override;
+  void clear() override;
+  std::unique_ptr<Memory> clone() const override;
+
+ private:
+  int64_t capacity() const { return sinks_ + window_; }
+  int64_t rows_of(int64_t length) const { return std::min(length, capacity()); }
+  void reserve(int64_t rows, const std::vector<at::Tensor>& like);
+
+  CacheOptions options_;
+  int64_t window_, sinks_, allocated_ = 0;
+  std::vector<int64_t> lengths_;     ///< positions seen per sequence
+  std::vector<at::Tensor> storage_;  ///< each [batch, kv_heads, allocated, width], or undefined
 };
 
 /// The memories of a whole model for a batch of sequences: one per layer that owns one.
@@ -81,10 +128,14 @@ class KvCache {
  public:
   explicit KvCache(std::vector<std::unique_ptr<Memory>> layers) : layers_(std::move(layers)) {}
 
+  /// Only of a layer that owns a memory.
   Memory& of(int64_t layer) { return *layers_.at(static_cast<size_t>(layer)); }
+  RowMemory& rows_of(int64_t layer) { return dynamic_cast<RowMemory&>(of(layer)); }
   int64_t bytes_used() const;
   int64_t bytes_reserved() const;
   void clear();
+  /// A cache that continues from the same point on its own.
+  KvCache fork() const;
 
  private:
   std::vector<std::unique_ptr<Memory>> layers_;

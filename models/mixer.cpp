@@ -1,16 +1,17 @@
 #include "models/mixer.h"
 
+#include <algorithm>
+
 #include <torch/types.h>
 
 #include "core/error.h"
-#include "core/text.h"
 #include "models/mixers/attention.h"
 
 namespace kvsmith {
 
 at::Tensor RowMixer::step(const at::Tensor& x, const Positions& positions, Memory& memory) {
-  return attend(x, positions,
-                dynamic_cast<RowMemory&>(memory).write(positions, project(x, positions)));
+  auto& rows = dynamic_cast<RowMemory&>(memory);
+  return attend(x, positions, expand(rows.write(positions, project(x, positions))));
 }
 
 std::unique_ptr<Memory> RowMixer::make_cache(const CacheOptions& options) const {
@@ -23,26 +24,41 @@ std::unique_ptr<Memory> RowMixer::make_transient() const {
 
 const std::vector<MixerKind>& mixer_kinds() {
   static const std::vector<MixerKind> kinds = {
-      {"attention", make_attention, attention_cache_bytes},
+      {"full", make_attention, attention_cache_bytes, attention_cost},
+      {"sliding", make_attention, attention_cache_bytes, attention_cost},
+      {"fused", make_attention, attention_cache_bytes, attention_cost},
   };
   return kinds;
 }
 
 const MixerKind& mixer_kind(const std::string& name) {
-  std::vector<std::string> names;
-  for (const auto& kind : mixer_kinds()) {
-    if (kind.name == name) return kind;
-    names.push_back(kind.name);
-  }
-  throw Error(ExitCode::kConfig,
-              {"no mixer is called \"" + name + "\"", "model.mixer", suggestion(name, names)});
+  const auto found = std::ranges::find(mixer_kinds(), name, &MixerKind::name);
+  if (found != mixer_kinds().end()) return *found;
+  throw Error(ExitCode::kInternal, {"no mixer for \"" + name + "\"", "model.layer_types", ""});
+}
+
+double mean_tokens_seen(const LayerSpec& spec, int64_t context) {
+  const auto tokens = static_cast<double>(context);
+  const auto most = static_cast<double>(spec.window + spec.sinks);
+  if (spec.window == 0 || most >= tokens) return (tokens + 1) / 2;
+  // the first `most` queries see (most + 1) / 2 on average, the rest all of `most`
+  return most - most * (most - 1) / 2 / tokens;
+}
+
+int64_t layer_cache_bytes(const ModelConfig& config,
+                          const KvGraph& graph,
+                          int64_t layer,
+                          int64_t tokens,
+                          int64_t element_bytes) {
+  if (!graph.is_owner(layer)) return 0;
+  return mixer_kind(graph[layer].kind).cache_bytes(config, graph, layer, tokens, element_bytes);
 }
 
 int64_t kv_cache_bytes(const ModelConfig& config, int64_t tokens, int64_t element_bytes) {
+  const KvGraph graph(config);
   int64_t sum = 0;
-  for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
-    sum += mixer_kind(config.mixer).cache_bytes(config, layer, tokens, element_bytes);
-  }
+  for (int64_t layer = 0; layer < graph.size(); ++layer)
+    sum += layer_cache_bytes(config, graph, layer, tokens, element_bytes);
   return sum;
 }
 

@@ -7,17 +7,21 @@
 namespace kvsmith {
 namespace {
 
+double scale_of(double scale, const at::Tensor& q) {
+  return scale > 0 ? scale : 1 / std::sqrt(static_cast<double>(q.size(3)));
+}
+
 /// Reads keys and values once per group: the queries of a group are rows of one matrix product,
 /// which on CPU streams a long cache faster than a fused kernel does for a single query.
 at::Tensor grouped(const at::Tensor& q,
                    const at::Tensor& k,
                    const at::Tensor& v,
-                   const at::Tensor& mask) {
+                   const at::Tensor& mask,
+                   double scale) {
   const int64_t batch = q.size(0), heads = q.size(1), queries = q.size(2), width = q.size(3);
   const int64_t kv_heads = k.size(1), group = heads / kv_heads;
   auto rows_of_group = q.reshape({batch, kv_heads, group * queries, width});
-  auto scores =
-      torch::matmul(rows_of_group, k.transpose(2, 3)) / std::sqrt(static_cast<double>(width));
+  auto scores = torch::matmul(rows_of_group, k.transpose(2, 3)) * scale;
   if (mask.defined()) {
     auto hidden = mask.logical_not().repeat({1, 1, group, 1});
     scores = scores.masked_fill(hidden, -INFINITY);
@@ -33,42 +37,77 @@ at::Tensor grouped(const at::Tensor& q,
 }  // namespace
 
 bool Visibility::is_causal_suffix() const {
-  return queries.is_range() && rows.is_range() && rows.span(0).first == 0 &&
-         queries.span(0).end() == rows.span(0).end();
+  return !strict && queries.is_range() && rows.is_range() && rows.span(0).first == 0 &&
+         queries.span(0).end() == rows.span(0).end() &&
+         (window == 0 || rows.span(0).end() <= window);
 }
 
 at::Tensor Visibility::mask() const {
+  const Span span = rows.is_range() ? rows.span(0) : Span{-1, 0};
+  for (const auto& known : *queries.masks_) {
+    const bool same_rows = rows.is_range() ? known.span == span : known.rows.is_same(rows.at());
+    if (same_rows && known.window == window && known.sinks == sinks && known.strict == strict)
+      return known.mask;
+  }
   auto query = queries.at().unsqueeze(2), row = rows.at().unsqueeze(1);
-  auto seen = row.le(query).logical_and(row.ge(0));
+  auto seen = (strict ? row.lt(query) : row.le(query)).logical_and(row.ge(0));
+  if (window > 0) seen = seen.logical_and(row.gt(query - window).logical_or(row.lt(sinks)));
   if (queries.is_packed()) {
     seen = seen.logical_and(queries.segments().unsqueeze(2).eq(rows.segments().unsqueeze(1)));
   }
-  return seen.unsqueeze(1);
+  queries.masks_->push_back({span, rows.at(), window, sinks, strict, seen.unsqueeze(1)});
+  return queries.masks_->back().mask;
 }
 
 at::Tensor attention(const at::Tensor& q,
                      const at::Tensor& k,
                      const at::Tensor& v,
-                     const Visibility& visibility) {
+                     const Visibility& visibility,
+                     double scale) {
+  scale = scale_of(scale, q);
   const bool suffix = visibility.is_causal_suffix();
   if (suffix && visibility.queries.span(0).first == 0) {
-    return at::scaled_dot_product_attention(q, k, v, {}, 0.0, /*is_causal=*/true, {},
+    return at::scaled_dot_product_attention(q, k, v, {}, 0.0, /*is_causal=*/true, scale,
                                             /*enable_gqa=*/true);
   }
-  if (q.size(2) == 1) return grouped(q, k, v, suffix ? at::Tensor() : visibility.mask());
+  if (q.size(2) == 1) return grouped(q, k, v, suffix ? at::Tensor() : visibility.mask(), scale);
   // is_causal is aligned to the top left, wrong for a chunk behind a cache: hence the mask
-  return at::scaled_dot_product_attention(q, k, v, visibility.mask(), 0.0, false, {}, true);
+  return at::scaled_dot_product_attention(q, k, v, visibility.mask(), 0.0, false, scale, true);
+}
+
+at::Tensor attention_with_sink_logits(const at::Tensor& q,
+                                      const at::Tensor& k,
+                                      const at::Tensor& v,
+                                      const Visibility& visibility,
+                                      const at::Tensor& sinks) {
+  // One more row, whose key meets each query head's logit in a dimension of its own and whose value
+  // is zero, keeps this on the fused kernels and differentiable.
+  constexpr int64_t kExtra = 8;  // of which one is used; kernels like widths that 8 divides
+  const int64_t width = q.size(3);
+  const double scale = scale_of(0, q);
+  const auto widen = [&](const at::Tensor& x) { return torch::constant_pad_nd(x, {0, kExtra}); };
+  auto selector = torch::zeros({kExtra}, q.options());
+  selector[0] = 1;
+  const auto logits = (sinks / scale).to(q.scalar_type()).view({1, -1, 1, 1}) * selector;
+  const auto wide_q = torch::cat({q, logits.expand({q.size(0), -1, q.size(2), -1})}, 3);
+  const auto sink_key = torch::constant_pad_nd(selector, {width, 0})
+                            .expand({k.size(0), k.size(1), 1, width + kExtra});
+  const auto wide_k = torch::cat({widen(k), sink_key}, 2);
+  const auto wide_v = torch::constant_pad_nd(v, {0, kExtra, 0, 1});
+  const auto mask = torch::constant_pad_nd(visibility.mask(), {0, 1}, /*value=*/1);
+  return at::scaled_dot_product_attention(wide_q, wide_k, wide_v, mask, 0.0, false, scale, true)
+      .narrow(3, 0, v.size(3));
 }
 
 at::Tensor attention_reference(const at::Tensor& q,
                                const at::Tensor& k,
                                const at::Tensor& v,
-                               const Visibility& visibility) {
+                               const Visibility& visibility,
+                               double scale) {
   const int64_t group = q.size(1) / k.size(1);
   auto wide_k = k.to(torch::kFloat).repeat_interleave(group, 1);
   auto wide_v = v.to(torch::kFloat).repeat_interleave(group, 1);
-  auto scores = torch::matmul(q.to(torch::kFloat), wide_k.transpose(2, 3)) /
-                std::sqrt(static_cast<double>(q.size(3)));
+  auto scores = torch::matmul(q.to(torch::kFloat), wide_k.transpose(2, 3)) * scale_of(scale, q);
   auto hidden = visibility.mask().logical_not();
   auto weights = torch::softmax(scores.masked_fill(hidden, -INFINITY), -1).masked_fill(hidden, 0);
   return torch::matmul(weights, wide_v).to(q.scalar_type());

@@ -13,27 +13,41 @@ namespace kvsmith {
 struct Visibility {
   const Positions& queries;
   const Positions& rows;
+  int64_t window = 0;   ///< rows seen, the query's own included; 0: all
+  int64_t sinks = 0;    ///< first positions, seen however far back
+  bool strict = false;  ///< the query's own row is not seen: it has not been computed yet
 
-  /// Queries are the last positions of rows that run from 0 in every sequence alike.
+  /// Every query sees all rows up to its own, and the queries are the last positions of rows that
+  /// run from 0 in every sequence alike.
   bool is_causal_suffix() const;
-  /// [batch|1, 1, queries, rows] bool.
+  /// [batch|1, 1, queries, rows] bool; made once for all layers of a step that ask alike.
   at::Tensor mask() const;
 };
 
-/// softmax(q k^T / sqrt(head_dim)) v over the visible rows (arXiv:2305.13245 for grouped heads:
-/// consecutive query heads share a key/value head). A query that sees nothing gets zeros.
-/// q: [batch, heads, queries, head_dim]; k, v: [batch, kv_heads, rows, head_dim], heads a multiple
-/// of kv_heads -> [batch, heads, queries, head_dim]. Chooses the path; all agree with
-/// attention_reference.
+/// softmax(scale q k^T) v over the visible rows (arXiv:2305.13245 for grouped heads: consecutive
+/// query heads share a key/value head); scale 0 stands for 1 / sqrt(width). A query that sees
+/// nothing gets zeros. q: [batch, heads, queries, width]; k: [batch, kv_heads, rows, width];
+/// v: [batch, kv_heads, rows, value_width], heads a multiple of kv_heads -> [batch, heads, queries,
+/// value_width]. Chooses the path; all agree with attention_reference.
 at::Tensor attention(const at::Tensor& q,
                      const at::Tensor& k,
                      const at::Tensor& v,
-                     const Visibility& visibility);
+                     const Visibility& visibility,
+                     double scale = 0);
+
+/// The same with one more logit per query head in the softmax's denominator, which belongs to no
+/// value: a head may attend to nothing (gpt-oss). sinks: [heads].
+at::Tensor attention_with_sink_logits(const at::Tensor& q,
+                                      const at::Tensor& k,
+                                      const at::Tensor& v,
+                                      const Visibility& visibility,
+                                      const at::Tensor& sinks);
 
 /// The definition: explicit scores in fp32, nothing fused.
 at::Tensor attention_reference(const at::Tensor& q,
                                const at::Tensor& k,
                                const at::Tensor& v,
-                               const Visibility& visibility);
+                               const Visibility& visibility,
+                               double scale = 0);
 
 }  // namespace kvsmith

@@ -17,7 +17,8 @@ Positions::Positions(at::Tensor at, bool uniform, std::vector<Span> spans, at::T
       segments_(std::move(segments)),
       spans_(std::move(spans)),
       uniform_(uniform),
-      tables_(std::make_shared<std::vector<RotaryTable>>()) {}
+      tables_(std::make_shared<std::vector<RotaryTable>>()),
+      masks_(std::make_shared<std::vector<Mask>>()) {}
 
 Positions Positions::range(int64_t first, int64_t count, at::Device device) {
   auto at = torch::arange(first, first + count, torch::dtype(torch::kLong).device(device));
@@ -38,6 +39,17 @@ Positions Positions::ragged(std::vector<Span> spans, at::Device device) {
 
 Positions Positions::packed(at::Tensor at, at::Tensor segments) {
   return {std::move(at), false, {}, std::move(segments)};
+}
+
+Positions Positions::scattered(at::Tensor at) { return {std::move(at), false, {}}; }
+
+Positions Positions::joined(const Positions& first, const Positions& second) {
+  if (first.seq() == 0) return second;
+  if (first.is_range() && second.is_range() && first.span(0).end() == second.span(0).first) {
+    return range(first.span(0).first, first.seq() + second.seq(), second.at_.device());
+  }
+  const int64_t batch = std::max(first.at_.size(0), second.at_.size(0));
+  return scattered(torch::cat({first.at_.expand({batch, -1}), second.at_.expand({batch, -1})}, 1));
 }
 
 int64_t Positions::end() const {

@@ -28,6 +28,10 @@ class Positions {
   /// Packed documents: `at` counts from 0 in each document, `segments` tells documents apart.
   /// Both [batch, seq], int64 and int32. Only for a memory that lives for one step.
   static Positions packed(at::Tensor at, at::Tensor segments);
+  /// Rows in any order, such as those of a ring. at: [batch|1, rows] int64; -1 marks an empty row.
+  static Positions scattered(at::Tensor at);
+  /// Rows at `first` followed by rows at `second`.
+  static Positions joined(const Positions& first, const Positions& second);
 
   /// [batch|1, seq] int64; -1 marks padding.
   const at::Tensor& at() const { return at_; }
@@ -35,10 +39,12 @@ class Positions {
   const at::Tensor& segments() const { return segments_; }
   bool is_range() const { return uniform_; }
   bool is_packed() const { return segments_.defined(); }
-  /// The span of sequence `b`; not for packed positions.
+  /// Positions are runs, so that span() and end() tell them.
+  bool has_spans() const { return !spans_.empty(); }
+  /// The span of sequence `b`; only with has_spans().
   const Span& span(int64_t b) const { return spans_[uniform_ ? 0 : static_cast<size_t>(b)]; }
   int64_t seq() const { return at_.size(1); }
-  /// One past the highest position of any sequence; not for packed positions.
+  /// One past the highest position of any sequence; only with has_spans().
   int64_t end() const;
 
   /// Cosines and sines of the rotary angles, each [batch|1, 1, seq, head_dim / 2] fp32 in
@@ -47,7 +53,15 @@ class Positions {
   std::pair<at::Tensor, at::Tensor> rotary(double theta, int64_t head_dim) const;
 
  private:
+  friend struct Visibility;  // keeps its masks beside the tables
   struct RotaryTable;
+  struct Mask {
+    Span span;        ///< of rows that run alike
+    at::Tensor rows;  ///< of other rows
+    int64_t window = 0, sinks = 0;
+    bool strict = false;
+    at::Tensor mask;
+  };
 
   Positions(at::Tensor at, bool uniform, std::vector<Span> spans, at::Tensor segments = {});
 
@@ -55,6 +69,7 @@ class Positions {
   std::vector<Span> spans_;
   bool uniform_ = false;
   std::shared_ptr<std::vector<RotaryTable>> tables_;
+  std::shared_ptr<std::vector<Mask>> masks_;
 };
 
 }  // namespace kvsmith

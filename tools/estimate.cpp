@@ -1,6 +1,8 @@
 #include "tools/estimate.h"
 
+#include <algorithm>
 #include <array>
+#include <cstdio>
 #include <filesystem>
 #include <iostream>
 #include <memory>
@@ -56,6 +58,29 @@ int64_t parse_bytes(const std::string& text) {
               {"cannot read \"" + text + "\"", "--memory", "write it as 24GiB or 80GB"});
 }
 
+/// Who reads whose keys and values, one line a layer. "^" marks a layer that reads ahead.
+std::string drawing(const Json& layers) {
+  std::string out = cat("\n", "layer  kind        reads           heads  bytes/token  at 8k\n");
+  for (const Json& layer : layers) {
+    const auto number = [&](const char* key) { return layer[key].get<int64_t>(); };
+    const int64_t i = number("layer"), k = number("k_source"), v = number("v_source");
+    std::string kind = layer["kind"].get<std::string>();
+    if (number("window") > 0) kind += cat(" ", number("window"));
+    if (number("sinks") > 0) kind += cat("+", number("sinks"));
+    std::string reads = k == v ? (k == i ? "itself" : cat("layer ", k)) : cat("K ", k, ", V ", v);
+    if (std::max(k, v) > i) reads += " ^";
+    const int64_t bytes = number("bytes_per_token");
+    std::array<char, 128> line{};
+    std::snprintf(line.data(), line.size(), "%5lld  %-10s  %-14s  %5lld  %11s  %s\n",
+                  static_cast<long long>(i), kind.c_str(), reads.c_str(),
+                  static_cast<long long>(number("kv_heads")),
+                  bytes == 0 ? "-" : std::to_string(bytes).c_str(),
+                  bytes == 0 ? "-" : human_bytes(layer["bytes_at_8k"].get<double>()).c_str());
+    out += line.data();
+  }
+  return out;
+}
+
 void estimate(const Flags& flags) {
   RunConfig config = load_run_config(flags.configs, flags.assignments);
   if (config.model.vocab_size == 0) take_from_corpus(config);
@@ -88,6 +113,20 @@ Json estimate_json(const RunConfig& config, int64_t memory_bytes) {
                 {{"dtype", t.precision},
                  {"bytes_per_token", kv_cache_bytes(m, 1, element)},
                  {"contexts", Json::array()}}}};
+  const KvGraph graph(m);
+  for (int64_t i = 0; i < graph.size(); ++i) {
+    const LayerSpec& spec = graph[i];
+    json["layers"].push_back({{"layer", i},
+                              {"kind", spec.kind},
+                              {"k_source", spec.k_source},
+                              {"v_source", spec.v_source},
+                              {"kv_heads", spec.kv_heads},
+                              {"window", spec.window},
+                              {"sinks", spec.sinks},
+                              {"rope_theta", spec.rope_theta},
+                              {"bytes_per_token", layer_cache_bytes(m, graph, i, 1, element)},
+                              {"bytes_at_8k", layer_cache_bytes(m, graph, i, 8192, element)}});
+  }
   for (const int64_t context : kContexts) {
     const int64_t bytes = kv_cache_bytes(m, context, element);
     Json row = {{"tokens", context}, {"bytes", bytes}};
@@ -122,7 +161,7 @@ std::string estimate_text(const RunConfig& config, int64_t memory_bytes) {
     if (row.contains("max_batch")) out += cat(", largest batch ", row["max_batch"].get<int64_t>());
     out += "\n";
   }
-  return out;
+  return out + drawing(json["layers"]);
 }
 
 void add_estimate(CLI::App& app) {

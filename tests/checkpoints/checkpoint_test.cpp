@@ -106,15 +106,29 @@ TEST_F(CheckpointTest, ExportsReadBackEqualInEveryFamilyAndSharding) {
     bool bias, norm, tied;
     uint64_t shard_bytes;
     const char* family;
+    std::vector<std::string> types = {"full"};
+    std::vector<double> theta = {};
+    bool sink_logits = false;
   };
   int n = 0;
-  for (const Case& c : std::vector<Case>{{false, false, true, 1 << 30, "LlamaForCausalLM"},
-                                         {false, false, false, 9000, "LlamaForCausalLM"},
-                                         {true, false, true, 1 << 30, "LlamaForCausalLM"},
-                                         {false, true, true, 1 << 30, "Qwen3ForCausalLM"}}) {
-    config_.model.attention_bias = c.bias;
-    config_.model.qk_norm = c.norm;
-    config_.model.tie_word_embeddings = c.tied;
+  for (const Case& c : std::vector<Case>{
+           {false, false, true, 1 << 30, "LlamaForCausalLM"},
+           {false, false, false, 9000, "LlamaForCausalLM"},
+           {true, false, true, 1 << 30, "LlamaForCausalLM"},
+           {false, true, true, 1 << 30, "Qwen3ForCausalLM"},
+           {false, true, true, 1 << 30, "Qwen3ForCausalLM", {"full", "sliding"}},
+           {false, false, true, 1 << 30, "MistralForCausalLM", {"sliding"}},
+           {false, false, false, 1 << 30, "GraniteSWAForCausalLM", {"full", "sliding"}, {5e5, 0}},
+           {true, false, true, 1 << 30, "GraniteSWAForCausalLM", {"sliding", "full"}, {}, true}}) {
+    config_.model = tiny_model(2, [&](ModelConfig& model) {
+      model.attention_bias = c.bias;
+      model.qk_norm = c.norm;
+      model.tie_word_embeddings = c.tied;
+      model.layer_types = c.types;
+      model.sliding_window = 5;
+      model.layer_rope_theta = c.theta;
+      model.attention_sink_logits = c.sink_logits;
+    });
     model_ = Decoder(config_.model);
     initialize(*model_, 2);
     const auto loaded = load_model(save(100 + n));
@@ -133,10 +147,38 @@ TEST_F(CheckpointTest, ExportsReadBackEqualInEveryFamilyAndSharding) {
 }
 
 TEST(HfConfig, RoundTrips) {
-  auto config = tiny_model();
-  config.rope_theta = 5e5;
-  config.tie_word_embeddings = false;
+  const auto config = tiny_model(2, [](ModelConfig& model) {
+    model.rope_theta = 5e5;
+    model.tie_word_embeddings = false;
+  });
   EXPECT_EQ(from_hf_config(to_hf_config(config, 1, 2, "float32"), "x"), config);
+}
+
+TEST(HfConfig, RefusesModelsThatNoStockClassHolds) {
+  const auto with = [](const std::function<void(ModelConfig&)>& change) {
+    return tiny_model(2, [&](ModelConfig& model) {
+      model.sliding_window = 5;
+      change(model);
+    });
+  };
+  const std::pair<ModelConfig, std::string> cases[] = {
+      {with([](auto& c) { c.pattern = "cla-2"; }), "layer 1 reads keys and values of layer 0"},
+      {with([](auto& c) { c.layer_num_key_value_heads = {1, 2}; }),
+       "layer 0 has 1 key/value heads"},
+      {with([](auto& c) {
+         c.layer_types = {"sliding"};
+         c.num_sink_tokens = 2;
+       }),
+       "layer 0 keeps 2 sink tokens"},
+      {with([](auto& c) { c.attention_k_eq_v = c.qk_norm = true; }), "attention_k_eq_v"},
+      {with([](auto& c) {
+         c.qk_norm = true;
+         c.layer_rope_theta = {10, 20};
+       }),
+       "layers differ in rope_theta"},
+  };
+  for (const auto& [config, part] : cases)
+    expect_error([&] { to_hf_config(config, 1, 2, "float32"); }, ExitCode::kConfig, part);
 }
 
 TEST(HfConfig, RefusesWhatIsNotSupported) {

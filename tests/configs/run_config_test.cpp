@@ -159,11 +159,12 @@ TEST(ConfigurationReference, IsWhatTheDocsSay) {
 }
 
 TEST(ArchitectureName, SaysHowHeadsAreShared) {
-  ModelConfig config;
-  config.num_attention_heads = 8;
   for (const auto& [kv, name] :
        std::vector<std::pair<int, std::string>>{{8, "MHA 8"}, {2, "GQA 8/2"}, {1, "MQA 8"}}) {
+    ModelConfig config;
+    config.num_attention_heads = 8;
     config.num_key_value_heads = kv;
+    EXPECT_TRUE(fill_in(config).empty());
     EXPECT_EQ(architecture_name(config), name);
   }
 }

@@ -27,8 +27,8 @@ TEST(GroupedQueryAttention, EqualsMultiHeadAttentionWithRepeatedHeads) {
 }
 
 TEST(Initialize, DependsOnNameAndSeedOnly) {
-  auto deeper_config = tiny_model();
-  deeper_config.num_hidden_layers = 3;
+  const auto deeper_config =
+      tiny_model(2, [](ModelConfig& config) { config.num_hidden_layers = 3; });
   Decoder a(tiny_model()), b(tiny_model()), deeper(deeper_config), other(tiny_model());
   initialize(*a, 5);
   initialize(*b, 5);
@@ -42,9 +42,10 @@ TEST(Initialize, DependsOnNameAndSeedOnly) {
 }
 
 TEST(Decoder, HasTheParameterNamesOfLlama) {
-  auto config = tiny_model();
-  config.num_hidden_layers = 1;
-  config.tie_word_embeddings = false;
+  const auto config = tiny_model(2, [](ModelConfig& model) {
+    model.num_hidden_layers = 1;
+    model.tie_word_embeddings = false;
+  });
   Decoder model(config);
   std::vector<std::string> names;
   for (const auto& item : model->named_parameters()) names.push_back(item.key());

@@ -39,11 +39,10 @@ TEST(Footprint, CacheOccupiesWhatTheAllocatorHandsOut) {
 TEST(Footprint, EstimatesTheActivationsOfATrainingStep) {
   for (const char* precision : {"fp32", "bf16"}) {
     RunConfig config;
-    config.model = tiny_model(2);
-    config.model.hidden_size = 128;
-    config.model.num_hidden_layers = 4;
-    config.model.head_dim = config.model.intermediate_size = 0;
-    fill_in(config.model);
+    config.model = tiny_model(2, [](ModelConfig& model) {
+      model.hidden_size = 128;
+      model.num_hidden_layers = 4;
+    });
     config.train.batch_size = 4;
     config.train.sequence_length = 128;
     config.train.precision = precision;

@@ -1,7 +1,12 @@
 // Promises that every kind of mixer keeps. A new kind joins by a line in `cases`.
+#include <algorithm>
+#include <functional>
+
+#include "core/error.h"
 #include "models/decoder.h"
 #include "models/mixer.h"
 #include "tests/support/close.h"
+#include "tests/support/expect_error.h"
 #include "tests/support/tiny.h"
 
 namespace kvsmith {
@@ -12,16 +17,79 @@ struct Case {
   ModelConfig config;
 };
 
+/// Six layers in the given pattern; as many passes as tokens, so that LCKV is exact.
+Case pattern(const std::string& name, const std::function<void(ModelConfig&)>& change = {}) {
+  std::string id = name;
+  std::ranges::replace(id, '-', '_');
+  return {id, tiny_model(2, [&](ModelConfig& config) {
+            config.num_hidden_layers = 6;
+            config.pattern = name;
+            config.sliding_window = 6;
+            config.forward_passes = 29;
+            if (change) change(config);
+          })};
+}
+
+Case option(const std::string& name, const std::function<void(ModelConfig&)>& change) {
+  return {name, tiny_model(2, change)};
+}
+
 std::vector<Case> cases() {
-  std::vector<Case> out = {{"mha", tiny_model(4)}, {"gqa", tiny_model(2)}, {"mqa", tiny_model(1)}};
-  Case qwen = {"gqa_bias_qk_norm", tiny_model(2)};
-  qwen.config.attention_bias = qwen.config.qk_norm = true;
-  out.push_back(qwen);
-  Case wide = {"wide_heads_untied", tiny_model(2)};
-  wide.config.head_dim = 24;
-  wide.config.tie_word_embeddings = false;
-  out.push_back(wide);
-  return out;
+  return {
+      option("mha", [](auto& c) { c.num_key_value_heads = 4; }),
+      option("gqa", [](auto&) {}),
+      option("mqa", [](auto& c) { c.num_key_value_heads = 1; }),
+      option("gqa_bias_qk_norm", [](auto& c) { c.attention_bias = c.qk_norm = true; }),
+      option("wide_heads_untied",
+             [](auto& c) {
+               c.head_dim = 24;
+               c.tie_word_embeddings = false;
+             }),
+      option("k_eq_v", [](auto& c) { c.attention_k_eq_v = c.qk_norm = true; }),
+      option("sink_logits", [](auto& c) { c.attention_sink_logits = true; }),
+      option("nope", [](auto& c) { c.layer_rope_theta = {10000, 0}; }),
+      option("heads_per_layer", [](auto& c) { c.layer_num_key_value_heads = {1, 4}; }),
+      option("sliding",
+             [](auto& c) {
+               c.layer_types = {"sliding"};
+               c.sliding_window = 5;
+             }),
+      option("sliding_sinks",
+             [](auto& c) {
+               c.layer_types = {"sliding"};
+               c.sliding_window = 5;
+               c.num_sink_tokens = 3;
+             }),
+      option("sliding_sinks_k_eq_v_logits",
+             [](auto& c) {
+               c.layer_types = {"sliding"};
+               c.sliding_window = 5;
+               c.num_sink_tokens = 2;
+               c.attention_sink_logits = c.attention_k_eq_v = c.qk_norm = true;
+             }),
+      pattern("local-global-2-1", [](auto& c) { c.rope_local_theta = 100; }),
+      pattern("cla-2"),
+      pattern("cla-3", [](auto& c) { c.attention_k_eq_v = c.qk_norm = true; }),
+      pattern("trailing-reuse-3"),
+      pattern("yoco"),
+      pattern("mixattention"),
+      pattern("fusedkv-lite"),
+      pattern("fusedkv"),
+      pattern("lckv"),
+      pattern("lckv-sandwich-middle"),
+      pattern("lckv-sandwich-bottom"),
+      pattern("lckv-pizza-top"),
+      pattern("lckv-pizza-middle"),
+      pattern("lckv-lasagna-top", [](auto& c) { c.qk_norm = true; }),
+      pattern("lckv-lasagna-middle"),
+      {"lckv_all_sliding", tiny_model(2,
+                                      [](ModelConfig& config) {
+                                        config.num_hidden_layers = 6;
+                                        config.layer_types = {"0_4s_4s_4s_4s_5"};
+                                        config.sliding_window = 6;
+                                        config.forward_passes = 29;
+                                      })},
+  };
 }
 
 class MixerContract : public ::testing::TestWithParam<Case> {
@@ -44,6 +112,13 @@ class MixerContract : public ::testing::TestWithParam<Case> {
           model_->step(tokens_.narrow(1, first, count), Positions::range(first, count), cache)));
     }
     return torch::cat(out, 1);
+  }
+
+  static bool has_windows() {
+    const KvGraph graph(GetParam().config);
+    for (int64_t i = 0; i < graph.size(); ++i)
+      if (graph.is_owner(i) && graph[i].window > 0) return true;
+    return false;
   }
 
   static constexpr int64_t kLength = 29;
@@ -102,16 +177,40 @@ TEST_P(MixerContract, SequencesOfDifferentLengthsDoNotDisturbEachOther) {
     EXPECT_TRUE(close(model_->logits(hidden[0][0]), whole_[0][9 + t], 2e-5)) << t;
     EXPECT_TRUE(close(model_->logits(hidden[1][0]), whole_[1][4 + t], 2e-5)) << t;
   }
-  EXPECT_EQ(cache.bytes_used(), kv_cache_bytes(GetParam().config, 15 + 10, 4));
+  const auto& config = GetParam().config;
+  EXPECT_EQ(cache.bytes_used(), kv_cache_bytes(config, 15, 4) + kv_cache_bytes(config, 10, 4));
 }
 
 TEST_P(MixerContract, WritingPositionsAgainReplacesThem) {
   const torch::NoGradGuard no_grad;
   auto cache = model_->make_cache({.batch = 2});
   in_chunks(29, cache);
+  if (has_windows()) {  // what has left a ring cannot come back
+    expect_error([&] { model_->step(tokens_.narrow(1, 20, 3), Positions::range(20, 3), cache); },
+                 ExitCode::kInternal, "cannot come back");
+    return;
+  }
   const auto again = model_->step(tokens_.narrow(1, 20, 3), Positions::range(20, 3), cache);
   EXPECT_TRUE(close(model_->logits(again), whole_.narrow(1, 20, 3), 2e-5));
   EXPECT_EQ(cache.bytes_used(), 2 * kv_cache_bytes(GetParam().config, 23, 4));
+}
+
+TEST_P(MixerContract, AForkContinuesOnItsOwn) {
+  const torch::NoGradGuard no_grad;
+  auto cache = model_->make_cache({.batch = 2, .growth_rows = 7});
+  model_->step(tokens_.narrow(1, 0, 17), Positions::range(0, 17), cache);
+  auto fork = cache.fork();
+  const auto other = tokens_.narrow(1, 17, 12).flip({1});
+  for (int64_t t = 17; t < kLength; ++t)
+    model_->step(other.narrow(1, t - 17, 1), Positions::range(t, 1), fork);
+  EXPECT_EQ(fork.bytes_used(), 2 * kv_cache_bytes(GetParam().config, kLength, 4));
+  const auto rest =
+      model_->logits(model_->step(tokens_.narrow(1, 17, 12), Positions::range(17, 12), cache));
+  EXPECT_TRUE(close(rest, whole_.narrow(1, 17, 12), 2e-5));
+}
+
+TEST_P(MixerContract, ARowAloneIsTheRowInABatch) {
+  EXPECT_TRUE(close(model_->forward(tokens_.narrow(0, 1, 1)), whole_.narrow(0, 1, 1), 2e-5));
 }
 
 TEST_P(MixerContract, PackedDocumentsDoNotSeeEachOther) {

@@ -51,7 +51,8 @@ std::vector<ReportRun> runs_at(const std::vector<Spot>& spots) {
 std::vector<std::vector<ReportRun>> awkward_reports() {
   std::vector<Spot> twelve, hundred;
   for (int i = 0; i < 12; ++i) twelve.push_back({64.0 * (i + 1), 14 - 0.2 * i});
-  for (int i = 0; i < 100; ++i) hundred.push_back({100.0 + i % 10, 12 + 0.01 * (i / 10)});
+  for (int row = 0; row < 10; ++row)
+    for (int i = 0; i < 10; ++i) hundred.push_back({100.0 + i, 12 + 0.01 * row});
   std::vector<std::vector<ReportRun>> reports = {
       runs_at({{512, 12.3}}),
       runs_at({{2048, 11.8}, {512, 11.9}, {256, 12.4}}),
@@ -211,12 +212,12 @@ TEST(Page, ShowsFiguresBaselineAndCurvesWhenThereAreAny) {
   auto runs = runs_at({{512, 12.345}, {256, 13}});
   runs[0].evaluation["unigram_perplexity"] = 412.7;
   std::string page = report_html(runs, "t");
-  for (const char* wanted :
-       {">12.35<", "title=\"4,194,304 B\">4 MiB<", "Unigram baseline", "412.70",
-        "measured 524,288 B, by formula 524,288 B", "✓", "<h2>Training</h2>", "A0: validation loss",
-        "kvsmith " KVSMITH_VERSION}) {
+  for (const char* wanted : {">12.35<", "title=\"4,194,304 B\">4 MiB<", "Unigram baseline",
+                             "412.70", "measured 524,288 B, by formula 524,288 B", "✓",
+                             "<h2>Training</h2>", "A0: validation loss"}) {
     EXPECT_NE(page.find(wanted), std::string::npos) << wanted;
   }
+  EXPECT_NE(page.find(cat("kvsmith ", KVSMITH_VERSION)), std::string::npos);
   runs[0].evaluation.erase("unigram_perplexity");
   for (auto& run : runs) run.curve.clear();
   page = report_html(runs, "t");

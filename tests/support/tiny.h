@@ -1,7 +1,9 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <memory>
+#include <stdexcept>
 #include <string>
 
 #include "configs/run_config.h"
@@ -11,8 +13,10 @@
 
 namespace kvsmith {
 
-/// A model of a few thousand parameters. `kv_heads` of 4 query heads.
-inline ModelConfig tiny_model(int64_t kv_heads = 2) {
+/// A model of a few thousand parameters. `kv_heads` of 4 query heads; `change` is applied before
+/// defaults are filled in.
+inline ModelConfig tiny_model(int64_t kv_heads = 2,
+                              const std::function<void(ModelConfig&)>& change = {}) {
   ModelConfig config;
   config.vocab_size = 67;
   config.hidden_size = 32;
@@ -21,7 +25,9 @@ inline ModelConfig tiny_model(int64_t kv_heads = 2) {
   config.num_key_value_heads = kv_heads;
   config.max_position_embeddings = 128;
   config.initializer_range = 0.1;
-  fill_in(config);
+  if (change) change(config);
+  const auto problems = fill_in(config);
+  if (!problems.empty()) throw std::logic_error(problems[0].key + ": " + problems[0].text);
   return config;
 }
 

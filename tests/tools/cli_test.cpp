@@ -101,7 +101,7 @@ TEST(CommandLine, CompletionKnowsVerbsAndFlags) {
 class Workflow : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
-    directory_ = new TemporaryDirectory;
+    directory = new TemporaryDirectory;
     std::string text;
     for (int i = 0; i < 600; ++i)
       text += cat("Line ", i * 37 % 100, ": the cat sat on mat ", i % 7, ", and the dog saw it.\n");
@@ -123,8 +123,8 @@ class Workflow : public ::testing::Test {
             "learning_rate = 1e-2\npeak_flops = 1e12\nvalidate_tokens = 512\nthreads = 1\n"));
     expect_ok(cat("train ", at("run.toml"), " --output ", at("run")));
   }
-  static void TearDownTestSuite() { delete directory_; }
-  static std::string at(const std::string& name) { return (*directory_ / name).string(); }
+  static void TearDownTestSuite() { delete directory; }
+  static std::string at(const std::string& name) { return (*directory / name).string(); }
   static Outcome expect_ok(const std::string& arguments) {
     auto got = kvsmith(arguments);
     EXPECT_EQ(got.code, 0) << arguments << "\n" << got.text;
@@ -140,9 +140,9 @@ class Workflow : public ::testing::Test {
     return out;
   }
 
-  static TemporaryDirectory* directory_;
+  static TemporaryDirectory* directory;
 };
-TemporaryDirectory* Workflow::directory_ = nullptr;
+TemporaryDirectory* Workflow::directory = nullptr;
 
 TEST_F(Workflow, FromTextToReport) {
   expect_ok(cat("evaluate ", at("run"), " --corpus ", at("c.h5"), " --context 64 --unigram --json ",

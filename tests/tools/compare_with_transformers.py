@@ -128,6 +128,14 @@ def main():
                       "model.rope_theta=50000", "model.rms_norm_eps=1e-3"), folder)
         compare(binary, train(binary, folder, "llama-bias", "model.attention_bias=true"), folder)
         compare(binary, train(binary, folder, "qwen3", "model.qk_norm=true", "model.head_dim=24", "model.attention_bias=true"), folder)
+        window = "model.sliding_window=9"
+        compare(binary, train(binary, folder, "mistral", window, "model.layer_types=['sliding']"), folder)
+        compare(binary, train(binary, folder, "qwen3-local-global", window, "model.layer_types=['sliding','full']",
+                              "model.qk_norm=true"), folder)
+        compare(binary, train(binary, folder, "granite-local-global", window, "model.layer_types=['sliding','full']",
+                              "model.rope_local_theta=500"), folder)
+        compare(binary, train(binary, folder, "granite-nope-sinks", window, "model.layer_types=['sliding','full']",
+                              "model.layer_rope_theta=[10000.0,0.0]", "model.attention_sink_logits=true"), folder)
 
 
 main()

@@ -1,0 +1,67 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "configs/model_config.h"
+
+namespace kvsmith {
+
+/// One row of the KV graph: how a layer moves information between positions, and whose keys and
+/// values it reads.
+struct LayerSpec {
+  std::string kind;       ///< of `layer_types`
+  int64_t k_source = 0;   ///< layer whose keys it reads
+  int64_t v_source = 0;   ///< layer whose values it reads
+  int64_t kv_heads = 0;   ///< key/value heads
+  int64_t window = 0;     ///< keys a token may see, its own included; 0: all
+  int64_t sinks = 0;      ///< first positions that stay visible outside the window
+  double rope_theta = 0;  ///< base of the rotary angles; 0: no positions (NoPE)
+
+  bool operator==(const LayerSpec&) const = default;
+};
+
+/// Layers [first, last) that are run together.
+struct Slice {
+  int64_t first = 0, last = 0;
+  bool is_cyclic = false;  ///< some layer reads keys that are computed further up: needs iteration
+
+  bool operator==(const Slice&) const = default;
+};
+
+/// Who reads whose keys and values: the per-layer table that a model configuration stands for.
+/// One table expresses MHA, cross-layer sharing (CLA arXiv:2405.12981, YOCO arXiv:2405.05254) and
+/// layer-condensed KV (LCKV arXiv:2405.10637); see docs/architectures.
+class KvGraph {
+ public:
+  /// `config` is filled in and has no problems.
+  explicit KvGraph(const ModelConfig& config);
+
+  const LayerSpec& operator[](int64_t layer) const { return layers_[static_cast<size_t>(layer)]; }
+  int64_t size() const { return static_cast<int64_t>(layers_.size()); }
+
+  /// Some layer reads its keys (values): it computes and remembers them.
+  bool keeps_keys(int64_t layer) const;
+  bool keeps_values(int64_t layer) const;
+  /// Layers that own a memory.
+  int64_t owners() const;
+  bool is_owner(int64_t layer) const { return keeps_keys(layer) || keeps_values(layer); }
+  /// It reads a layer above itself, so a token cannot see its own row: row j is seen when j < t.
+  bool reads_ahead(int64_t layer) const;
+
+  /// The order of execution. Cyclic slices are the smallest that hold a layer that reads ahead and
+  /// everything that it waits for; the rest runs once.
+  std::vector<Slice> slices() const;
+  bool is_cyclic() const;
+
+ private:
+  std::vector<LayerSpec> layers_;
+};
+
+/// Expands `pattern` and short forms into the per-layer lists of `config`, whose scalars are filled
+/// in, and returns what makes the resulting table impossible, with layer numbers and a way out.
+/// Filling in twice changes nothing.
+std::vector<KeyProblem> fill_in_layers(ModelConfig& config);
+
+}  // namespace kvsmith
