@@ -156,12 +156,16 @@ void check_options(const ModelConfig& c, std::vector<KeyProblem>& problems) {
 KvGraph::KvGraph(const ModelConfig& config) {
   for (size_t i = 0; i < config.layer_types.size(); ++i) {
     const std::string& kind = config.layer_types[i];
-    const bool slides = kind == "sliding";
+    const bool slides = kind == "sliding" || kind == "bounded";
+    const int64_t window =
+        kind == "bounded" && config.bounded.memory_capacity > 0
+            ? config.bounded.memory_capacity - config.num_sink_tokens - config.linear.num_slots
+            : config.sliding_window;
     layers_.push_back({.kind = kind,
                        .k_source = config.k_source_layers[i],
                        .v_source = config.v_source_layers[i],
                        .kv_heads = config.layer_num_key_value_heads[i],
-                       .window = slides ? config.sliding_window : 0,
+                       .window = slides ? window : 0,
                        .sinks = slides ? config.num_sink_tokens : 0,
                        .rope_theta = config.layer_rope_theta[i]});
   }
@@ -240,8 +244,17 @@ std::vector<KeyProblem> fill_in_layers(ModelConfig& c) {
     const std::string& type = c.layer_types[i];
     expect(std::ranges::find(names, type) != names.end(), "layer_types",
            cat("is \"", type, "\"; ", suggestion(type, names), " (", join(names), ")"));
-    expect(type != "sliding" || c.sliding_window > 0, "sliding_window",
-           "is sliding and no sliding_window is set; 512 is a usual size");
+    const bool has_capacity = type == "bounded" && c.bounded.memory_capacity > 0;
+    expect((type != "sliding" && type != "bounded") || has_capacity || c.sliding_window > 0,
+           "sliding_window",
+           cat("is ", type, " and no sliding_window is set; 512 is a usual size"));
+    const int64_t besides = c.num_sink_tokens + c.linear.num_slots;
+    expect(!has_capacity || c.bounded.memory_capacity > besides, "memory_capacity",
+           cat("has a capacity of ", c.bounded.memory_capacity, " tokens for ", c.num_sink_tokens,
+               " sinks, ", c.linear.num_slots, " slots and a window of at least 1; give at least ",
+               besides + 1));
+    expect(type != "bounded" || c.linear.num_slots > 0, "num_slots",
+           "is bounded and has no slots; for sinks and a window alone make it sliding");
     const int64_t heads = c.layer_num_key_value_heads[i];
     const bool is_own_value = heads != c.num_key_value_heads;  // that one is checked for all
     expect(!is_own_value || (heads > 0 && c.num_attention_heads % heads == 0),

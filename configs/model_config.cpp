@@ -39,6 +39,7 @@ const std::vector<LayerKind>& layer_kinds() {
       {"full", "attention to every earlier token", true, "kv"},
       {"sliding", "attention to the last sliding_window tokens and the sinks", true, "kv"},
       {"fused", "attention to a learned mixture of two layers' keys and values", true, "kv"},
+      {"bounded", "sinks, a window, and slots that absorb what leaves it", false, ""},
   };
   return kinds;
 }

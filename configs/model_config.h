@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "configs/bounded_config.h"
 #include "configs/latent_config.h"
 #include "configs/linear_config.h"
 #include "core/fields.h"
@@ -44,6 +45,7 @@ struct ModelConfig {
   int64_t backward_passes = 2;
   LatentConfig latent;
   LinearConfig linear;
+  BoundedConfig bounded;
 
   template <class Self, class Visit>
   static void fields(Self& self, Visit&& visit) {
@@ -182,6 +184,7 @@ struct ModelConfig {
           self.backward_passes);
     LatentConfig::fields(self.latent, visit);
     LinearConfig::fields(self.linear, visit);
+    BoundedConfig::fields(self.bounded, visit);
   }
 
   bool operator==(const ModelConfig&) const = default;

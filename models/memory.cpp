@@ -216,14 +216,13 @@ Rows RingRows::write(const Positions& positions, std::vector<at::Tensor> fresh) 
   const bool one_each = positions.seq() == 1;
   if (!one_each) seen = joined(read(), positions, fresh);
 
-  const auto slot = [&](int64_t p) { return p < capacity() ? p : sinks_ + (p - sinks_) % window_; };
   const auto copy = [&](const at::Tensor& to, const at::Tensor& from, const Span& span) {
     for (int64_t p = span.first; p < span.end();) {
       if (p >= sinks_ && p < span.end() - window_) p = span.end() - window_;
       // as many as lie side by side in the ring
-      const int64_t until_wrap = p < sinks_ ? sinks_ - p : capacity() - slot(p);
+      const int64_t until_wrap = p < sinks_ ? sinks_ - p : capacity() - slot_of(p);
       const int64_t count = std::min(until_wrap, span.end() - p);
-      to.narrow(to.dim() - 2, slot(p), count)
+      to.narrow(to.dim() - 2, slot_of(p), count)
           .copy_(from.narrow(from.dim() - 2, p - span.first, count));
       p += count;
     }
@@ -252,9 +251,32 @@ int64_t RingRows::bytes_reserved() const { return bytes_of(storage_); }
 
 void RingRows::clear() { std::ranges::fill(lengths_, 0); }
 
-std::unique_ptr<Memory> RingRows::clone() const {
-  auto out = std::make_unique<RingRows>(*this);
-  out->storage_ = copies(storage_);
+std::unique_ptr<Memory> RingRows::clone() const { return std::make_unique<RingRows>(copy()); }
+
+RingRows RingRows::copy() const {
+  RingRows out = *this;
+  out.storage_ = copies(storage_);
+  return out;
+}
+
+RingRows::Displaced RingRows::displaced(const Positions& positions) const {
+  Displaced out;
+  std::vector<int64_t> slots;
+  std::vector<uint8_t> wanted;
+  for (int64_t b = 0; b < options_.batch; ++b) {
+    const Span& span = positions.span(b);
+    const bool overwrites = span.count > 0 && span.first >= capacity();
+    slots.push_back(overwrites ? slot_of(span.first) : 0);
+    wanted.push_back(overwrites);
+  }
+  const auto device = first_defined(storage_).device();
+  const auto at = torch::tensor(slots).to(device).view({-1, 1, 1, 1});
+  for (const auto& stream : storage_) {
+    out.streams.push_back(stream.defined()
+                              ? stream.gather(2, at.expand({-1, stream.size(1), 1, stream.size(3)}))
+                              : stream);
+  }
+  out.wanted = torch::tensor(wanted).to(torch::kBool).to(device);
   return out;
 }
 

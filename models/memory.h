@@ -111,10 +111,22 @@ class RingRows final : public RowMemory {
   int64_t bytes_reserved() const override;
   void clear() override;
   std::unique_ptr<Memory> clone() const override;
+  RingRows copy() const;
+
+  /// What the next token of each sequence will overwrite.
+  struct Displaced {
+    std::vector<at::Tensor> streams;  ///< each [batch, kv_heads, 1, width]
+    at::Tensor wanted;                ///< [batch] bool: false where nothing is overwritten
+  };
+  /// `positions` holds at most one token a sequence.
+  Displaced displaced(const Positions& positions) const;
 
  private:
   int64_t capacity() const { return sinks_ + window_; }
   int64_t rows_of(int64_t length) const { return std::min(length, capacity()); }
+  int64_t slot_of(int64_t position) const {
+    return position < capacity() ? position : sinks_ + (position - sinks_) % window_;
+  }
   void reserve(int64_t rows, const std::vector<at::Tensor>& like);
 
   CacheOptions options_;

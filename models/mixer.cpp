@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "models/mixers/attention.h"
+#include "models/mixers/bounded.h"
 
 namespace kvsmith {
 
@@ -27,6 +28,7 @@ const std::vector<MixerKind>& mixer_kinds() {
       {"full", make_attention, attention_cache_bytes, attention_cost},
       {"sliding", make_attention, attention_cache_bytes, attention_cost},
       {"fused", make_attention, attention_cache_bytes, attention_cost},
+      {"bounded", make_bounded, bounded_cache_bytes, bounded_cost},
   };
   return kinds;
 }

@@ -52,6 +52,14 @@ Positions Positions::joined(const Positions& first, const Positions& second) {
   return scattered(torch::cat({first.at_.expand({batch, -1}), second.at_.expand({batch, -1})}, 1));
 }
 
+Positions Positions::token(int64_t t) const {
+  if (uniform_) return range(spans_[0].first + t, 1, at_.device());
+  std::vector<Span> spans;
+  for (const Span& span : spans_)
+    spans.push_back({std::min(span.first + t, span.end()), t < span.count ? 1 : 0});
+  return {at_.narrow(1, t, 1), false, std::move(spans)};
+}
+
 int64_t Positions::end() const {
   int64_t end = 0;
   for (const Span& span : spans_) end = std::max(end, span.end());

@@ -37,6 +37,8 @@ class Positions {
   const at::Tensor& at() const { return at_; }
   /// [batch, seq] int32, or undefined where a sequence is one text.
   const at::Tensor& segments() const { return segments_; }
+  /// The token at index `t` of each sequence; not for packed positions.
+  Positions token(int64_t t) const;
   bool is_range() const { return uniform_; }
   bool is_packed() const { return segments_.defined(); }
   /// Positions are runs, so that span() and end() tell them.

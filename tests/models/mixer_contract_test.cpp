@@ -67,6 +67,28 @@ std::vector<Case> cases() {
                c.num_sink_tokens = 2;
                c.attention_sink_logits = c.attention_k_eq_v = c.qk_norm = true;
              }),
+      option("bounded",
+             [](auto& c) {
+               c.layer_types = {"bounded"};
+               c.sliding_window = 5;
+               c.num_sink_tokens = 2;
+               c.linear.num_slots = 4;
+             }),
+      option("bounded_count_no_sinks_qk_norm",
+             [](auto& c) {
+               c.layer_types = {"bounded"};
+               c.bounded.memory_capacity = 9;
+               c.bounded.slot_mass = "count";
+               c.bounded.slot_tau = 4;
+               c.linear.num_slots = 3;
+               c.qk_norm = true;
+             }),
+      option("bounded_and_full",
+             [](auto& c) {
+               c.layer_types = {"bounded", "full"};
+               c.sliding_window = 3;
+               c.linear.num_slots = 5;
+             }),
       pattern("local-global-2-1", [](auto& c) { c.rope_local_theta = 100; }),
       pattern("cla-2"),
       pattern("cla-3", [](auto& c) { c.attention_k_eq_v = c.qk_norm = true; }),
