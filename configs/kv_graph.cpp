@@ -132,6 +132,49 @@ class EdgeCheck {
   std::vector<KeyProblem>& problems_;
 };
 
+/// Sizes of latent layers and of their relatives.
+void check_latent(const ModelConfig& c, const KvGraph& graph, std::vector<KeyProblem>& problems) {
+  const auto expect = [&](bool good, const std::string& key, const std::string& text) {
+    if (!good) problems.push_back({key, text});
+  };
+  const LatentConfig& sizes = c.latent;
+  bool all_latent = true, has_latent = false, has_grouped = false, has_gta = false;
+  for (int64_t i = 0; i < graph.size(); ++i) {
+    const LayerSpec& spec = graph[i];
+    const bool is_gta = spec.kind == "gta", is_grouped = spec.kind == "grouped_latent";
+    const bool is_latent = is_gta || is_grouped || spec.kind == "latent";
+    expect(!is_latent || spec.k_source == spec.v_source, "v_source_layers",
+           cat("layer ", i, " (", spec.kind, ") reads keys of layer ", spec.k_source,
+               " and values of layer ", spec.v_source,
+               ", but both are made from one state; name one layer"));
+    all_latent = all_latent && is_latent;
+    has_latent = has_latent || is_latent;
+    has_grouped = has_grouped || is_grouped;
+    has_gta = has_gta || is_gta;
+  }
+  if (!has_latent) return;
+  expect(sizes.qk_rope_head_dim % 2 == 0 && sizes.qk_rope_head_dim > 0, "qk_rope_head_dim",
+         cat("is ", sizes.qk_rope_head_dim, ", and the rotary embedding turns pairs; choose an ",
+             "even number such as ", std::max<int64_t>(2, c.head_dim / 4 * 2)));
+  expect(!has_gta || sizes.qk_rope_head_dim < c.head_dim, "qk_rope_head_dim",
+         cat("is ", sizes.qk_rope_head_dim, ", which leaves a gta layer with head_dim ", c.head_dim,
+             " no key dimension that is tied to the value; choose less, usually head_dim / 2"));
+  expect(!has_grouped || sizes.kv_lora_rank % 2 == 0, "kv_lora_rank",
+         cat("is ", sizes.kv_lora_rank, ", and grouped_latent layers cut it into two heads; ",
+             "choose an even number"));
+  expect(!has_grouped || c.num_attention_heads % 2 == 0, "num_attention_heads",
+         cat("is ", c.num_attention_heads, ", and in grouped_latent layers each of two latents ",
+             "serves half of the heads; choose an even number or latent layers"));
+  for (const auto& [key, is_set] :
+       {std::pair("qk_norm", c.qk_norm), std::pair("attention_bias", c.attention_bias),
+        std::pair("attention_k_eq_v", c.attention_k_eq_v),
+        std::pair("attention_sink_logits", c.attention_sink_logits)}) {
+    expect(!all_latent || !is_set, key,
+           "is an option of attention layers, and the model has none, only latent ones and their "
+           "relatives; leave it out");
+  }
+}
+
 /// Options of layers that exclude each other.
 void check_options(const ModelConfig& c, std::vector<KeyProblem>& problems) {
   const KvGraph graph(c);
@@ -145,7 +188,13 @@ void check_options(const ModelConfig& c, std::vector<KeyProblem>& problems) {
     expect(!c.attention_k_eq_v || spec.k_source == spec.v_source, "attention_k_eq_v",
            cat("layer ", i, " reads keys of layer ", spec.k_source, " and values of layer ",
                spec.v_source, ", but both are one tensor"));
+    const bool has_slots = spec.kind == "gsa" || spec.kind == "abc";
+    expect(
+        !has_slots || c.linear.num_slots > 0, "num_slots",
+        cat("layer ", i, " is ", spec.kind, ", which remembers nothing but its slots, and there ",
+            "are 0; 64 is a usual number"));
   }
+  check_latent(c, graph, problems);
   expect(!graph.is_cyclic() || c.dropout == 0, "dropout",
          "layers that read ahead are run several times over the same tokens, and each pass would "
          "drop other elements; set dropout = 0");
@@ -243,7 +292,7 @@ std::vector<KeyProblem> fill_in_layers(ModelConfig& c) {
     };
     const std::string& type = c.layer_types[i];
     expect(std::ranges::find(names, type) != names.end(), "layer_types",
-           cat("is \"", type, "\"; ", suggestion(type, names), " (", join(names), ")"));
+           cat("is \"", type, "\"; ", suggestion(type, names)));
     const bool has_capacity = type == "bounded" && c.bounded.memory_capacity > 0;
     expect((type != "sliding" && type != "bounded") || has_capacity || c.sliding_window > 0,
            "sliding_window",

@@ -56,8 +56,8 @@ class Expansion {
     const bool known = heads_only(name) || layer_pairs(name) || trailing(name) || yoco(name) ||
                        mixed(name) || local_global(name) || condensed(name) || fused(name);
     if (!known) {
-      problems_.push_back({"pattern", cat("no pattern is called \"", name, "\"; ",
-                                          suggestion(name, kForms), " (", join(kForms), ")")});
+      problems_.push_back(
+          {"pattern", cat("no pattern is called \"", name, "\"; ", suggestion(name, kForms))});
     }
     return std::move(out_);
   }

@@ -17,7 +17,8 @@ struct LatentConfig {
   template <class Self, class Visit>
   static void fields(Self& self, Visit&& visit) {
     visit(Key{.name = "kv_lora_rank",
-              .help = "latent layers: width of the cached latent; 0 takes 4 * head_dim",
+              .help = "latent layers: width of the cached latent, in grouped_latent layers of both "
+                      "together; 0 takes 4 * head_dim",
               .min = 0,
               .max = 1 << 20},
           self.kv_lora_rank);
@@ -27,8 +28,8 @@ struct LatentConfig {
               .max = 1 << 20},
           self.q_lora_rank);
     visit(Key{.name = "qk_rope_head_dim",
-              .help = "latent layers: width of the rotated key that all heads share; 0 takes "
-                      "head_dim / 2",
+              .help = "latent and gta layers: width of the rotated key that all heads share; 0 "
+                      "takes head_dim / 2",
               .min = 0,
               .max = 4096},
           self.qk_rope_head_dim);

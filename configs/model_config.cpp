@@ -6,6 +6,35 @@
 #include "core/text.h"
 
 namespace kvsmith {
+namespace {
+
+void fill_in_latent(ModelConfig& config) {
+  const auto has = [&](const char* kind) {
+    return std::ranges::find(config.layer_types, kind) != config.layer_types.end();
+  };
+  const auto fill = [](int64_t& value, int64_t usual) {
+    if (value == 0) value = usual;
+  };
+  LatentConfig& sizes = config.latent;
+  const bool has_latents = has("latent") || has("grouped_latent");
+  if (has_latents || has("gta")) fill(sizes.qk_rope_head_dim, config.head_dim / 2);
+  if (!has_latents) return;
+  fill(sizes.kv_lora_rank, 4 * config.head_dim);
+  fill(sizes.qk_nope_head_dim, config.head_dim);
+  fill(sizes.v_head_dim, config.head_dim);
+}
+
+void fill_in_linear(ModelConfig& config) {
+  const auto is_linear = [](const std::string& type) {
+    return type == "gated_delta" || type == "gla";
+  };
+  if (std::ranges::none_of(config.layer_types, is_linear)) return;
+  auto& linear = config.linear;
+  if (linear.linear_num_heads == 0) linear.linear_num_heads = config.num_key_value_heads;
+  if (linear.linear_head_dim == 0) linear.linear_head_dim = config.head_dim;
+}
+
+}  // namespace
 
 std::vector<KeyProblem> fill_in(ModelConfig& config) {
   if (config.num_key_value_heads == 0)
@@ -15,7 +44,10 @@ std::vector<KeyProblem> fill_in(ModelConfig& config) {
     constexpr int64_t kMultiple = 64;  // keeps GEMM shapes aligned
     config.intermediate_size = (config.hidden_size * 8 / 3 + kMultiple - 1) / kMultiple * kMultiple;
   }
-  return fill_in_layers(config);
+  fill_in_latent(config);
+  auto problems = fill_in_layers(config);
+  fill_in_linear(config);
+  return problems;
 }
 
 std::string architecture_name(const ModelConfig& config) {
@@ -24,13 +56,24 @@ std::string architecture_name(const ModelConfig& config) {
                              : kv == 1   ? cat("MQA ", heads)
                                          : cat("GQA ", heads, "/", kv);
   const std::string& pattern = config.pattern;
+  if (config.attention_k_eq_v) {
+    ModelConfig plain = config;
+    plain.attention_k_eq_v = false;
+    return "K=V " + architecture_name(plain);
+  }
   if (pattern == "mha" || pattern == "gqa" || pattern == "mqa") return family;
-  if (!pattern.empty()) return pattern + " " + family;
   std::vector<std::string> kinds;
   for (const auto& type : config.layer_types)
     if (std::ranges::find(kinds, type) == kinds.end()) kinds.push_back(type);
+  if (!pattern.empty()) {
+    const bool other = !kinds.empty() && layer_kind(kinds[0]).row_format != "kv";
+    return cat(pattern, " ", other ? kinds[0] + " " : "", family);
+  }
   const bool shares = KvGraph(config).owners() < static_cast<int64_t>(config.layer_types.size());
   const bool plain = kinds.empty() || (kinds.size() == 1 && kinds[0] == "full");
+  const bool is_latent =
+      kinds.size() == 1 && (kinds[0] == "latent" || kinds[0] == "grouped_latent");
+  if (is_latent) return cat(kinds[0] == "latent" ? "MLA " : "GLA-2 ", heads);
   return (plain ? "" : join(kinds, "+") + " ") + (shares ? "shared " : "") + family;
 }
 
@@ -39,7 +82,15 @@ const std::vector<LayerKind>& layer_kinds() {
       {"full", "attention to every earlier token", true, "kv"},
       {"sliding", "attention to the last sliding_window tokens and the sinks", true, "kv"},
       {"fused", "attention to a learned mixture of two layers' keys and values", true, "kv"},
+      {"latent", "MLA: keys and values are made from one small latent a token", true, "latent"},
+      {"grouped_latent", "GLA-2: two latents a token, each for half of the heads", true,
+       "grouped_latent"},
+      {"gta", "grouped tied attention: values are also part of the keys", true, "gta"},
       {"bounded", "sinks, a window, and slots that absorb what leaves it", false, ""},
+      {"gated_delta", "gated DeltaNet: a state that the delta rule corrects", false, ""},
+      {"gla", "gated linear attention: a state with a gate for each key channel", false, ""},
+      {"gsa", "attention to num_slots slots that gates overwrite", false, ""},
+      {"abc", "attention to num_slots running averages that forget nothing", false, ""},
   };
   return kinds;
 }

@@ -16,21 +16,37 @@ void for_each_section(Config& config, Visit&& visit) {
   visit("train", config.train);
 }
 
+/// What somebody may have meant by `path`, which is not among `keys`.
+std::string advice_on(const std::string& path, const std::vector<KeyValue>& keys) {
+  const std::vector<std::string> sections = {"model", "data", "train"};
+  const size_t dot = path.find('.');
+  const std::string section = path.substr(0, dot), name = path.substr(dot + 1);
+  const bool known_section = std::ranges::find(sections, section) != sections.end();
+  const auto meant = [&](const KeyValue& key) {
+    return dot == path.npos ? "write " + key.path : "did you mean \"" + key.path + "\"?";
+  };
+  const auto may_be_meant = [&](const KeyValue& key) {
+    return !known_section || key.path.starts_with(section + ".");
+  };
+  std::vector<std::string> names;
+  for (const auto& key : keys) {
+    if (key.key.name == name) return meant(key);
+    if (may_be_meant(key)) names.emplace_back(key.key.name);
+  }
+  const std::string close = nearest(name, names);
+  for (const auto& key : keys) {
+    if (key.key.name == close && may_be_meant(key)) return meant(key);
+  }
+  return known_section ? cat("keys of [", section, "]: ", join(names))
+                       : suggestion(section, sections);
+}
+
 void complain_of_unknown_keys(const Settings& settings, std::vector<Complaint>& complaints) {
-  std::vector<std::string> known, sections = {"model", "data", "train"};
-  for (const auto& key : all_keys()) known.push_back(key.path);
+  const auto keys = all_keys();
   for (const auto& [path, setting] : settings.entries()) {
-    if (std::ranges::find(known, path) != known.end()) continue;
-    const std::string section = path.substr(0, path.find('.'));
-    const bool known_section = std::ranges::find(sections, section) != sections.end();
-    std::string advice = nearest(path, known);
-    if (!advice.empty()) {
-      advice = "did you mean \"" + advice + "\"?";
-    } else {
-      advice =
-          known_section ? "`kvsmith train --help` lists the keys" : suggestion(section, sections);
-    }
-    complaints.push_back({setting.where, "unknown key \"" + path + "\"; " + advice});
+    if (std::ranges::find(keys, path, &KeyValue::path) != keys.end()) continue;
+    complaints.push_back(
+        {setting.where, cat("unknown key \"", path, "\"; ", advice_on(path, keys))});
   }
 }
 

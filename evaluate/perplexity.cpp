@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <numbers>
+#include <set>
 
 #include <torch/types.h>
 
@@ -147,9 +148,12 @@ void check(EvaluateOptions& options, const LoadedModel& model, const Corpus& cor
   const auto refuse = [](const std::string& what, const std::string& remedy) {
     throw Error(ExitCode::kUsage, {what, "evaluate", remedy});
   };
-  if (options.context < 1) refuse(cat("context ", options.context), "give at least 1 token");
+  if (options.context < 1)
+    refuse(cat("context ", options.context),
+           "give at least 1 token, or 0 for max_position_embeddings");
   if (options.stride < 1 || options.stride > options.context) {
-    refuse(cat("stride ", options.stride), cat("give 1 to the context, ", options.context));
+    refuse(cat("stride ", options.stride),
+           cat("give 1 to the context, ", options.context, ", or 0 for no overlap"));
   }
   if (options.batch < 1) refuse(cat("batch ", options.batch), "give at least 1 window");
   const auto& info = corpus.info();
@@ -188,6 +192,17 @@ CacheMeasurement measure_cache(DecoderImpl& model, int64_t tokens) {
                        .remainder(model.config().vocab_size);
   model.step(ids.unsqueeze(0), Positions::range(0, tokens, model.device()), cache);
   return checked(cache, model.config(), model.compute_type(), 1, tokens);
+}
+
+std::vector<int64_t> telling_lengths(const KvGraph& graph, int64_t context) {
+  std::set<int64_t> lengths = {context, 4 * context};
+  for (int64_t layer = 0; layer < graph.size(); ++layer) {
+    const int64_t window = graph[layer].window, rows = window + graph[layer].sinks;
+    if (window == 0) continue;
+    for (const int64_t tokens : {window - 1, window, window + 1, rows, rows + 1})
+      if (tokens > 0) lengths.insert(tokens);
+  }
+  return {lengths.begin(), lengths.end()};
 }
 
 Evaluation evaluate(LoadedModel& loaded,
@@ -244,6 +259,8 @@ Evaluation evaluate(LoadedModel& loaded,
     result.cache = measure_cache(model, windows.front().length);
     result.cache_bytes_peak = result.cache.bytes_reserved;
   }
+  for (const int64_t tokens : telling_lengths(model.graph(), options.context))
+    result.cache_lengths.push_back(measure_cache(model, tokens));
   constexpr int64_t kLongContext = 8192;
   result.cache_at_8k = measure_cache(model, kLongContext);
   if (bytes > 0) result.bits_per_byte = result.nll / std::numbers::ln2 / static_cast<double>(bytes);
@@ -284,6 +301,15 @@ nlohmann::ordered_json to_json(const Evaluation& e,
                     static_cast<double>(e.cache.bytes_used) / static_cast<double>(e.cache.tokens)},
                    {"bytes_at_8k", e.cache_at_8k.bytes_used},
                    {"dtype", model.compute_type() == at::kBFloat16 ? "bf16" : "fp32"}};
+  for (const auto& at : e.cache_lengths) {
+    json["cache"]["lengths"].push_back({{"tokens", at.tokens},
+                                        {"bytes_measured", at.bytes_used},
+                                        {"bytes_formula", at.bytes_formula}});
+  }
+  if (model.graph().is_cyclic()) {
+    json["forward_passes"] = model.config().forward_passes;
+    json["backward_passes"] = model.config().backward_passes;
+  }
   json["decode_vs_parallel_max_abs_diff"] = e.decode_vs_parallel;
   json["tokens_per_second"] = tokens / e.seconds;
   json["version"] = KVSMITH_VERSION;

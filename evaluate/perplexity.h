@@ -4,6 +4,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include <nlohmann/json.hpp>
 
@@ -46,6 +47,7 @@ struct Evaluation {
   std::optional<double> unigram_nll;    ///< over the same tokens
   CacheMeasurement cache;               ///< after a full window
   CacheMeasurement cache_at_8k;
+  std::vector<CacheMeasurement> cache_lengths;  ///< around each window, at and beyond the context
   int64_t cache_bytes_peak = 0;   ///< most reserved at any time, per sequence
   double decode_vs_parallel = 0;  ///< largest logit difference on a sample
   double seconds = 0;
@@ -66,6 +68,10 @@ Evaluation evaluate(LoadedModel& model,
 /// Prefills a cache with `tokens` tokens and measures it. Throws Error (70) when used or
 /// reserved bytes are not those of the formula.
 CacheMeasurement measure_cache(DecoderImpl& model, int64_t tokens);
+
+/// Lengths at which a cache may change its behaviour: around each window and capacity of the model,
+/// the context, and four times the context.
+std::vector<int64_t> telling_lengths(const KvGraph& graph, int64_t context);
 
 /// The result with the keys that reports and scripts rely on; docs/evaluation.md lists them.
 nlohmann::ordered_json to_json(const Evaluation& evaluation,

@@ -7,6 +7,11 @@
 #include "core/error.h"
 #include "models/mixers/attention.h"
 #include "models/mixers/bounded.h"
+#include "models/mixers/gated_delta.h"
+#include "models/mixers/gla.h"
+#include "models/mixers/gta.h"
+#include "models/mixers/latent.h"
+#include "models/mixers/slot_attention.h"
 
 namespace kvsmith {
 
@@ -28,7 +33,14 @@ const std::vector<MixerKind>& mixer_kinds() {
       {"full", make_attention, attention_cache_bytes, attention_cost},
       {"sliding", make_attention, attention_cache_bytes, attention_cost},
       {"fused", make_attention, attention_cache_bytes, attention_cost},
+      {"latent", make_latent, latent_cache_bytes, latent_cost},
+      {"grouped_latent", make_latent, latent_cache_bytes, latent_cost},
+      {"gta", make_gta, gta_cache_bytes, gta_cost},
       {"bounded", make_bounded, bounded_cache_bytes, bounded_cost},
+      {"gated_delta", make_gated_delta, gated_delta_cache_bytes, gated_delta_cost},
+      {"gla", make_gla, gla_cache_bytes, gla_cost},
+      {"gsa", make_slot_attention, slot_attention_cache_bytes, slot_attention_cost},
+      {"abc", make_slot_attention, slot_attention_cache_bytes, slot_attention_cost},
   };
   return kinds;
 }

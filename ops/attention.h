@@ -43,6 +43,10 @@ at::Tensor attention_with_sink_logits(const at::Tensor& q,
                                       const Visibility& visibility,
                                       const at::Tensor& sinks);
 
+/// Softmax over the last dimension of what is not `hidden` (bool, undefined: nothing is), in fp32.
+/// Where all is hidden: zeros.
+at::Tensor softmax_of_visible(const at::Tensor& scores, const at::Tensor& hidden);
+
 /// The definition: explicit scores in fp32, nothing fused.
 at::Tensor attention_reference(const at::Tensor& q,
                                const at::Tensor& k,

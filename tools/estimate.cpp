@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <cstdio>
 #include <filesystem>
 #include <iostream>
@@ -21,6 +22,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+constexpr int64_t kLong = 1 << 20;  ///< tokens: beyond every window
 constexpr std::array<int64_t, 4> kContexts = {2048, 8192, 32768, 131072};
 
 struct Flags {
@@ -30,18 +32,12 @@ struct Flags {
   bool json = false;
 };
 
-/// "24GiB", "80GB", "1000000".
+/// "24GiB", "80gb"; the unit must be there, lest a bare 24 pass for bytes.
 int64_t parse_bytes(const std::string& text) {
-  static const std::vector<std::pair<std::string, double>> units = {{"", 1},
-                                                                    {"B", 1},
-                                                                    {"KB", 1e3},
-                                                                    {"MB", 1e6},
-                                                                    {"GB", 1e9},
-                                                                    {"TB", 1e12},
-                                                                    {"KiB", 1024.0},
-                                                                    {"MiB", 1048576.0},
-                                                                    {"GiB", 1073741824.0},
-                                                                    {"TiB", 1099511627776.0}};
+  static const std::vector<std::pair<std::string, double>> units = {
+      {"b", 1},           {"kb", 1e3},           {"mb", 1e6},
+      {"gb", 1e9},        {"tb", 1e12},          {"kib", 1024.0},
+      {"mib", 1048576.0}, {"gib", 1073741824.0}, {"tib", 1099511627776.0}};
   size_t end = 0;
   double number = 0;
   try {
@@ -49,9 +45,12 @@ int64_t parse_bytes(const std::string& text) {
   } catch (const std::exception&) {
     end = 0;
   }
+  std::string given = text.substr(end);
+  std::ranges::transform(given, given.begin(),
+                         [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
   for (const auto& [unit, factor] : units) {
     constexpr double kMost = 1e18;
-    if (end > 0 && number >= 0 && number * factor < kMost && text.substr(end) == unit)
+    if (end > 0 && number >= 0 && number * factor < kMost && given == unit)
       return static_cast<int64_t>(number * factor);
   }
   throw Error(ExitCode::kUsage,
@@ -60,7 +59,8 @@ int64_t parse_bytes(const std::string& text) {
 
 /// Who reads whose keys and values, one line a layer. "^" marks a layer that reads ahead.
 std::string drawing(const Json& layers) {
-  std::string out = cat("\n", "layer  kind        reads           heads  bytes/token  at 8k\n");
+  std::string out = cat(
+      "\n", "layer  kind           reads           heads  bytes/token   constant       at 8k\n");
   for (const Json& layer : layers) {
     const auto number = [&](const char* key) { return layer[key].get<int64_t>(); };
     const int64_t i = number("layer"), k = number("k_source"), v = number("v_source");
@@ -69,13 +69,14 @@ std::string drawing(const Json& layers) {
     if (number("sinks") > 0) kind += cat("+", number("sinks"));
     std::string reads = k == v ? (k == i ? "itself" : cat("layer ", k)) : cat("K ", k, ", V ", v);
     if (std::max(k, v) > i) reads += " ^";
-    const int64_t bytes = number("bytes_per_token");
-    std::array<char, 128> line{};
-    std::snprintf(line.data(), line.size(), "%5lld  %-10s  %-14s  %5lld  %11s  %s\n",
+    const auto bytes = [&](const char* key) {
+      return number(key) == 0 ? "-" : human_bytes(layer[key].get<double>());
+    };
+    std::array<char, 160> line{};
+    std::snprintf(line.data(), line.size(), "%5lld  %-13s  %-14s  %5lld  %11s  %9s  %10s\n",
                   static_cast<long long>(i), kind.c_str(), reads.c_str(),
-                  static_cast<long long>(number("kv_heads")),
-                  bytes == 0 ? "-" : std::to_string(bytes).c_str(),
-                  bytes == 0 ? "-" : human_bytes(layer["bytes_at_8k"].get<double>()).c_str());
+                  static_cast<long long>(number("kv_heads")), bytes("bytes_per_token").c_str(),
+                  bytes("bytes_constant").c_str(), bytes("bytes_at_8k").c_str());
     out += line.data();
   }
   return out;
@@ -83,20 +84,35 @@ std::string drawing(const Json& layers) {
 
 void estimate(const Flags& flags) {
   RunConfig config = load_run_config(flags.configs, flags.assignments);
-  if (config.model.vocab_size == 0) take_from_corpus(config);
+  if (config.model.vocab_size == 0) take_vocabulary(config);
   const int64_t memory = flags.memory.empty() ? 0 : parse_bytes(flags.memory);
   std::cout << (flags.json ? estimate_json(config, memory).dump(2) + "\n"
                            : estimate_text(config, memory));
 }
 
+/// Of weights and cached elements.
+int64_t element_bytes(const RunConfig& config) { return config.train.precision == "bf16" ? 2 : 4; }
+
 }  // namespace
+
+void take_vocabulary(RunConfig& config) {
+  for (const auto& corpus : config.data.corpus) {
+    if (std::filesystem::exists(corpus)) continue;
+    throw Error(ExitCode::kMissingInput,
+                {"no such corpus", corpus,
+                 "build it with `kvsmith data build`, or give --set model.vocab_size=N"});
+  }
+  take_from_corpus(config);
+}
 
 Json estimate_json(const RunConfig& config, int64_t memory_bytes) {
   const auto& m = config.model;
   const auto& t = config.train;
   const auto size = model_footprint(m);
   const auto training = training_footprint(config);
-  const int64_t element = t.precision == "bf16" ? 2 : 4;
+  const int64_t element = element_bytes(config);
+  const int64_t bytes = kv_cache_bytes(m, kLong, element);
+  const int64_t growth = kv_cache_bytes(m, kLong + 1, element) - bytes;
   Json json = {{"architecture", architecture_name(m)},
                {"parameters", size.parameters},
                {"training",
@@ -111,11 +127,14 @@ Json estimate_json(const RunConfig& config, int64_t memory_bytes) {
                  {"tokens", t.total_steps() * t.tokens_per_step()}}},
                {"cache",
                 {{"dtype", t.precision},
-                 {"bytes_per_token", kv_cache_bytes(m, 1, element)},
+                 {"bytes_per_token", growth},
+                 {"bytes_constant", bytes - growth * kLong},
                  {"contexts", Json::array()}}}};
   const KvGraph graph(m);
   for (int64_t i = 0; i < graph.size(); ++i) {
     const LayerSpec& spec = graph[i];
+    const int64_t layer_bytes = layer_cache_bytes(m, graph, i, kLong, element);
+    const int64_t layer_growth = layer_cache_bytes(m, graph, i, kLong + 1, element) - layer_bytes;
     json["layers"].push_back({{"layer", i},
                               {"kind", spec.kind},
                               {"k_source", spec.k_source},
@@ -124,14 +143,16 @@ Json estimate_json(const RunConfig& config, int64_t memory_bytes) {
                               {"window", spec.window},
                               {"sinks", spec.sinks},
                               {"rope_theta", spec.rope_theta},
-                              {"bytes_per_token", layer_cache_bytes(m, graph, i, 1, element)},
+                              {"bytes_per_token", layer_growth},
+                              {"bytes_constant", layer_bytes - layer_growth * kLong},
                               {"bytes_at_8k", layer_cache_bytes(m, graph, i, 8192, element)}});
   }
   for (const int64_t context : kContexts) {
-    const int64_t bytes = kv_cache_bytes(m, context, element);
-    Json row = {{"tokens", context}, {"bytes", bytes}};
+    const int64_t at_context = kv_cache_bytes(m, context, element);
+    Json row = {{"tokens", context}, {"bytes", at_context}};
     if (memory_bytes > 0)
-      row["max_batch"] = std::max<int64_t>(0, (memory_bytes - size.parameters * element) / bytes);
+      row["max_batch"] =
+          std::max<int64_t>(0, (memory_bytes - size.parameters * element) / at_context);
     json["cache"]["contexts"].push_back(row);
   }
   return json;
@@ -149,17 +170,22 @@ std::string estimate_text(const RunConfig& config, int64_t memory_bytes) {
              bytes(training["weights_bytes"]), ", gradients ", bytes(training["gradients_bytes"]),
              ", optimizer ", bytes(training["optimizer_bytes"]), ", activations ",
              bytes(training["activations_bytes"]), "\n");
-  out +=
-      cat("compute    ", human_count(training["flops_per_token"].get<double>()), " FLOP a token\n");
+  out += cat("compute    ", human_flop(training["flops_per_token"].get<double>()), " a token\n");
   out += cat("budget     ", training["steps"].get<int64_t>(), " steps of ",
              training["tokens_per_step"].get<int64_t>(),
              " tokens = ", human_count(training["tokens"].get<double>()), " tokens\n");
-  out += cat("KV cache   ", json["cache"]["bytes_per_token"].get<int64_t>(), " bytes a token in ",
+  out += cat("KV cache   ", json["cache"]["bytes_per_token"].get<int64_t>(), " bytes a token and ",
+             json["cache"]["bytes_constant"].get<int64_t>(), " for any text, in ",
              json["cache"]["dtype"].get<std::string>(), "\n");
   for (const auto& row : json["cache"]["contexts"]) {
     out += cat("           ", row["tokens"].get<int64_t>(), " tokens: ", bytes(row["bytes"]));
     if (row.contains("max_batch")) out += cat(", largest batch ", row["max_batch"].get<int64_t>());
     out += "\n";
+  }
+  const int64_t weights = json["parameters"].get<int64_t>() * element_bytes(config);
+  if (memory_bytes > 0 && weights > memory_bytes) {
+    out += cat("           the weights alone take ", human_bytes(static_cast<double>(weights)),
+               " and do not fit in ", human_bytes(static_cast<double>(memory_bytes)), "\n");
   }
   return out + drawing(json["layers"]);
 }
@@ -171,7 +197,7 @@ void add_estimate(CLI::App& app) {
   verb->add_option("config", flags->configs, "TOML files; later ones win")->required();
   verb->add_option("--set", flags->assignments, "section.key=value; may be repeated")->take_all();
   verb->add_option("--memory", flags->memory,
-                   "memory for weights and cache when serving, such as 24GiB");
+                   "memory for weights and cache when serving, with its unit: 24GiB");
   verb->add_flag("--json", flags->json, "print JSON");
   verb->footer("Example:\n  kvsmith estimate configs/gqa-1b.toml --memory 24GiB");
   verb->callback([flags] { estimate(*flags); });

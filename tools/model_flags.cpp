@@ -18,6 +18,13 @@ void add_model_flags(CLI::App& verb, ModelFlags& flags) {
       ->capture_default_str();
   verb.add_option("--threads", flags.threads, "CPU threads; 0: all cores")
       ->check(CLI::Range(0, 4096));
+  constexpr int64_t kMostPasses = int64_t{1} << 20;
+  verb.add_option("--forward-passes", flags.forward_passes,
+                  "of layers that read ahead (LCKV); default: the model's")
+      ->check(CLI::Range(int64_t{0}, kMostPasses));
+  verb.add_option("--backward-passes", flags.backward_passes,
+                  "further passes, which training makes with gradient")
+      ->check(CLI::Range(int64_t{1}, kMostPasses));
 }
 
 LoadedModel load(const ModelFlags& flags) {
@@ -26,8 +33,13 @@ LoadedModel load(const ModelFlags& flags) {
   runtime.device = flags.device;
   runtime.threads = flags.threads;
   configure_runtime(runtime);
-  return load_model(flags.checkpoint,
-                    {.type = compute_type_of(runtime), .device = device_of(runtime)});
+  LoadedModel loaded = load_model(
+      flags.checkpoint, {.type = compute_type_of(runtime), .device = device_of(runtime)});
+  const auto& config = loaded.model->config();
+  loaded.model->set_passes(
+      flags.forward_passes < 0 ? config.forward_passes : flags.forward_passes,
+      flags.backward_passes < 0 ? config.backward_passes : flags.backward_passes);
+  return loaded;
 }
 
 }  // namespace kvsmith

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <string>
 
@@ -16,9 +17,11 @@ struct ModelFlags {
   std::filesystem::path checkpoint;
   std::string dtype = "fp32", device = "cpu";
   int threads = 0;
+  int64_t forward_passes = -1, backward_passes = -1;  ///< -1: the model's own
 };
 
-/// Adds the positional checkpoint and --dtype, --device, --threads.
+/// Adds the positional checkpoint and --dtype, --device, --threads, --forward-passes and
+/// --backward-passes.
 void add_model_flags(CLI::App& verb, ModelFlags& flags);
 LoadedModel load(const ModelFlags& flags);
 

@@ -16,14 +16,28 @@ TEST(Footprint, CountsTheParametersOfRealModels) {
   configs[2].qk_norm = configs[2].attention_bias = true;
   configs[3].tie_word_embeddings = false;
   configs[3].head_dim = 12;
+  const auto add = [&](const std::function<void(ModelConfig&)>& change) {
+    configs.push_back(tiny_model(2, change));
+  };
+  for (const char* kind : {"latent", "grouped_latent", "gta"}) {
+    for (const char* pattern : {"", "cla-2"}) {
+      add([&](ModelConfig& config) {
+        config.layer_types = {kind};
+        config.pattern = pattern;
+        config.latent = {.kv_lora_rank = 20, .q_lora_rank = 14, .v_head_dim = 12};
+      });
+    }
+  }
   for (const auto& config : configs) {
     EXPECT_EQ(model_footprint(config).parameters, Decoder(config)->parameter_count());
   }
 }
 
-TEST(Footprint, CacheOccupiesWhatTheAllocatorHandsOut) {
+class FootprintOf : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(FootprintOf, CacheOccupiesWhatTheAllocatorHandsOut) {
   const torch::InferenceMode inference;
-  Decoder model(tiny_model());
+  Decoder model(tiny_model(2, [](ModelConfig& config) { config.layer_types = {GetParam()}; }));
   initialize(*model, 1);
   for (const int64_t tokens : {64, 100}) {
     const AllocationCounter allocations;
@@ -36,12 +50,13 @@ TEST(Footprint, CacheOccupiesWhatTheAllocatorHandsOut) {
   }
 }
 
-TEST(Footprint, EstimatesTheActivationsOfATrainingStep) {
+TEST_P(FootprintOf, EstimatesTheActivationsOfATrainingStep) {
   for (const char* precision : {"fp32", "bf16"}) {
     RunConfig config;
     config.model = tiny_model(2, [](ModelConfig& model) {
       model.hidden_size = 128;
       model.num_hidden_layers = 4;
+      model.layer_types = {GetParam()};
     });
     config.train.batch_size = 4;
     config.train.sequence_length = 128;
@@ -62,6 +77,11 @@ TEST(Footprint, EstimatesTheActivationsOfATrainingStep) {
     EXPECT_LT(ratio, 1.25) << precision;
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Kinds,
+                         FootprintOf,
+                         ::testing::Values("full", "latent", "grouped_latent", "gta"),
+                         [](const auto& test) { return std::string(test.param); });
 
 TEST(Footprint, FlopsOfALlama7bAreTheKnownOnes) {
   ModelConfig llama;

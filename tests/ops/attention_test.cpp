@@ -94,6 +94,28 @@ TEST(Attention, QueryThatSeesNothingGetsZerosAndFiniteGradients) {
   }
 }
 
+TEST(Attention, ValuesMayBeNarrowerOrWiderThanKeys) {
+  torch::manual_seed(3);
+  for (const int64_t value_width : {8, 24}) {
+    for (const int64_t first : {0, 7}) {
+      const int64_t rows = first + 9;
+      const auto at = Positions::range(first, 9), row_at = Positions::range(0, rows);
+      const Visibility visibility{.queries = at, .rows = row_at};
+      const std::vector<at::Tensor> x = {torch::randn({2, 4, 9, 16}),
+                                         torch::randn({2, 2, rows, 16}),
+                                         torch::randn({2, 2, rows, value_width})};
+      const auto fast = [&](const auto& t) { return attention(t[0], t[1], t[2], visibility); };
+      const auto plain = [&](const auto& t) {
+        return attention_reference(t[0], t[1], t[2], visibility);
+      };
+      EXPECT_TRUE(close(fast(x), plain(x), 1e-5));
+      const auto got = grads_of(fast, x), want = grads_of(plain, x);
+      for (size_t i = 0; i < x.size(); ++i)
+        EXPECT_TRUE(close(got[i], want[i], 1e-4)) << "gradient " << i;
+    }
+  }
+}
+
 TEST(Attention, ConsecutiveQueryHeadsShareAKeyValueHead) {
   const auto at = Positions::range(0, 1);
   auto v = torch::stack({torch::full({1, 4}, 1.0), torch::full({1, 4}, 2.0)})

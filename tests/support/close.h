@@ -30,7 +30,8 @@ std::vector<at::Tensor> grads_of(const F& f, std::vector<at::Tensor> inputs) {
   for (auto& input : inputs) input = input.detach().clone().requires_grad_(true);
   const auto out = f(inputs);
   torch::manual_seed(99);
-  (out * torch::randn_like(out)).sum().backward();
+  // not randn_like, which would fill in the order of strides: layouts must not change the weight
+  (out * torch::randn(out.sizes(), out.options())).sum().backward();
   std::vector<at::Tensor> grads;
   for (const auto& input : inputs) grads.push_back(input.grad());
   return grads;
