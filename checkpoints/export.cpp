@@ -120,6 +120,7 @@ ExportReport export_hf(const LoadedModel& source,
                        const fs::path& output,
                        bool force,
                        uint64_t shard_bytes) {
+  create_parents(output);
   expect_writable(output, force);
   if (fs::is_directory(output) && !fs::is_empty(output) && !fs::exists(output / "config.json")) {
     throw Error(ExitCode::kCannotCreate,
@@ -153,6 +154,7 @@ ExportReport export_hf(const LoadedModel& source,
 }
 
 ExportReport export_kvsmith(const LoadedModel& source, const fs::path& output, bool force) {
+  create_parents(output);
   expect_writable(output, force);
   NamedTensors tensors = weights_of(*source.model);
   if (source.tokenizer) {

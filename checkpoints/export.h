@@ -14,14 +14,16 @@ struct ExportReport {
 
 /// Writes a folder that stock transformers loads with AutoModelForCausalLM and AutoTokenizer:
 /// config.json, generation_config.json, model.safetensors (sharded above `shard_bytes`), tokenizer
-/// files. Reads it back and compares logits before it appears under `output`. Throws Error (73)
-/// when `output` exists and `force` is not set, 70 when the logits differ.
+/// files. Reads it back and compares logits before it appears under `output`, whose parents are
+/// created. Throws Error (73) when `output` exists and `force` is not set, 70 when the logits
+/// differ.
 ExportReport export_hf(const LoadedModel& source,
                        const std::filesystem::path& output,
                        bool force,
                        uint64_t shard_bytes = 5'000'000'000);
 
-/// Writes one safetensors file with weights, configuration and tokenizer, for inference only.
+/// Writes one safetensors file with weights, configuration and tokenizer, for inference only; as
+/// above, it is read back before it appears.
 ExportReport export_kvsmith(const LoadedModel& source,
                             const std::filesystem::path& output,
                             bool force);

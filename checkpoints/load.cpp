@@ -46,7 +46,7 @@ void take_tokenizer(LoadedModel& out, const fs::path& file) {
 }
 
 LoadedModel load_checkpoint(const fs::path& path, const LoadOptions& options) {
-  const CheckpointInfo info = inspect_checkpoint(path, false);
+  const CheckpointInfo info = inspect_checkpoint(path, true);
   if (!info.complete) {
     throw Error(ExitCode::kBadData, {info.problem, path.string(), "choose another checkpoint"});
   }

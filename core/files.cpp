@@ -122,6 +122,13 @@ void expect_writable(const fs::path& path, bool force) {
   if (::unlinkat(place.fd.get(), probe.c_str(), 0) != 0) fail("remove", place.path, errno);
 }
 
+void create_parents(const fs::path& path) {
+  const fs::path parent = (path.has_filename() ? path : path.parent_path()).parent_path();
+  std::error_code error;
+  if (!parent.empty()) fs::create_directories(parent, error);
+  if (error) fail("create the directory", parent, error.value());
+}
+
 void write_file(const fs::path& path, std::string_view content) {
   AtomicFile file(path);
   file.write(content);

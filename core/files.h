@@ -22,6 +22,9 @@ namespace kvsmith {
 /// it. Call before long work starts.
 void expect_writable(const std::filesystem::path& path, bool force);
 
+/// Makes the directories above `path` that are not there yet.
+void create_parents(const std::filesystem::path& path);
+
 /// The whole file. Throws 66 when missing, 65 when larger than `limit` bytes.
 std::string read_file(const std::filesystem::path& path, uint64_t limit = uint64_t{1} << 33);
 

@@ -69,6 +69,10 @@ std::string human_bytes(double bytes) {
 
 std::string human_count(double count) { return scaled(count, 1000, {"", "K", "M", "B", "T"}); }
 
+std::string human_flop(double operations) {
+  return scaled(operations, 1000, {" FLOP", " kFLOP", " MFLOP", " GFLOP", " TFLOP", " PFLOP"});
+}
+
 std::string human_seconds(double seconds) {
   const auto whole = std::llround(seconds);
   std::array<char, 64> text{};
@@ -83,7 +87,12 @@ std::string human_seconds(double seconds) {
 
 std::string nearest(std::string_view wanted, const std::vector<std::string>& candidates) {
   std::string best;
-  size_t smallest = std::max<size_t>(3, wanted.size() / 3) + 1;
+  for (const auto& candidate : candidates) {
+    const bool shorter = best.empty() || candidate.size() < best.size();
+    if (!wanted.empty() && candidate.starts_with(wanted) && shorter) best = candidate;
+  }
+  if (!best.empty()) return best;
+  size_t smallest = std::min<size_t>(3, (wanted.size() + 1) / 3) + 1;
   for (const auto& candidate : candidates) {
     const size_t distance = edit_distance(wanted, candidate);
     if (distance < smallest) {

@@ -26,10 +26,13 @@ std::string printable(std::string_view text);
 std::string human_bytes(double bytes);
 /// "12.6M", "1.1B", "950": counts of parameters or tokens.
 std::string human_count(double count);
+/// "59.7 GFLOP".
+std::string human_flop(double operations);
 /// "1:02:03" or "2:03".
 std::string human_seconds(double seconds);
 
-/// The candidate with the smallest edit distance to `wanted`, or "" when none is close.
+/// The shortest candidate that begins with `wanted`; else the one with the smallest edit distance,
+/// of at most 3 and a third of `wanted`; "" when there is none.
 std::string nearest(std::string_view wanted, const std::vector<std::string>& candidates);
 /// "did you mean "x"?" when something is close, else "valid: a, b, c".
 std::string suggestion(std::string_view wanted, const std::vector<std::string>& candidates);

@@ -253,10 +253,11 @@ CorpusBuildStats build_corpus(const CorpusBuild& options,
   if (!options.valid_inputs.empty() && copies_tokens == valid_files.empty())
     contradiction("texts and token files in one corpus", "valid_inputs", "build two corpora");
   if (options.tokenizer.empty() && !copies_tokens)
-    contradiction("no tokenizer for texts", "tokenizer", "name a SentencePiece model");
+    contradiction("no tokenizer for texts", "data build",
+                  "name a SentencePiece model with --tokenizer");
   if (options.tokenizer.empty() && options.vocab_size <= 0)
-    contradiction("token files do not say their vocabulary size", "vocab_size",
-                  "give it, or the tokenizer");
+    contradiction("token files do not say their vocabulary size", "data build",
+                  "give it with --vocab-size, or their --tokenizer");
 
   std::optional<Tokenizer> tokenizer;
   if (!options.tokenizer.empty()) tokenizer = Tokenizer::load(options.tokenizer);

@@ -202,7 +202,7 @@ struct TextSource::Impl {
     if (skips) return std::nullopt;
     if (!replaces)
       refuse(text, bad, "invalid UTF-8",
-             "convert the file, or choose invalid_utf8 = replace or skip");
+             "convert the file; `data build` also takes --invalid-utf8 replace or skip");
     repaired = replace_invalid_utf8(text, counts.replaced_sequences);
     if (const size_t at = repaired.find('\0'); at != repaired.npos)
       refuse(text, text.find('\0'), "a NUL byte", "is this a binary file?");

@@ -175,7 +175,7 @@ struct TokenFile::Impl {
         refuse(file.path(),
                cat("token ", first + i, " is ", static_cast<uint32_t>(block[i]),
                    ", outside the vocabulary of ", options.vocab_size),
-               "give the vocabulary size of the tokenizer the file was made with");
+               "give the --tokenizer the file was made with, or the --vocab-size of that");
     return block;
   }
 

@@ -101,7 +101,7 @@ class Lines : public sentencepiece::SentenceIterator {
     numbers >> given >> versus >> needed;
     what = cat("the characters of the texts alone need ", needed, " pieces, more than ",
                options.vocab_size);
-    remedy = cat("choose a vocab_size of more than ", needed);
+    remedy = cat("choose a --vocab-size of more than ", needed);
   }
   throw Error(ExitCode::kBadData, {.what = what, .where = join(options.inputs), .remedy = remedy});
 }
@@ -112,7 +112,7 @@ void train_tokenizer(const TokenizerTraining& options, const std::filesystem::pa
   if (options.vocab_size <= kSpecialPieces + kBytePieces)
     throw Error(ExitCode::kConfig,
                 {.what = cat("a vocabulary of ", options.vocab_size, " pieces"),
-                 .where = "vocab_size",
+                 .where = "--vocab-size",
                  .remedy = cat("3 special and 256 byte pieces are always there; choose more than ",
                                kSpecialPieces + kBytePieces)});
   Lines lines(sample_lines(options));
@@ -147,10 +147,11 @@ void train_tokenizer(const TokenizerTraining& options, const std::filesystem::pa
 
   const auto pieces = std::ssize(parse_sentencepiece_model(model, output.string()).pieces);
   if (pieces < options.vocab_size)
-    throw Error(ExitCode::kBadData,
-                {.what = cat("the texts give ", pieces, " pieces, not ", options.vocab_size),
-                 .where = join(options.inputs),
-                 .remedy = cat("choose a vocab_size of at most ", pieces, ", or give more text")});
+    throw Error(
+        ExitCode::kBadData,
+        {.what = cat("the texts give ", pieces, " pieces, not ", options.vocab_size),
+         .where = join(options.inputs),
+         .remedy = cat("choose a --vocab-size of at most ", pieces, ", or give more text")});
   write_file(output, without_thread_count(model));
 }
 

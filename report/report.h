@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -28,10 +29,13 @@ struct ReportRun {
 /// Reads what `kvsmith report RUN...` names: evaluation JSON files, and run directories, of which
 /// every evaluation*.json is a run. metrics.jsonl is read where it lies beside an evaluation; a
 /// directory with several evaluations shows its curve once. A last line torn by a crash is left
-/// out, and so are the lines of steps that a resumed run did again.
+/// out, and so are the lines of steps that a resumed run did again. A file named twice is read
+/// once; `on_repeat` is told of it.
 ///
 /// Errors: 64 no paths; 65 malformed, with file and line or key; 66 missing.
-std::vector<ReportRun> read_runs(const std::vector<std::filesystem::path>& paths);
+std::vector<ReportRun> read_runs(
+    const std::vector<std::filesystem::path>& paths,
+    const std::function<void(const std::filesystem::path&)>& on_repeat = {});
 
 /// A run as the report shows it. Byte counts are of the cache.
 struct ReportRow {

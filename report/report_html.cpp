@@ -50,6 +50,8 @@ body{padding:1.75rem 1rem 1.5rem}
 .summary{font-size:1.3rem;margin-bottom:1.75rem}
 .wide{display:none}
 .narrow{display:block}
+}
+@media screen and (max-width:60rem){
 table,tbody,tr{display:block}
 thead{display:none}
 tr{display:grid;grid-template-columns:repeat(3,1fr);gap:.5rem .75rem;padding:1rem 0;
@@ -66,7 +68,8 @@ td.run::before,.baseline td::before{content:none}
 @page{margin:14mm}
 body{padding:0;max-width:none;font-size:10pt}
 .summary{font-size:15pt;margin-bottom:1.25rem}
-h2{margin-top:1.5rem;break-after:avoid}
+h2{margin-top:1.5rem}
+h2,.caption{break-after:avoid}
 table{font-size:7.5pt}
 th{font-size:7pt}
 th,td{padding-left:.6rem}
@@ -84,7 +87,7 @@ std::string grouped(double value) {
 }
 
 struct Cell {
-  std::string label;  ///< of the column; stands before the value on a phone
+  std::string label;  ///< of the column; stands before the value where a table is too wide
   std::string markup;
   std::string hover = {};  ///< plain text
   std::string css = {};
@@ -262,6 +265,21 @@ window is scored.</p>
 <b>Bits per byte</b> counts per byte of that text and compares across tokenizers.</p>
 )html";
 
+/// The summary with the two words of labels such as "MHA 8" kept on one line.
+std::string headline(const Findings& findings) {
+  std::string text = findings.summary;
+  for (const auto& row : findings.rows) {
+    const std::string& label = row.label;
+    const size_t space = label.find(' ');
+    if (space == label.npos || label.find(' ', space + 1) != label.npos) continue;
+    std::string kept = label;
+    kept.replace(space, 1, "\u00A0");
+    for (size_t at = 0; (at = text.find(label, at)) != text.npos; at += kept.size())
+      text.replace(at, label.size(), kept);
+  }
+  return text;
+}
+
 }  // namespace
 
 std::string report_svg(const std::vector<ReportRun>& runs, const std::string& title) {
@@ -282,7 +300,7 @@ std::string report_html(const std::vector<ReportRun>& runs, const std::string& t
           "<meta name=\"generator\" content=\"kvsmith " KVSMITH_VERSION "\">\n<title>",
           escape_markup(title), "</title>\n<style>", chart_css(), kPageCss,
           "</style>\n</head>\n<body>\n<h1>", escape_markup(title), "</h1>\n<p class=\"summary\">",
-          escape_markup(findings.summary), "</p>\n");
+          escape_markup(headline(findings)), "</p>\n");
   page += "<h2>Memory and perplexity</h2>\n";
   page += cat("<p class=\"caption\">", escape_markup(findings.conditions), "</p>\n");
   page += figure(plane_svg(points, front, kWide), plane_svg(points, front, kNarrow));

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <array>
+#include <set>
 #include <string_view>
 #include <utility>
 
@@ -166,19 +167,26 @@ std::vector<fs::path> evaluations_in(const fs::path& directory) {
 
 }  // namespace
 
-std::vector<ReportRun> read_runs(const std::vector<fs::path>& paths) {
+std::vector<ReportRun> read_runs(const std::vector<fs::path>& paths,
+                                 const std::function<void(const fs::path&)>& on_repeat) {
   if (paths.empty()) {
     throw Error(ExitCode::kUsage, {.what = "no runs to report on",
                                    .where = {},
                                    .remedy = "name run directories or evaluation JSON files"});
   }
   std::vector<ReportRun> runs;
+  std::set<fs::path> seen;
   for (const auto& path : paths) {
     const bool is_directory = fs::is_directory(path);
     const size_t first = runs.size();
     for (const auto& file : is_directory ? evaluations_in(path) : std::vector{path}) {
-      runs.push_back(read_evaluation(file));
+      if (seen.insert(fs::weakly_canonical(file)).second) {
+        runs.push_back(read_evaluation(file));
+      } else if (on_repeat) {
+        on_repeat(file);
+      }
     }
+    if (runs.size() == first) continue;
     const fs::path metrics = (is_directory ? path : path.parent_path()) / kMetrics;
     if (fs::exists(metrics)) runs[first].curve = read_metrics(metrics);
   }

@@ -52,4 +52,4 @@ say "5/5 report"
 "$kvsmith" report "$out"/{mha,gqa,mqa} --title "Shakespeare, three caches" \
   --output "$out/report.html" --force
 echo
-echo "The report: $PWD/$out/report.html"
+echo "The report: $(realpath "$out/report.html")"

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "configs/run_config.h"
+#include "core/error.h"
 #include "core/files.h"
 #include "core/text.h"
 #include "models/mixer.h"
@@ -16,6 +17,12 @@
 
 namespace kvsmith {
 namespace {
+
+/// "g++ 12.2.0", "Clang 19.1.7"; g++ leaves its name out.
+std::string compiler() {
+  const std::string version = __VERSION__;
+  return (version[0] >= '0' && version[0] <= '9' ? "g++ " : "") + version;
+}
 
 void print_environment() {
   configure_runtime(TrainConfig{});
@@ -29,18 +36,37 @@ void print_environment() {
   std::cout << "kvsmith      " << KVSMITH_VERSION << "\n"
             << "system       " << system.sysname << " " << system.release << " " << system.machine
             << "\n"
-            << "compiler     " << __VERSION__ << "\n"
+            << "compiler     " << compiler() << "\n"
             << "LibTorch     " << runtime.at("libtorch").get<std::string>() << "\n"
             << "threads      " << runtime.at("threads") << "\n"
             << "CPU kernels  " << runtime.at("cpu_capability").get<std::string>() << "\n"
             << "memory       " << human_bytes(memory) << "\n"
             << "GPUs         " << static_cast<int>(torch::cuda::device_count()) << "\n"
-            << "fp32 matmul  " << human_count(measure_peak_flops(at::kCPU, at::kFloat))
-            << "FLOP/s\n"
-            << "bf16 matmul  " << human_count(measure_peak_flops(at::kCPU, at::kBFloat16))
-            << "FLOP/s\n"
+            << "fp32 matmul  " << human_flop(measure_peak_flops(at::kCPU, at::kFloat)) << "/s\n"
+            << "bf16 matmul  " << human_flop(measure_peak_flops(at::kCPU, at::kBFloat16)) << "/s\n"
             << "free disk    " << human_bytes(static_cast<double>(free_bytes("."))) << "\n"
             << "mixers       " << join(mixers) << "\n";
+}
+
+void print_help(const CLI::App& app, const std::vector<std::string>& words) {
+  const CLI::App* at = &app;
+  std::string path = app.get_name();
+  for (const auto& word : words) {
+    std::vector<std::string> known;
+    const CLI::App* next = nullptr;
+    for (const auto* verb : at->get_subcommands({})) {
+      known.push_back(verb->get_name());
+      if (verb->get_name() == word) next = verb;
+    }
+    if (!next) {
+      throw Error(ExitCode::kUsage,
+                  {cat("no verb \"", word, "\""), at == &app ? "" : path, suggestion(word, known)});
+    }
+    at = next;
+    path += " " + word;
+  }
+  // not at->help(), which would be that of the verb "help"
+  std::cout << at->get_formatter()->make_help(at, path, CLI::AppFormatMode::Normal);
 }
 
 /// Verbs, their verbs and flags, so that the script cannot fall behind the program.
@@ -83,6 +109,13 @@ void add_env(CLI::App& app) {
 void add_version(CLI::App& app) {
   auto* verb = app.add_subcommand("version", "The version");
   verb->callback([] { std::cout << "kvsmith " << KVSMITH_VERSION << "\n"; });
+}
+
+void add_help(CLI::App& app) {
+  auto* verb = app.add_subcommand("help", "What `kvsmith VERB --help` prints");
+  auto words = std::make_shared<std::vector<std::string>>();
+  verb->add_option("verb", *words, "such as train, or data build; none: the program's help");
+  verb->callback([&app, words] { print_help(app, *words); });
 }
 
 void add_completion(CLI::App& app) {

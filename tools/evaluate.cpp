@@ -71,6 +71,11 @@ void evaluate_it(EvaluateFlags& flags) {
   LoadedModel model = load(flags.model);
   if (!flags.name.empty()) model.name = flags.name;
   Console console(flags.quiet);
+  const int64_t longest = model.model->config().max_position_embeddings;
+  if (flags.options.context > longest) {
+    console.note(cat("context ", flags.options.context, " is longer than the model's ",
+                     "max_position_embeddings, ", longest, ": later positions are new to it"));
+  }
   const auto result = evaluate(model, corpus, flags.options, [&](int64_t tokens, int64_t total) {
     console.progress(cat("scored ", tokens, "/", total, " tokens"), false);
   });
@@ -151,7 +156,7 @@ void add_evaluate(CLI::App& app) {
   verb->add_flag("--quiet,-q", flags->quiet, "no progress on stderr");
   verb->footer(
       "Examples:\n"
-      "  kvsmith evaluate runs/gqa --corpus corpus.h5 --context 512 --json "
+      "  kvsmith evaluate runs/gqa --corpus corpus.h5 --context 256 --json "
       "runs/gqa/evaluation.json\n"
       "  kvsmith evaluate exported/ --corpus corpus.h5 --protocol parallel --dtype bf16");
   verb->callback([flags] { evaluate_it(*flags); });

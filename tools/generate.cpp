@@ -62,13 +62,17 @@ void generate_it(Flags& flags) {
       single ? std::vector<std::string>{flags.prompt} : read_prompts(flags.prompts);
   LoadedModel model = load(flags.model);
   const bool streams = single && !flags.json;
-  if (streams) std::cout << flags.prompt << std::flush;
+  bool begun = false;  // the prompt is shown once the model has taken it
+  const auto show = [&](std::string_view piece) {
+    std::cout << (begun ? "" : flags.prompt) << piece << std::flush;
+    begun = true;
+  };
   GenerateStats stats;
   const auto results =
       generate(model, prompts, flags.options, &stats, [&](size_t, std::string_view piece) {
-        if (streams) std::cout << piece << std::flush;
+        if (streams) show(piece);
       });
-  if (streams) std::cout << "\n";
+  if (streams) show("\n");
   for (size_t i = 0; i < results.size() && !streams; ++i) {
     const nlohmann::ordered_json json = {{"prompt", prompts[i]},
                                          {"text", results[i].text},

@@ -23,10 +23,13 @@ struct Flags {
 
 void report(const Flags& flags) {
   expect_writable(flags.output, flags.force);
-  const auto runs = read_runs(flags.runs);
+  Console console(flags.quiet);
+  const auto runs = read_runs(flags.runs, [&](const std::filesystem::path& file) {
+    console.note(cat(file.string(), " is given twice; it is listed once"));
+  });
   write_report(runs, flags.output, flags.title);
   std::cout << report_table(runs);
-  Console(flags.quiet).note(cat("wrote ", flags.output.string()));
+  console.note(cat("wrote ", flags.output.string()));
 }
 
 }  // namespace

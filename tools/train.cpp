@@ -55,7 +55,7 @@ std::string step_line(const StepReport& report, int64_t total, double mfu, doubl
 void dry_run(RunConfig config) {
   if (!config.data.corpus.empty() &&
       (config.model.vocab_size == 0 || std::filesystem::exists(config.data.corpus[0]))) {
-    take_from_corpus(config);
+    take_vocabulary(config);
   }
   std::cout << to_toml(config) << "\n" << estimate_text(config, 0);
 }

@@ -38,6 +38,7 @@ std::string usage_error(const CLI::App& app,
                         const char* const* argv) {
   std::string text = error.what();
   const CLI::App* at = &app;
+  std::string path = app.get_name();
   for (int i = 1; i < argc; ++i) {
     const std::string word = argv[i];
     std::vector<std::string> known;
@@ -56,9 +57,10 @@ std::string usage_error(const CLI::App& app,
       }
       if (!next) return cat("no verb \"", word, "\"; ", suggestion(word, known));
       at = next;
+      path += " " + word;
     }
   }
-  return cat(text, "; see `", at == &app ? "kvsmith" : "kvsmith " + at->get_name(), " --help`");
+  return cat(text, "; see `", path, " --help`");
 }
 
 }  // namespace
@@ -76,6 +78,7 @@ void add_verbs(CLI::App& app, int& exit_code) {
   add_estimate(app);
   add_report(app);
   add_env(app);
+  add_help(app);
   add_version(app);
   add_completion(app);
   add_reference(app);
@@ -95,6 +98,7 @@ int run(int argc, const char* const* argv) {
       "`kvsmith VERB --help` tells more of each verb. Exit codes: 0 done, 64 usage, 65 bad data,\n"
       "66 missing input, 70 internal, 71 memory, 73 cannot create, 74 disk, 77 permission,\n"
       "78 configuration, 80 numerical, 130/143 interrupted after saving.");
+  app.set_version_flag("--version", "kvsmith " KVSMITH_VERSION, "Print the version and exit");
   add_verbs(app, exit_code);
   try {
     app.parse(argc, argv);

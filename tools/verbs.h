@@ -21,6 +21,7 @@ void add_checkpoint(CLI::App& app, int& exit_code);
 void add_estimate(CLI::App& app);
 void add_report(CLI::App& app);
 void add_env(CLI::App& app);
+void add_help(CLI::App& app);
 void add_version(CLI::App& app);
 void add_completion(CLI::App& app);
 void add_reference(CLI::App& app);

@@ -51,7 +51,7 @@ TEST_F(CheckpointTest, LoadsWhatWasSavedFromRunLinkAndDirectory) {
             at::kBFloat16);
 }
 
-TEST_F(CheckpointTest, VerifyFindsAChangeInAnyFile) {
+TEST_F(CheckpointTest, VerifyingAndLoadingFindAFlippedBitInAnyFile) {
   const auto path = save(1);
   EXPECT_TRUE(inspect_checkpoint(path, true).complete);
   for (const auto& entry : fs::directory_iterator(path)) {
@@ -64,6 +64,7 @@ TEST_F(CheckpointTest, VerifyFindsAChangeInAnyFile) {
     EXPECT_FALSE(info.complete);
     EXPECT_NE(info.problem.find(entry.path().filename().string()), std::string::npos)
         << info.problem;
+    expect_error([&] { load_model(path); }, ExitCode::kBadData, entry.path().filename().string());
     write_file(entry.path(), before);
   }
   EXPECT_TRUE(inspect_checkpoint(path, true).complete);
@@ -132,12 +133,12 @@ TEST_F(CheckpointTest, ExportsReadBackEqualInEveryFamilyAndSharding) {
     model_ = Decoder(config_.model);
     initialize(*model_, 2);
     const auto loaded = load_model(save(100 + n));
-    const auto folder = directory_ / ("hf" + std::to_string(n));
+    const auto folder = directory_ / "not" / "yet" / ("hf" + std::to_string(n));
     EXPECT_EQ(export_hf(loaded, folder, false, c.shard_bytes).max_logit_difference, 0);
     EXPECT_EQ(Json::parse(read_file(folder / "config.json"))["architectures"][0], c.family);
     EXPECT_EQ(fs::exists(folder / "model.safetensors.index.json"), c.shard_bytes == 9000);
     EXPECT_TRUE(torch::equal(logits(load_model(folder).model), logits(model_)));
-    const auto file = directory_ / ("single" + std::to_string(n++) + ".safetensors");
+    const auto file = directory_ / ("one" + std::to_string(n++)) / "single.safetensors";
     export_kvsmith(loaded, file, false);
     EXPECT_TRUE(torch::equal(logits(load_model(file).model), logits(model_)));
     expect_error([&] { export_hf(loaded, folder, false); }, ExitCode::kCannotCreate,

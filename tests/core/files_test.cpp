@@ -194,6 +194,17 @@ TEST(Files, ExpectWritableRefusesBeforeTheWork) {
   EXPECT_EQ(directory.names(), std::set<std::string>{"file"});
 }
 
+TEST(Files, ParentsAreMadeButNotThePathItself) {
+  const TemporaryDirectory directory;
+  for (const char* path : {"a/b/c", "d/e/", "f"}) create_parents(directory / path);
+  EXPECT_TRUE(fs::is_directory(directory / "a" / "b"));
+  EXPECT_EQ(directory.names(), (std::set<std::string>{"a", "d"}));
+  EXPECT_TRUE(fs::is_empty(directory / "a" / "b") && fs::is_empty(directory / "d"));
+  create_parents("relative");
+  write_file(directory / "file", "");
+  expect_error([&] { create_parents(directory / "file" / "x"); }, ExitCode::kCannotCreate, "file");
+}
+
 TEST(Files, FreeBytesAreThoseOfTheNearestParent) {
   const TemporaryDirectory directory;
   EXPECT_GT(free_bytes(directory.path()), 0U);

@@ -187,7 +187,7 @@ TEST_F(BuildTest, TokenFilesAreCopiedAsTheyAre) {
   build();
   EXPECT_EQ(documents("train"), (std::vector<std::vector<int32_t>>{{1, 20, 30, 2}, {1, 40, 2}}));
   options.tokenizer.clear();
-  expect_error([&] { build(); }, ExitCode::kConfig, "vocab_size");
+  expect_error([&] { build(); }, ExitCode::kConfig, "--vocab-size");
   options.vocab_size = 41;
   build();
   EXPECT_EQ(documents("train").size(), 1) << "without a tokenizer nothing says where documents end";
@@ -206,7 +206,7 @@ TEST_F(BuildTest, OptionsThatContradictAreErrors) {
                "no inputs");
   expect_error(with([](CorpusBuild& b) { b.valid_fraction = 0.9; }), ExitCode::kConfig, "0 to 0.5");
   expect_error(with([](CorpusBuild& b) { b.tokenizer.clear(); }), ExitCode::kConfig,
-               "no tokenizer");
+               "no tokenizer for texts; name a SentencePiece model with --tokenizer");
   expect_error(with([&](CorpusBuild& b) {
                  b.valid_fraction = 0.1;
                  b.valid_inputs = b.train_inputs;

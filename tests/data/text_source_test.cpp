@@ -179,7 +179,8 @@ TEST_F(TextSourceTest, BadJsonNamesFileAndLine) {
 TEST_F(TextSourceTest, InvalidUtf8IsAnErrorWithLineAndByteOffset) {
   const std::string text = "\uFEFFone\ntwo\nth\xC3ree\n";
   expect_error([&] { read({put("a.txt", text)}); }, ExitCode::kBadData,
-               "a.txt:3: invalid UTF-8 at byte 13");
+               "a.txt:3: invalid UTF-8 at byte 13; convert the file; `data build` also takes "
+               "--invalid-utf8 replace or skip");
   TextOptions small;
   small.max_document_bytes = 16;
   const std::string longer = std::string(5, '\n') + std::string(1000, 'a') + "\xFF";

@@ -64,7 +64,7 @@ TEST_F(TokenizerTrainingTest, AVocabularyTooLargeForTheTextNamesTheLargestThatWo
     FAIL() << "no error";
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ExitCode::kBadData);
-    const std::string text = error.what(), mark = "a vocab_size of at most ";
+    const std::string text = error.what(), mark = "a --vocab-size of at most ";
     ASSERT_NE(text.find(mark), text.npos) << text;
     largest = std::stoll(text.substr(text.find(mark) + mark.size()));
   }

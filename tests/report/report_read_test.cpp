@@ -51,6 +51,21 @@ TEST(ReadRuns, TakesEveryEvaluationOfADirectoryAndShowsItsCurveOnce) {
   EXPECT_EQ(runs[0].curve.size() + runs[1].curve.size(), 1);
 }
 
+TEST(ReadRuns, ReadsAFileThatIsNamedTwiceOnceAndTellsOfIt) {
+  const TemporaryDirectory temporary;
+  const fs::path directory = temporary / "a", file = directory / "evaluation.json";
+  fs::create_directory(directory);
+  fs::create_directory_symlink("a", temporary / "link");
+  write_file(file, evaluation("a", "MHA", 512, 12).dump());
+  write_file(directory / "metrics.jsonl", "{\"step\":1,\"tokens\":10,\"loss\":3.5}\n");
+  std::vector<fs::path> repeated;
+  const auto runs = read_runs({directory, file, temporary / "link", directory / "." / ""},
+                              [&](const fs::path& path) { repeated.push_back(path); });
+  ASSERT_EQ(runs.size(), 1);
+  EXPECT_EQ(runs[0].curve.size(), 1);
+  EXPECT_EQ(repeated.size(), 3);
+}
+
 TEST(ReadRuns, LeavesOutTornLinesRepeatedStepsAndLossesThatAreNotNumbers) {
   const TemporaryDirectory temporary;
   write_file(temporary / "evaluation.json", evaluation("a", "MHA", 512, 12).dump());

@@ -208,6 +208,12 @@ TEST(Page, IsWellFormedAndNeedsNothingElseWhateverTheRuns) {
   }
 }
 
+TEST(Page, HeadlineKeepsTheTwoWordsOfALabelOnOneLine) {
+  const std::string page = report_html(
+      {{evaluation("a", "MHA 8", 512, 12), {}}, {evaluation("b", "MQA 8", 64, 13), {}}}, "title");
+  EXPECT_NE(page.find("MQA\u00A08 holds 64 B a token, 8.0x less than MHA\u00A08"), page.npos);
+}
+
 TEST(Page, ShowsFiguresBaselineAndCurvesWhenThereAreAny) {
   auto runs = runs_at({{512, 12.345}, {256, 13}});
   runs[0].evaluation["unigram_perplexity"] = 412.7;

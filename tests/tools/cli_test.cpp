@@ -51,13 +51,20 @@ TEST(CommandLine, MisuseGetsOneMessageAndItsExitCode) {
            {"trian x.toml", 64, "did you mean \"train\"?"},
            {"train", 64, "config is required"},
            {"train x.toml --outptu r", 64, "did you mean \"--output\"?"},
+           {"train x.toml --res auto", 64, "did you mean \"--resume\"?"},
            {"data biuld x", 64, "did you mean \"build\"?"},
+           {"data build x --valid-fraction 10 -o c.h5", 64, "see `kvsmith data build --help`"},
+           {"xyzzy", 64, "no verb \"xyzzy\"; valid: tokenizer, data, train"},
+           {"help data biuld", 64, "did you mean \"build\"?"},
            {"train no-such.toml --output r", 66, "no-such.toml"},
            {"evaluate no-such --corpus c.h5", 66, "c.h5"},
            {"generate no-such -p x", 66, "no such checkpoint"},
            {"checkpoint list no-such", 66, "no such directory"},
            {"report --output r.html", 64, "runs is required"},
            {"estimate EMPTY --set model.vocab_size=100 --memory 3XB", 64, "write it as 24GiB"},
+           {"estimate EMPTY --set model.vocab_size=100 --memory 24", 64, "write it as 24GiB"},
+           {"estimate EMPTY --set data.corpus=no.h5", 66, "or give --set model.vocab_size=N"},
+           {"train EMPTY --set data.corpus=no.h5 --dry-run", 66, "`kvsmith data build`, or give"},
            {"estimate EMPTY --set model.hiden_size=3", 78, "did you mean \"model.hidden_size\"?"},
            {"data inspect /dev/null", 65, "/dev/null"},
            {"tokenizer train no-such --output t.model", 66, "no-such"},
@@ -73,15 +80,33 @@ TEST(CommandLine, MisuseGetsOneMessageAndItsExitCode) {
 }
 
 TEST(CommandLine, EveryVerbHasHelp) {
-  for (const char* verb : {"", "tokenizer train", "data build", "data inspect", "train", "evaluate",
-                           "logits", "generate", "export", "checkpoint list", "checkpoint verify",
-                           "estimate", "report", "reference", "env", "version", "completion"}) {
+  for (const char* verb :
+       {"", "tokenizer train", "data build", "data inspect", "train", "evaluate", "logits",
+        "generate", "export", "checkpoint list", "checkpoint verify", "estimate", "report",
+        "reference", "env", "help", "version", "completion"}) {
     const auto got = kvsmith(std::string(verb) + " --help");
     EXPECT_EQ(got.code, 0) << verb;
     EXPECT_NE(got.text.find("Usage"), std::string::npos) << verb;
   }
   EXPECT_NE(kvsmith("train --help").text.find("train.learning_rate = 0.001: peak learning rate"),
             std::string::npos);
+}
+
+TEST(CommandLine, HelpAndVersionAreVerbsAndFlags) {
+  EXPECT_EQ(kvsmith("help").text, kvsmith("--help").text);
+  EXPECT_EQ(kvsmith("help data build").text, kvsmith("data build --help").text);
+  EXPECT_EQ(kvsmith("version").text, kvsmith("--version").text);
+  EXPECT_EQ(kvsmith("version").text, "kvsmith " KVSMITH_VERSION "\n");
+}
+
+TEST(CommandLine, EstimateSaysWhenTheWeightsAloneDoNotFit) {
+  const TemporaryDirectory directory;
+  write_file(directory / "tiny.toml", "[model]\nvocab_size = 100\n");
+  const auto estimate = [&](const char* memory) {
+    return kvsmith(cat("estimate ", (directory / "tiny.toml").string(), " --memory ", memory)).text;
+  };
+  EXPECT_NE(estimate("1mb").find("the weights alone take"), std::string::npos);
+  EXPECT_EQ(estimate("1TiB").find("the weights alone take"), std::string::npos);
 }
 
 TEST(CommandLine, CompletionKnowsVerbsAndFlags) {
@@ -152,6 +177,10 @@ TEST_F(Workflow, FromTextToReport) {
   EXPECT_EQ(json["cache"]["bytes_measured"],
             64 * 2 * 2 * 2 * 8 * 4);  // tokens, layers, k and v, heads, width, fp32
   EXPECT_LT(json["perplexity"], json["unigram_perplexity"]);
+  EXPECT_NE(expect_ok(cat("evaluate ", at("run"), " --corpus ", at("c.h5"),
+                          " --context 129 --max-tokens 300"))
+                .text.find("context 129 is longer than the model's max_position_embeddings, 128"),
+            std::string::npos);
   EXPECT_EQ(kvsmith(cat("evaluate ", at("run"), " --corpus ", at("c.h5"), " --json ", at("run"),
                         "/evaluation.json"))
                 .code,
@@ -275,6 +304,9 @@ TEST_F(Workflow, GenerateIsRepeatableAndCountsItsCache) {
     return o.text.substr(0, o.text.rfind('\n', o.text.size() - 2));
   };
   EXPECT_EQ(text(expect_ok(command)), text(first));
+  const auto refused = kvsmith(command + " --temperature -1");
+  EXPECT_EQ(refused.code, 64);
+  EXPECT_TRUE(refused.text.starts_with("kvsmith: error: ")) << refused.text;
 }
 
 TEST_F(Workflow, DryRunPrintsTheResolvedConfigurationAndStartsNothing) {
