@@ -52,9 +52,9 @@ std::vector<KeyProblem> fill_in(ModelConfig& config) {
 
 std::string architecture_name(const ModelConfig& config) {
   const int64_t heads = config.num_attention_heads, kv = config.num_key_value_heads;
-  const std::string family = kv == heads ? cat("MHA ", heads)
-                             : kv == 1   ? cat("MQA ", heads)
-                                         : cat("GQA ", heads, "/", kv);
+  std::string family = kv == heads ? cat("MHA ", heads)
+                       : kv == 1   ? cat("MQA ", heads)
+                                   : cat("GQA ", heads, "/", kv);
   const std::string& pattern = config.pattern;
   if (config.attention_k_eq_v) {
     ModelConfig plain = config;

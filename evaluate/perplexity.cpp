@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "core/text.h"
+#include "evaluate/decoding.h"
 #include "evaluate/unigram.h"
 #include "evaluate/windows.h"
 #include "ops/layers.h"
@@ -65,19 +66,6 @@ CacheMeasurement checked(
                  architecture_name(config), "report this: inference path and formula disagree"});
   }
   return out;
-}
-
-/// Runs `inputs`, [batch, seq], token by token through `cache` and shows each position's logits,
-/// [batch, vocab_size].
-void decode(DecoderImpl& model,
-            const at::Tensor& inputs,
-            KvCache& cache,
-            const std::function<void(int64_t position, const at::Tensor& logits)>& show) {
-  for (int64_t t = 0; t < inputs.size(1); ++t) {
-    const auto hidden =
-        model.step(inputs.narrow(1, t, 1), Positions::range(t, 1, model.device()), cache);
-    show(t, model.logits(hidden.select(1, 0)));
-  }
 }
 
 /// Scores one batch token by token; measures the cache at its end.
@@ -265,6 +253,11 @@ Evaluation evaluate(LoadedModel& loaded,
   result.cache_at_8k = measure_cache(model, kLongContext);
   if (bytes > 0) result.bits_per_byte = result.nll / std::numbers::ln2 / static_cast<double>(bytes);
   if (!unigram.empty()) result.unigram_nll = unigram_nll;
+  if (options.recall) {
+    result.recall = recall_curve(
+        model, *split,
+        {.longest = std::min(options.context, model.config().max_position_embeddings)});
+  }
   return result;
 }
 
@@ -305,6 +298,13 @@ nlohmann::ordered_json to_json(const Evaluation& e,
     json["cache"]["lengths"].push_back({{"tokens", at.tokens},
                                         {"bytes_measured", at.bytes_used},
                                         {"bytes_formula", at.bytes_formula}});
+  }
+  for (const auto& point : e.recall) {
+    json["recall"].push_back({{"distance", point.distance},
+                              {"nll_first", point.nll_first},
+                              {"nll_again", point.nll_again},
+                              {"gain", point.gain()},
+                              {"accuracy", point.accuracy}});
   }
   if (model.graph().is_cyclic()) {
     json["forward_passes"] = model.config().forward_passes;

@@ -10,6 +10,7 @@
 
 #include "checkpoints/load.h"
 #include "data/corpus.h"
+#include "evaluate/recall.h"
 
 namespace kvsmith {
 
@@ -29,6 +30,7 @@ struct EvaluateOptions {
   int64_t max_tokens = 0;  ///< tokens scored; 0: the whole split
   int64_t batch = 16;      ///< windows scored side by side
   bool unigram = false;    ///< also score a unigram model of the split "train"
+  bool recall = false;     ///< also probe exact memory, evaluate/recall.h
 };
 
 /// Cache bytes of one sequence, from the storages of the running inference path, beside the
@@ -48,6 +50,7 @@ struct Evaluation {
   CacheMeasurement cache;               ///< after a full window
   CacheMeasurement cache_at_8k;
   std::vector<CacheMeasurement> cache_lengths;  ///< around each window, at and beyond the context
+  std::vector<RecallPoint> recall;
   int64_t cache_bytes_peak = 0;   ///< most reserved at any time, per sequence
   double decode_vs_parallel = 0;  ///< largest logit difference on a sample
   double seconds = 0;

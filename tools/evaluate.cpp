@@ -62,6 +62,11 @@ void print(const Json& json) {
             << json["decode_vs_parallel_max_abs_diff"] << "\n"
             << "speed          " << human_count(json["tokens_per_second"].get<double>())
             << " tokens/s\n";
+  for (const Json& point : json.value("recall", Json::array())) {
+    std::cout << "recall         " << fixed(point["gain"], 3) << " nats a token, "
+              << fixed(100 * point["accuracy"].get<double>(), 1) << " % right, "
+              << point["distance"] << " tokens later\n";
+  }
 }
 
 void evaluate_it(EvaluateFlags& flags) {
@@ -150,6 +155,8 @@ void add_evaluate(CLI::App& app) {
   verb->add_option("--batch", flags->options.batch, "windows side by side")->capture_default_str();
   verb->add_flag("--unigram", flags->options.unigram,
                  "score a unigram model of the split train over the same tokens");
+  verb->add_flag("--recall", flags->options.recall,
+                 "repeat passages after growing distances: how many nats a token the memory saves");
   verb->add_option("--name", flags->name, "of the run in reports");
   verb->add_option("--json", flags->json, "write the result to this file");
   verb->add_flag("--force", flags->force, "replace the file");
