@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "configs/kv_graph.h"
 #include "core/error.h"
 #include "core/text.h"
 
@@ -92,6 +93,17 @@ void check_relations(const RunConfig& config,
          cat(d.weights.size(), " weights for ", d.corpus.size(), " corpora; give one each"));
 }
 
+/// Layers that read ahead are exact after as many passes as tokens: more would repeat work.
+template <class Place>
+void check_passes(const RunConfig& config, const Place& place, std::vector<Complaint>& complaints) {
+  const int64_t passes = config.model.forward_passes + config.model.backward_passes;
+  if (passes <= config.train.sequence_length || !KvGraph(config.model).is_cyclic()) return;
+  complaints.push_back(
+      {place("model.forward_passes"),
+       cat("forward_passes + backward_passes = ", passes, " is more than a sequence of ",
+           config.train.sequence_length, " tokens needs; lower forward_passes")});
+}
+
 RunConfig resolve(const Settings& settings) {
   RunConfig config;
   std::vector<Complaint> complaints;
@@ -108,6 +120,7 @@ RunConfig resolve(const Settings& settings) {
     check_relations(config, place, complaints);
     for (const auto& problem : problems)
       complaints.push_back({place("model." + problem.key), problem.text});
+    if (complaints.empty()) check_passes(config, place, complaints);
   }
   if (!complaints.empty()) {
     std::vector<std::string> lines;
@@ -130,6 +143,24 @@ RunConfig load_run_config(const std::vector<std::filesystem::path>& files,
 
 RunConfig parse_run_config(const std::string& toml, const std::string& source) {
   return resolve(Settings::from_text(toml, source));
+}
+
+std::vector<std::string> advice(const RunConfig& config) {
+  std::vector<std::string> out;
+  const KvGraph graph(config.model);
+  const int64_t tokens = config.train.sequence_length;
+  int64_t widest = 0;
+  for (int64_t i = 0; i < graph.size(); ++i) widest = std::max(widest, graph[i].window);
+  if (widest >= tokens) {
+    out.push_back(cat("a window of ", widest, " tokens is not shorter than sequence_length ",
+                      tokens, ": in training such layers see everything, as full ones do"));
+  }
+  if (graph.is_cyclic() && config.model.backward_passes == 1) {
+    out.emplace_back(
+        "backward_passes = 1: keys that are read from below get no gradient through "
+        "their readers; 2 is usual");
+  }
+  return out;
 }
 
 std::string to_toml(const RunConfig& config) {

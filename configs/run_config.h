@@ -29,6 +29,9 @@ RunConfig load_run_config(const std::vector<std::filesystem::path>& files,
 /// The same from text; `source` names it in errors.
 RunConfig parse_run_config(const std::string& toml, const std::string& source);
 
+/// What is allowed and probably not meant, one sentence each.
+std::vector<std::string> advice(const RunConfig& config);
+
 /// The resolved configuration as TOML; parse_run_config gives it back unchanged.
 std::string to_toml(const RunConfig& config);
 

@@ -58,6 +58,7 @@ void dry_run(RunConfig config) {
     take_vocabulary(config);
   }
   std::cout << to_toml(config) << "\n" << estimate_text(config, 0);
+  for (const auto& text : advice(config)) std::cout << "note: " << text << "\n";
 }
 
 int train(const Flags& flags) {
@@ -72,6 +73,7 @@ int train(const Flags& flags) {
   Console console(flags.quiet);
   RunHooks hooks;
   hooks.note = [&](const std::string& text) { console.note(text); };
+  for (const auto& text : advice(config)) console.note("note: " + text);
   hooks.on_step = [&](const StepReport& report, int64_t total, double mfu, double remaining) {
     const bool logs =
         report.step % config.train.log_every == 0 || report.step == total || report.skipped;

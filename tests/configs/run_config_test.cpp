@@ -166,6 +166,23 @@ TEST(ConfigurationReference, IsWhatTheDocsSay) {
       << configuration_reference();
 }
 
+TEST(Advice, NamesWhatIsProbablyNotMeant) {
+  EXPECT_TRUE(advice(RunConfig{parse_run_config("", "x")}).empty());
+  const auto wide = advice(parse_run_config(
+      "[model]\nlayer_types = \"sliding\"\nsliding_window = 300\n[train]\nsequence_length = 256",
+      "x"));
+  ASSERT_EQ(wide.size(), 1u);
+  EXPECT_NE(wide[0].find("300 tokens is not shorter than sequence_length 256"), std::string::npos);
+  EXPECT_EQ(
+      advice(parse_run_config("[model]\npattern = \"lckv\"\nbackward_passes = 1", "x")).size(), 1u);
+}
+
+TEST(RunConfig, MorePassesThanTokensAreRefused) {
+  expect_error(
+      [] { parse_run_config("[model]\npattern = \"lckv\"\n[train]\nsequence_length = 8", "x"); },
+      ExitCode::kConfig, "forward_passes + backward_passes = 9 is more than a sequence of 8");
+}
+
 TEST(ArchitectureName, SaysHowHeadsAreShared) {
   for (const auto& [kv, name] :
        std::vector<std::pair<int, std::string>>{{8, "MHA 8"}, {2, "GQA 8/2"}, {1, "MQA 8"}}) {
