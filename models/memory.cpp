@@ -70,6 +70,24 @@ void advance(std::vector<int64_t>& lengths, const Positions& positions) {
   }
 }
 
+/// Calls copy(to, from, span) for each stream: once where all sequences have one span, otherwise for
+/// each sequence.
+template <class Copy>
+void copy_rows(const std::vector<at::Tensor>& storage,
+               const std::vector<at::Tensor>& fresh,
+               const Positions& positions,
+               const Copy& copy) {
+  for (size_t i = 0; i < fresh.size(); ++i) {
+    if (!fresh[i].defined()) continue;
+    if (positions.is_range()) {
+      copy(storage[i], fresh[i], positions.span(0));
+    } else {
+      for (int64_t b = 0; b < fresh[i].size(0); ++b)
+        copy(storage[i][b], fresh[i][b], positions.span(b));
+    }
+  }
+}
+
 int64_t round_up(int64_t rows, int64_t chunk) {
   return (rows + chunk - 1) / std::max<int64_t>(1, chunk) * std::max<int64_t>(1, chunk);
 }
@@ -134,15 +152,7 @@ Rows CachedRows::write(const Positions& positions, std::vector<at::Tensor> fresh
     to.narrow(to.dim() - 2, span.first, span.count)
         .copy_(from.narrow(from.dim() - 2, 0, span.count));
   };
-  for (size_t i = 0; i < fresh.size(); ++i) {
-    if (!fresh[i].defined()) continue;
-    if (positions.is_range()) {
-      copy(storage_[i], fresh[i], positions.span(0));
-    } else {
-      for (int64_t b = 0; b < options_.batch; ++b)
-        copy(storage_[i][b], fresh[i][b], positions.span(b));
-    }
-  }
+  copy_rows(storage_, fresh, positions, copy);
   advance(lengths_, positions);
   return read();
 }
@@ -227,15 +237,7 @@ Rows RingRows::write(const Positions& positions, std::vector<at::Tensor> fresh) 
       p += count;
     }
   };
-  for (size_t i = 0; i < fresh.size(); ++i) {
-    if (!fresh[i].defined()) continue;
-    if (positions.is_range()) {
-      copy(storage_[i], fresh[i], positions.span(0));
-    } else {
-      for (int64_t b = 0; b < options_.batch; ++b)
-        copy(storage_[i][b], fresh[i][b], positions.span(b));
-    }
-  }
+  copy_rows(storage_, fresh, positions, copy);
   advance(lengths_, positions);
   return one_each ? read() : seen;
 }

@@ -88,7 +88,7 @@ struct LinearCrossEntropy : Function<LinearCrossEntropy> {
       auto log_p = torch::log_softmax(torch::matmul(h, cast.t()), -1, torch::kFloat);
       loss -= log_p.gather(1, target).squeeze(1).masked_fill(learnt.logical_not(), 0).sum();
       if (!wants_grad) continue;
-      auto grad = log_p.exp_();
+      const auto& grad = log_p.exp_();
       grad.scatter_add_(1, target, torch::full_like(target, -1, torch::kFloat));
       grad.mul_(learnt.unsqueeze(1));
       const auto grad_cast = grad.to(hidden.scalar_type());
