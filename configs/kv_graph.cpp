@@ -11,6 +11,11 @@ namespace {
 std::string in_quotes(const std::string& text) { return "\"" + text + "\""; }
 std::string in_quotes(int64_t number) { return std::to_string(number); }
 
+/// Its layers need a window; they may have sinks besides.
+bool has_window(const std::string& kind) {
+  return kind == "sliding" || kind == "bounded" || kind == "rattention";
+}
+
 /// Completes one per-layer list: a single value stands for every layer, an empty list for `base`.
 template <class T>
 void complete(std::vector<T>& list,
@@ -175,6 +180,30 @@ void check_latent(const ModelConfig& c, const KvGraph& graph, std::vector<KeyPro
   }
 }
 
+/// Sizes and options of autoencoded and rattention layers.
+void check_coded(const ModelConfig& c, std::vector<KeyProblem>& problems) {
+  const auto expect = [&](bool good, const std::string& key, const std::string& text) {
+    if (!good) problems.push_back({key, text});
+  };
+  const auto& types = c.layer_types;
+  const bool has_codes = std::ranges::find(types, "autoencoded") != types.end();
+  const int64_t code = c.autoencoder.autoencoder_dim;
+  expect(!has_codes || code <= c.head_dim, "autoencoder_dim",
+         cat("is ", code, ", more than the head_dim of ", c.head_dim,
+             " that it stands for; choose less, usually head_dim / 2, or full layers"));
+  const auto here = std::ranges::find_if(
+      types, [](const std::string& type) { return type == "autoencoded" || type == "rattention"; });
+  if (here == types.end()) return;
+  const bool has_attention = std::ranges::any_of(
+      types, [](const std::string& type) { return layer_kind(type).row_format == "kv"; });
+  for (const auto& [key, is_set] : {std::pair("attention_k_eq_v", c.attention_k_eq_v),
+                                    std::pair("attention_sink_logits", c.attention_sink_logits)}) {
+    expect(has_attention || !is_set, key,
+           cat("does not apply to ", *here, " layers, and the model has no others that it ",
+               "applies to; leave it out"));
+  }
+}
+
 /// Options of layers that exclude each other.
 void check_options(const ModelConfig& c, std::vector<KeyProblem>& problems) {
   const KvGraph graph(c);
@@ -195,6 +224,7 @@ void check_options(const ModelConfig& c, std::vector<KeyProblem>& problems) {
             "are 0; 64 is a usual number"));
   }
   check_latent(c, graph, problems);
+  check_coded(c, problems);
   expect(!graph.is_cyclic() || c.dropout == 0, "dropout",
          "layers that read ahead are run several times over the same tokens, and each pass would "
          "drop other elements; set dropout = 0");
@@ -205,7 +235,7 @@ void check_options(const ModelConfig& c, std::vector<KeyProblem>& problems) {
 KvGraph::KvGraph(const ModelConfig& config) {
   for (size_t i = 0; i < config.layer_types.size(); ++i) {
     const std::string& kind = config.layer_types[i];
-    const bool slides = kind == "sliding" || kind == "bounded";
+    const bool slides = has_window(kind);
     const int64_t window =
         kind == "bounded" && config.bounded.memory_capacity > 0
             ? config.bounded.memory_capacity - config.num_sink_tokens - config.linear.num_slots
@@ -236,6 +266,13 @@ int64_t KvGraph::owners() const {
   int64_t count = 0;
   for (int64_t i = 0; i < size(); ++i) count += is_owner(i);
   return count;
+}
+
+int64_t KvGraph::last_reader(int64_t layer) const {
+  int64_t last = -1;
+  for (int64_t i = 0; i < size(); ++i)
+    if ((*this)[i].k_source == layer || (*this)[i].v_source == layer) last = i;
+  return last;
 }
 
 bool KvGraph::reads_ahead(int64_t layer) const {
@@ -294,8 +331,7 @@ std::vector<KeyProblem> fill_in_layers(ModelConfig& c) {
     expect(std::ranges::find(names, type) != names.end(), "layer_types",
            cat("is \"", type, "\"; ", suggestion(type, names)));
     const bool has_capacity = type == "bounded" && c.bounded.memory_capacity > 0;
-    expect((type != "sliding" && type != "bounded") || has_capacity || c.sliding_window > 0,
-           "sliding_window",
+    expect(!has_window(type) || has_capacity || c.sliding_window > 0, "sliding_window",
            cat("is ", type, " and no sliding_window is set; 512 is a usual size"));
     const int64_t besides = c.num_sink_tokens + c.linear.num_slots;
     expect(!has_capacity || c.bounded.memory_capacity > besides, "memory_capacity",

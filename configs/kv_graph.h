@@ -47,6 +47,8 @@ class KvGraph {
   /// Layers that own a memory.
   int64_t owners() const;
   bool is_owner(int64_t layer) const { return keeps_keys(layer) || keeps_values(layer); }
+  /// The highest layer that reads keys or values of `layer`; -1: none does.
+  int64_t last_reader(int64_t layer) const;
   /// It reads a layer above itself, so a token cannot see its own row: row j is seen when j < t.
   bool reads_ahead(int64_t layer) const;
 

@@ -34,6 +34,13 @@ void fill_in_linear(ModelConfig& config) {
   if (linear.linear_head_dim == 0) linear.linear_head_dim = config.head_dim;
 }
 
+void fill_in_autoencoder(ModelConfig& config) {
+  if (std::ranges::find(config.layer_types, "autoencoded") == config.layer_types.end()) return;
+  auto& sizes = config.autoencoder;
+  if (sizes.autoencoder_dim == 0) sizes.autoencoder_dim = std::max<int64_t>(1, config.head_dim / 2);
+  if (sizes.autoencoder_hidden == 0) sizes.autoencoder_hidden = config.head_dim;
+}
+
 }  // namespace
 
 std::vector<KeyProblem> fill_in(ModelConfig& config) {
@@ -45,6 +52,7 @@ std::vector<KeyProblem> fill_in(ModelConfig& config) {
     config.intermediate_size = (config.hidden_size * 8 / 3 + kMultiple - 1) / kMultiple * kMultiple;
   }
   fill_in_latent(config);
+  fill_in_autoencoder(config);
   auto problems = fill_in_layers(config);
   fill_in_linear(config);
   return problems;
@@ -86,7 +94,10 @@ const std::vector<LayerKind>& layer_kinds() {
       {"grouped_latent", "GLA-2: two latents a token, each for half of the heads", true,
        "grouped_latent"},
       {"gta", "grouped tied attention: values are also part of the keys", true, "gta"},
+      {"autoencoded", "attention to keys and values that are remembered as small codes", true,
+       "autoencoded"},
       {"bounded", "sinks, a window, and slots that absorb what leaves it", false, ""},
+      {"rattention", "sinks, a window, and a linear-attention state of what leaves it", false, ""},
       {"gated_delta", "gated DeltaNet: a state that the delta rule corrects", false, ""},
       {"gla", "gated linear attention: a state with a gate for each key channel", false, ""},
       {"gsa", "attention to num_slots slots that gates overwrite", false, ""},

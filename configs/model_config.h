@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "configs/autoencoder_config.h"
 #include "configs/bounded_config.h"
 #include "configs/latent_config.h"
 #include "configs/linear_config.h"
@@ -46,6 +47,7 @@ struct ModelConfig {
   LatentConfig latent;
   LinearConfig linear;
   BoundedConfig bounded;
+  AutoencoderConfig autoencoder;
 
   template <class Self, class Visit>
   static void fields(Self& self, Visit&& visit) {
@@ -186,6 +188,7 @@ struct ModelConfig {
     LatentConfig::fields(self.latent, visit);
     LinearConfig::fields(self.linear, visit);
     BoundedConfig::fields(self.bounded, visit);
+    AutoencoderConfig::fields(self.autoencoder, visit);
   }
 
   bool operator==(const ModelConfig&) const = default;

@@ -62,6 +62,9 @@ class DecoderImpl::Step {
         }
         return rows->attend(normed, positions_, rows_for(layer));
       });
+      // rows that were made for this step, such as decoded ones, are as large as the cache
+      for (const int64_t source : {graph_[layer].k_source, graph_[layer].v_source})
+        if (graph_.last_reader(source) == layer) shown(source) = {};
     }
     return x;
   }
@@ -101,7 +104,10 @@ class DecoderImpl::Step {
         });
       }
     }
-    each_owner([&](int64_t layer, size_t i) { cache_.rows_of(layer).write(positions_, fresh[i]); });
+    each_owner([&](int64_t layer, size_t i) {
+      cache_.rows_of(layer).write(positions_, fresh[i]);
+      if (graph_.last_reader(layer) < slice.last) shown_[i] = {};
+    });
     return x;
   }
 

@@ -6,11 +6,13 @@
 
 #include "core/error.h"
 #include "models/mixers/attention.h"
+#include "models/mixers/autoencoded.h"
 #include "models/mixers/bounded.h"
 #include "models/mixers/gated_delta.h"
 #include "models/mixers/gla.h"
 #include "models/mixers/gta.h"
 #include "models/mixers/latent.h"
+#include "models/mixers/rattention.h"
 #include "models/mixers/slot_attention.h"
 
 namespace kvsmith {
@@ -36,7 +38,9 @@ const std::vector<MixerKind>& mixer_kinds() {
       {"latent", make_latent, latent_cache_bytes, latent_cost},
       {"grouped_latent", make_latent, latent_cache_bytes, latent_cost},
       {"gta", make_gta, gta_cache_bytes, gta_cost},
+      {"autoencoded", make_autoencoded, autoencoded_cache_bytes, autoencoded_cost},
       {"bounded", make_bounded, bounded_cache_bytes, bounded_cost},
+      {"rattention", make_rattention, rattention_cache_bytes, rattention_cost},
       {"gated_delta", make_gated_delta, gated_delta_cache_bytes, gated_delta_cost},
       {"gla", make_gla, gla_cache_bytes, gla_cost},
       {"gsa", make_slot_attention, slot_attention_cache_bytes, slot_attention_cost},

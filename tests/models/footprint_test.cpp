@@ -28,6 +28,22 @@ TEST(Footprint, CountsTheParametersOfRealModels) {
       });
     }
   }
+  for (const char* kind : {"mlp", "linear"}) {
+    for (const bool more : {false, true}) {
+      add([&](ModelConfig& config) {
+        config.layer_types = {"autoencoded", more ? "autoencoded" : "rattention"};
+        if (more) config.pattern = "cla-2";
+        config.sliding_window = 5;
+        config.qk_norm = config.attention_bias = more;
+        config.autoencoder = {.autoencoder_kind = kind, .autoencoder_dim = 3};
+      });
+    }
+  }
+  add([](ModelConfig& config) {
+    config.layer_types = {"rattention"};
+    config.sliding_window = 5;
+    config.qk_norm = config.attention_bias = true;
+  });
   for (const auto& config : configs) {
     EXPECT_EQ(model_footprint(config).parameters, Decoder(config)->parameter_count());
   }
@@ -37,7 +53,10 @@ class FootprintOf : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(FootprintOf, CacheOccupiesWhatTheAllocatorHandsOut) {
   const torch::InferenceMode inference;
-  Decoder model(tiny_model(2, [](ModelConfig& config) { config.layer_types = {GetParam()}; }));
+  Decoder model(tiny_model(2, [](ModelConfig& config) {
+    config.layer_types = {GetParam()};
+    config.sliding_window = 16;
+  }));
   initialize(*model, 1);
   for (const int64_t tokens : {64, 100}) {
     const AllocationCounter allocations;
@@ -57,6 +76,7 @@ TEST_P(FootprintOf, EstimatesTheActivationsOfATrainingStep) {
       model.hidden_size = 128;
       model.num_hidden_layers = 4;
       model.layer_types = {GetParam()};
+      model.sliding_window = 16;
     });
     config.train.batch_size = 4;
     config.train.sequence_length = 128;
@@ -78,10 +98,11 @@ TEST_P(FootprintOf, EstimatesTheActivationsOfATrainingStep) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Kinds,
-                         FootprintOf,
-                         ::testing::Values("full", "latent", "grouped_latent", "gta"),
-                         [](const auto& test) { return std::string(test.param); });
+INSTANTIATE_TEST_SUITE_P(
+    Kinds,
+    FootprintOf,
+    ::testing::Values("full", "latent", "grouped_latent", "gta", "autoencoded", "rattention"),
+    [](const auto& test) { return std::string(test.param); });
 
 TEST(Footprint, FlopsOfALlama7bAreTheKnownOnes) {
   ModelConfig llama;

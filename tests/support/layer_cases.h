@@ -103,6 +103,23 @@ inline std::vector<LayerCase> layer_cases() {
                c.sliding_window = 3;
                c.linear.num_slots = 5;
              }),
+      option("rattention",
+             [](auto& c) {
+               c.layer_types = {"rattention"};
+               c.sliding_window = 5;
+             }),
+      option("rattention_sinks_bias_qk_norm",
+             [](auto& c) {
+               c.layer_types = {"rattention"};
+               c.sliding_window = 4;
+               c.num_sink_tokens = 3;
+               c.attention_bias = c.qk_norm = true;
+             }),
+      option("rattention_and_full",
+             [](auto& c) {
+               c.layer_types = {"rattention", "full"};
+               c.sliding_window = 3;
+             }),
       pattern("local-global-2-1", [](auto& c) { c.rope_local_theta = 100; }),
       pattern("cla-2"),
       pattern("cla-3", [](auto& c) { c.attention_k_eq_v = c.qk_norm = true; }),
@@ -136,6 +153,20 @@ inline std::vector<LayerCase> layer_cases() {
       option("gta", [](auto& c) { c.layer_types = {"gta"}; }),
       layers_of("gta", "cla-2"),
       layers_of("gta", "lckv"),
+      option("autoencoded", [](auto& c) { c.layer_types = {"autoencoded"}; }),
+      option("autoencoded_bias_qk_norm",
+             [](auto& c) {
+               c.layer_types = {"autoencoded"};
+               c.autoencoder = {.autoencoder_dim = 3, .autoencoder_hidden = 11};
+               c.attention_bias = c.qk_norm = true;
+             }),
+      option("autoencoded_linear",
+             [](auto& c) {
+               c.layer_types = {"autoencoded"};
+               c.autoencoder.autoencoder_kind = "linear";
+             }),
+      layers_of("autoencoded", "cla-2"),
+      layers_of("autoencoded", "lckv"),
       option("full_latent_sliding",
              [](auto& c) {
                c.num_hidden_layers = 3;

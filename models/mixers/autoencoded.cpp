@@ -1,0 +1,174 @@
+#include "models/mixers/autoencoded.h"
+
+#include <torch/types.h>
+
+#include "models/modules.h"
+#include "ops/attention.h"
+#include "ops/layers.h"
+
+namespace kvsmith {
+namespace {
+
+enum Stream : size_t { kKeys = 0, kValues = 1 };
+
+/// Half of an autoencoder: out(leaky_relu(norm(in(x)))), or out(x) where `hidden` is 0.
+class CoderImpl : public torch::nn::Module {
+ public:
+  CoderImpl(int64_t in, int64_t hidden, int64_t out, double eps) {
+    if (hidden > 0) {
+      in_proj_ = register_module("in_proj", Linear(in, hidden, /*has_bias=*/true));
+      norm_ = register_module("norm", RmsNorm(hidden, eps));
+    }
+    out_proj_ = register_module("out_proj", Linear(hidden > 0 ? hidden : in, out, hidden > 0));
+  }
+
+  at::Tensor forward(const at::Tensor& x) {
+    return out_proj_(norm_ ? torch::leaky_relu(norm_(in_proj_(x))) : x);
+  }
+
+  /// A linear coder begins by leaving dimensions out, and its counterpart by adding zeros.
+  void initialize_own() {
+    if (!norm_)
+      torch::eye_out(out_proj_->weight, out_proj_->weight.size(0), out_proj_->weight.size(1));
+  }
+
+ private:
+  Linear in_proj_{nullptr}, out_proj_{nullptr};
+  RmsNorm norm_{nullptr};
+};
+TORCH_MODULE(Coder);
+
+int64_t inner_width(const ModelConfig& config) {
+  return config.autoencoder.autoencoder_kind == "mlp" ? config.autoencoder.autoencoder_hidden : 0;
+}
+
+class Autoencoded final : public RowMixer {
+ public:
+  Autoencoded(const ModelConfig& config, const KvGraph& graph, int64_t layer)
+      : config_(config), spec_(graph[layer]), strict_(graph.reads_ahead(layer)) {
+    const int64_t width = config.hidden_size, query = config.num_attention_heads * config.head_dim;
+    const int64_t kv = spec_.kv_heads * config.head_dim;
+    const auto add = [&](const char* name, int64_t out) {
+      return register_module(name, Linear(width, out, config.attention_bias));
+    };
+    const auto add_norm = [&](const char* name) {
+      return register_module(name, RmsNorm(config.head_dim, config.rms_norm_eps));
+    };
+    const auto add_coders = [&](const std::string& stream, Coder& encoder, Coder& decoder) {
+      const int64_t wide = config.head_dim, code = config.autoencoder.autoencoder_dim;
+      const int64_t inner = inner_width(config);
+      encoder = register_module(stream + "_encoder", Coder(wide, inner, code, config.rms_norm_eps));
+      decoder = register_module(stream + "_decoder", Coder(code, inner, wide, config.rms_norm_eps));
+    };
+    q_proj_ = add("q_proj", query);
+    if (config.qk_norm) q_norm_ = add_norm("q_norm");
+    if (graph.keeps_keys(layer)) {
+      k_proj_ = add("k_proj", kv);
+      if (config.qk_norm) k_norm_ = add_norm("k_norm");
+      add_coders("k", k_encoder_, k_decoder_);
+    }
+    if (graph.keeps_values(layer)) {
+      v_proj_ = add("v_proj", kv);
+      add_coders("v", v_encoder_, v_decoder_);
+    }
+    o_proj_ = register_module("o_proj", Linear(query, width, /*has_bias=*/false));
+  }
+
+  void initialize_own() override {
+    const torch::NoGradGuard no_grad;
+    for (Coder coder : {k_encoder_, k_decoder_, v_encoder_, v_decoder_})
+      if (coder) coder->initialize_own();
+  }
+
+  std::vector<at::Tensor> project(const at::Tensor& x, const Positions& /*positions*/) override {
+    at::Tensor k, v;
+    if (k_proj_) {
+      k = heads(k_proj_(x));
+      k = k_encoder_(k_norm_ ? k_norm_(k) : k);
+    }
+    if (v_proj_) v = v_encoder_(heads(v_proj_(x)));
+    return {k, v};
+  }
+
+  Rows expand(Rows remembered) override {
+    if (remembered.empty()) return remembered;
+    auto &k = remembered.streams[kKeys], &v = remembered.streams[kValues];
+    if (k.defined()) k = rotated(k_decoder_(k), remembered.positions);
+    if (v.defined()) v = v_decoder_(v);
+    return remembered;
+  }
+
+  at::Tensor attend(const at::Tensor& x, const Positions& positions, const Rows& rows) override {
+    if (rows.empty()) return torch::zeros_like(x);
+    auto q = heads(q_proj_(x));
+    if (q_norm_) q = q_norm_(q);
+    const Visibility visibility{.queries = positions, .rows = rows.positions, .strict = strict_};
+    const auto mixed =
+        attention(rotated(q, positions), rows.streams[kKeys], rows.streams[kValues], visibility);
+    return o_proj_(mixed.transpose(1, 2).flatten(2));
+  }
+
+ private:
+  /// [batch, seq, heads * head_dim] -> [batch, heads, seq, head_dim].
+  at::Tensor heads(const at::Tensor& x) const {
+    return x.unflatten(-1, {-1, config_.head_dim}).transpose(1, 2);
+  }
+  at::Tensor rotated(const at::Tensor& x, const Positions& positions) const {
+    return spec_.rope_theta > 0 ? rotate(x, positions, spec_.rope_theta) : x;
+  }
+
+  ModelConfig config_;
+  LayerSpec spec_;
+  bool strict_;
+  Linear q_proj_{nullptr}, k_proj_{nullptr}, v_proj_{nullptr}, o_proj_{nullptr};
+  RmsNorm q_norm_{nullptr}, k_norm_{nullptr};
+  Coder k_encoder_{nullptr}, k_decoder_{nullptr}, v_encoder_{nullptr}, v_decoder_{nullptr};
+};
+
+}  // namespace
+
+std::shared_ptr<Mixer> make_autoencoded(const ModelConfig& config,
+                                        const KvGraph& graph,
+                                        int64_t layer) {
+  return std::make_shared<Autoencoded>(config, graph, layer);
+}
+
+int64_t autoencoded_cache_bytes(const ModelConfig& config,
+                                const KvGraph& graph,
+                                int64_t layer,
+                                int64_t tokens,
+                                int64_t element_bytes) {
+  const int64_t streams = int64_t{graph.keeps_keys(layer)} + graph.keeps_values(layer);
+  return streams * graph[layer].kv_heads * config.autoencoder.autoencoder_dim * tokens *
+         element_bytes;
+}
+
+MixerCost autoencoded_cost(const ModelConfig& config,
+                           const KvGraph& graph,
+                           int64_t layer,
+                           int64_t context) {
+  const LayerSpec& spec = graph[layer];
+  const int64_t query = config.num_attention_heads * config.head_dim;
+  const int64_t kv = spec.kv_heads * config.head_dim;
+  const bool has_keys = graph.keeps_keys(layer), has_values = graph.keeps_values(layer);
+  const int64_t streams = int64_t{has_keys} + has_values;
+  const int64_t code = config.autoencoder.autoencoder_dim, inner = inner_width(config);
+  const int64_t products = inner > 0 ? 2 * inner * (config.head_dim + code)  // there and back
+                                     : 2 * config.head_dim * code;
+  const int64_t others = inner > 0 ? 4 * inner + code + config.head_dim : 0;  // biases and norms
+
+  MixerCost cost;
+  cost.matrices = config.hidden_size * (2 * query + streams * kv);
+  cost.vectors = streams * (products + others);  // multiplied more than once a token
+  if (config.attention_bias) cost.vectors += query + streams * kv;
+  if (config.qk_norm) cost.vectors += config.head_dim * (1 + has_keys);
+  // q and the output twice (see attention_cost); of each head what is encoded, the code, what is
+  // decoded and its rotation, and three inner states of both coders
+  cost.activations = 3 * query + streams * (2 * kv + spec.kv_heads * (code + 6 * inner));
+  if (has_keys) cost.activations += kv;
+  cost.mixing_flops = 4.0 * static_cast<double>(query) * mean_tokens_seen(spec, context) +
+                      2.0 * static_cast<double>(streams * spec.kv_heads * products);
+  return cost;
+}
+
+}  // namespace kvsmith
