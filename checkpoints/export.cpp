@@ -114,12 +114,18 @@ ExportReport verified(const LoadedModel& source, const fs::path& written) {
   return report;
 }
 
-}  // namespace
+using MakeConfig = Json (*)(const ModelConfig&, const ExportIds&, const std::string& dtype);
 
-ExportReport export_hf(const LoadedModel& source,
-                       const fs::path& output,
-                       bool force,
-                       uint64_t shard_bytes) {
+/// A folder with config.json, weights and tokenizer.
+ExportReport export_folder(const LoadedModel& source,
+                           const fs::path& output,
+                           bool force,
+                           uint64_t shard_bytes,
+                           MakeConfig make_config) {
+  const auto& config = source.model->config();
+  const ExportIds ids{source.bos_id, source.eos_id};
+  const bool bf16 = source.model->compute_type() == at::kBFloat16;
+  const Json json = make_config(config, ids, bf16 ? "bfloat16" : "float32");
   create_parents(output);
   expect_writable(output, force);
   if (fs::is_directory(output) && !fs::is_empty(output) && !fs::exists(output / "config.json")) {
@@ -129,16 +135,13 @@ ExportReport export_hf(const LoadedModel& source,
   }
   AtomicDirectory directory(output);
   const fs::path& folder = directory.path();
-  const auto& config = source.model->config();
-  const bool bf16 = source.model->compute_type() == at::kBFloat16;
-  const Json hf = to_hf_config(config, source.bos_id, source.eos_id, bf16 ? "bfloat16" : "float32");
-  write_file(folder / "config.json", hf.dump(2) + "\n");
+  write_file(folder / "config.json", json.dump(2) + "\n");
   Json generation = {{"do_sample", true}, {"temperature", 1.0}};
-  if (source.bos_id >= 0) generation["bos_token_id"] = source.bos_id;
-  if (source.eos_id >= 0) generation["eos_token_id"] = source.eos_id;
+  if (ids.bos >= 0) generation["bos_token_id"] = ids.bos;
+  if (ids.eos >= 0) generation["eos_token_id"] = ids.eos;
   write_file(folder / "generation_config.json", generation.dump(2) + "\n");
   NamedTensors weights = weights_of(*source.model);
-  for (auto& [name, value] : constants_of(config, hf.at("model_type").get<std::string>())) {
+  for (auto& [name, value] : constants_of(config, json.at("model_type").get<std::string>())) {
     weights.emplace_back(name, value.to(source.model->compute_type()));
   }
   write_weights(folder, weights, shard_bytes);
@@ -153,6 +156,22 @@ ExportReport export_hf(const LoadedModel& source,
   return report;
 }
 
+}  // namespace
+
+ExportReport export_hf(const LoadedModel& source,
+                       const fs::path& output,
+                       bool force,
+                       uint64_t shard_bytes) {
+  return export_folder(source, output, force, shard_bytes, to_hf_config);
+}
+
+ExportReport export_lckv(const LoadedModel& source,
+                         const fs::path& output,
+                         bool force,
+                         uint64_t shard_bytes) {
+  return export_folder(source, output, force, shard_bytes, to_lckv_config);
+}
+
 ExportReport export_kvsmith(const LoadedModel& source, const fs::path& output, bool force) {
   create_parents(output);
   expect_writable(output, force);
@@ -164,14 +183,11 @@ ExportReport export_kvsmith(const LoadedModel& source, const fs::path& output, b
                                           {static_cast<int64_t>(bytes.size())}, torch::kByte)
                              .clone());
   }
-  RunConfig config;
-  config.model = source.model->config();
-  config.train.sequence_length =
-      std::min(config.train.sequence_length, config.model.max_position_embeddings);
+  const std::string config = to_toml(run_config_of(source.model->config()));
   // an atomic directory holds the file until it has been read back
   const AtomicDirectory trial(output.parent_path() / (output.filename().string() + ".trial"));
   const fs::path file = trial.path() / output.filename();
-  save_tensors(file, tensors, {{"format", "pt"}, {"kvsmith.config", to_toml(config)}});
+  save_tensors(file, tensors, {{"format", "pt"}, {"kvsmith.config", config}});
   const ExportReport report = verified(source, file);
   publish_file(file, output);
   return report;

@@ -22,6 +22,13 @@ ExportReport export_hf(const LoadedModel& source,
                        bool force,
                        uint64_t shard_bytes = 5'000'000'000);
 
+/// The same in the layout of the LCKV authors, which holds layers that share keys and values; see
+/// to_lckv_config.
+ExportReport export_lckv(const LoadedModel& source,
+                         const std::filesystem::path& output,
+                         bool force,
+                         uint64_t shard_bytes = 5'000'000'000);
+
 /// Writes one safetensors file with weights, configuration and tokenizer, for inference only; as
 /// above, it is read back before it appears.
 ExportReport export_kvsmith(const LoadedModel& source,

@@ -4,7 +4,8 @@
 #include <cmath>
 #include <vector>
 
-#include "configs/kv_graph.h"
+#include "checkpoints/hf_family.h"
+#include "configs/kv_patterns.h"
 #include "configs/run_config.h"
 #include "core/error.h"
 #include "core/text.h"
@@ -41,53 +42,6 @@ double rope_theta(const Json& json, const std::string& where) {
                 {"rope_scaling is not supported", where, "only unscaled rotary embeddings are"});
   }
   return json.value("rope_theta", 10000.0);
-}
-
-/// A stock class and what it has beyond Llama's.
-struct Family {
-  const char* architecture;
-  const char* model_type;
-  bool has_layers = false;  ///< layer_types
-  bool has_theta = false;   ///< layer_rope_theta and sink logits (granite_swa)
-};
-
-/// Why no stock class holds `c`; empty when one does.
-std::string obstacle(const ModelConfig& c) {
-  const KvGraph graph(c);
-  for (int64_t i = 0; i < graph.size(); ++i) {
-    const LayerSpec& spec = graph[i];
-    if (spec.kind != "full" && spec.kind != "sliding")
-      return cat("layer ", i, " is of kind \"", spec.kind, "\"");
-    if (spec.k_source != i || spec.v_source != i)
-      return cat("layer ", i, " reads keys and values of layer ", spec.k_source);
-    if (spec.kv_heads != c.num_key_value_heads)
-      return cat("layer ", i, " has ", spec.kv_heads, " key/value heads, others ",
-                 c.num_key_value_heads);
-    if (spec.sinks > 0) return cat("layer ", i, " keeps ", spec.sinks, " sink tokens");
-  }
-  if (c.attention_k_eq_v) return "values are made from keys (attention_k_eq_v)";
-  return "";
-}
-
-Family family_of(const ModelConfig& c) {
-  const auto count = [&](const char* kind) { return std::ranges::count(c.layer_types, kind); };
-  const auto& theta = c.layer_rope_theta;
-  const bool one_theta = theta[0] > 0 && std::ranges::count(theta, theta[0]) == std::ssize(theta);
-  const bool windows = count("sliding") > 0, all_windows = count("full") == 0;
-  std::string why = obstacle(c);
-  if (why.empty() && !one_theta && c.qk_norm) why = "layers differ in rope_theta and have qk_norm";
-  if (why.empty() && c.attention_sink_logits && c.qk_norm) why = "sink logits and qk_norm";
-  if (!why.empty()) {
-    throw Error(ExitCode::kConfig, {"no class of transformers holds this model: " + why, "export",
-                                    "use --format kvsmith, which `kvsmith` reads everywhere"});
-  }
-  if (c.qk_norm) return {"Qwen3ForCausalLM", "qwen3", windows};
-  if (!one_theta || c.attention_sink_logits || (windows && !all_windows) ||
-      (windows && c.attention_bias)) {
-    return {"GraniteSWAForCausalLM", "granite_swa", true, true};
-  }
-  if (windows) return {"MistralForCausalLM", "mistral"};
-  return {"LlamaForCausalLM", "llama"};
 }
 
 /// layer_types of transformers in our words.
@@ -144,12 +98,80 @@ void read_layers(const Json& json,
   }
 }
 
-}  // namespace
+/// Sizes of latent layers.
+void read_latents(const Json& json,
+                  const std::string& type,
+                  ModelConfig& c,
+                  const std::string& where) {
+  const auto refuse = [&](const std::string& what, const std::string& advice) {
+    throw Error(ExitCode::kConfig, {what, where, advice});
+  };
+  if (c.attention_bias) refuse("attention_bias is not supported in latent layers", "");
+  constexpr int64_t kUsualDense = 3;  // of DeepseekV3Config
+  if (type == "deepseek_v3" &&
+      json.value("first_k_dense_replace", kUsualDense) < c.num_hidden_layers) {
+    refuse(cat("layers from ", json.value("first_k_dense_replace", kUsualDense),
+               " on are mixtures of experts, which are not supported"),
+           "only dense models are: first_k_dense_replace = num_hidden_layers");
+  }
+  // the class would take a missing rank for 1536
+  if (!json.contains("q_lora_rank")) refuse("key \"q_lora_rank\" is missing", "null: none");
+  c.layer_types = {"latent"};
+  c.latent = {.kv_lora_rank = required<int64_t>(json, "kv_lora_rank", where),
+              .q_lora_rank = json["q_lora_rank"].is_null() ? 0 : json["q_lora_rank"].get<int64_t>(),
+              .qk_rope_head_dim = required<int64_t>(json, "qk_rope_head_dim", where),
+              .qk_nope_head_dim = required<int64_t>(json, "qk_nope_head_dim", where),
+              .v_head_dim = required<int64_t>(json, "v_head_dim", where)};
+  for (const auto& [key, value] : {std::pair("kv_lora_rank", c.latent.kv_lora_rank),
+                                   std::pair("qk_rope_head_dim", c.latent.qk_rope_head_dim),
+                                   std::pair("qk_nope_head_dim", c.latent.qk_nope_head_dim),
+                                   std::pair("v_head_dim", c.latent.v_head_dim)}) {
+    if (value < 1) refuse(cat(key, " is ", value), "expected at least 1");
+  }
+  c.num_key_value_heads = c.num_attention_heads;
+  // head_dim is no size of latent layers, but has to be possible
+  c.head_dim = c.hidden_size / std::max<int64_t>(1, c.num_attention_heads);
+  if (c.head_dim == 0 || c.head_dim % 2 != 0) c.head_dim = c.latent.qk_rope_head_dim;
+}
 
-Json to_hf_config(const ModelConfig& c, int64_t bos_id, int64_t eos_id, const std::string& dtype) {
-  const Family family = family_of(c);
-  Json json = {{"architectures", {family.architecture}},
-               {"model_type", family.model_type},
+/// Layers of the LCKV authors' class. The window needs no conversion: with and without the
+/// diagonal, their eager and SDPA masks hide keys that are sliding_window or more tokens back, as
+/// ours do, so a layer that reads ahead sees sliding_window - 1 keys. Only their flash-attention
+/// path counts otherwise there: it shortens keys and window by one each, and may show one key more.
+void read_lckv(const Json& json, ModelConfig& c, const std::string& where) {
+  if (json.value("force_nodiag", false)) {
+    throw Error(ExitCode::kConfig,
+                {"force_nodiag is true: no token sees itself in any layer", where,
+                 "only layers that read a layer above them can be without the diagonal here"});
+  }
+  // use_sequential chooses how to compute the same, and is not needed
+  const auto text = required<std::string>(json, "layer_types", where);
+  std::vector<KeyProblem> problems;
+  const LayerLists lists = parse_lckv_layers(text, problems);
+  if (lists.types.empty() && problems.empty()) problems.push_back({"layer_types", "is empty"});
+  if (!problems.empty()) {
+    throw Error(ExitCode::kConfig, {problems[0].key + ": " + problems[0].text, where,
+                                    "expected layer numbers such as \"0_4s_4_4_4_5\""});
+  }
+  c.layer_types = lists.types;
+  c.kv_source_layers = lists.k_sources;
+  constexpr int64_t kTheirWindow = 4096;
+  if (std::ranges::find(c.layer_types, "sliding") != c.layer_types.end())
+    c.sliding_window = json.value("sliding_window", kTheirWindow);
+  c.forward_passes = json.value("forward_passes", c.forward_passes);
+  c.backward_passes = json.value("backward_passes", c.backward_passes);
+}
+
+bool is_latent_type(const std::string& type) { return type == "youtu" || type == "deepseek_v3"; }
+
+/// What every layout has.
+Json common_config(const ModelConfig& c,
+                   const char* architecture,
+                   const char* model_type,
+                   const ExportIds& ids,
+                   const std::string& dtype) {
+  Json json = {{"architectures", {architecture}},
+               {"model_type", model_type},
                {"vocab_size", c.vocab_size},
                {"hidden_size", c.hidden_size},
                {"intermediate_size", c.intermediate_size},
@@ -168,11 +190,19 @@ Json to_hf_config(const ModelConfig& c, int64_t bos_id, int64_t eos_id, const st
                {"mlp_bias", false},
                {"use_cache", true},
                {"torch_dtype", dtype}};
-  const bool windows = std::ranges::find(c.layer_types, "sliding") != c.layer_types.end();
-  if (windows) {
+  if (ids.bos >= 0) json["bos_token_id"] = ids.bos;
+  if (ids.eos >= 0) json["eos_token_id"] = ids.eos;
+  if (std::ranges::find(c.layer_types, "sliding") != c.layer_types.end())
     json["sliding_window"] = c.sliding_window;
-    json["use_sliding_window"] = true;
-  }
+  return json;
+}
+
+}  // namespace
+
+Json to_hf_config(const ModelConfig& c, const ExportIds& ids, const std::string& dtype) {
+  const HfFamily family = hf_family_of(c);
+  Json json = common_config(c, family.architecture, family.model_type, ids, dtype);
+  if (json.contains("sliding_window")) json["use_sliding_window"] = true;
   if (family.has_layers) {
     json["layer_types"] = Json::array();
     for (const auto& type : c.layer_types) json["layer_types"].push_back(type + "_attention");
@@ -183,14 +213,38 @@ Json to_hf_config(const ModelConfig& c, int64_t bos_id, int64_t eos_id, const st
     for (const char* key : {"embedding_multiplier", "residual_multiplier", "logits_scaling"})
       json[key] = 1.0;
   }
-  if (bos_id >= 0) json["bos_token_id"] = bos_id;
-  if (eos_id >= 0) json["eos_token_id"] = eos_id;
+  if (family.is_latent) {
+    json.erase("head_dim");  // the class's own is qk_rope_head_dim, and a key would replace it
+    json["num_key_value_heads"] = c.num_attention_heads;
+    json["kv_lora_rank"] = c.latent.kv_lora_rank;
+    json["q_lora_rank"] = c.latent.q_lora_rank > 0 ? Json(c.latent.q_lora_rank) : Json();
+    json["qk_rope_head_dim"] = c.latent.qk_rope_head_dim;
+    json["qk_nope_head_dim"] = c.latent.qk_nope_head_dim;
+    json["v_head_dim"] = c.latent.v_head_dim;
+    json["rope_interleave"] = false;
+  }
   return json;
+}
+
+Json to_lckv_config(const ModelConfig& c, const ExportIds& ids, const std::string& dtype) {
+  const std::string layers = lckv_layer_types(c);
+  Json json = common_config(c, "LCKVLlamaForCausalLM", "lckv-llama", ids, dtype);
+  json["layer_types"] = layers;
+  json["forward_passes"] = c.forward_passes;
+  json["backward_passes"] = c.backward_passes;
+  json["use_sequential"] = false;
+  json["force_nodiag"] = false;
+  return json;
+}
+
+bool has_interleaved_rotation(const Json& json) {
+  return is_latent_type(json.value("model_type", "")) && json.value("rope_interleave", true);
 }
 
 ModelConfig from_hf_config(const Json& json, const std::string& where) {
   const auto type = required<std::string>(json, "model_type", where);
-  const std::vector<std::string> supported = {"granite_swa", "llama", "mistral", "qwen2", "qwen3"};
+  const std::vector<std::string> supported = {"deepseek_v3", "granite_swa", "lckv-llama", "llama",
+                                              "mistral",     "qwen2",       "qwen3",      "youtu"};
   if (std::ranges::find(supported, type) == supported.end()) {
     throw Error(ExitCode::kConfig, {"model_type \"" + type + "\" is not supported", where,
                                     "supported: " + join(supported)});
@@ -217,20 +271,23 @@ ModelConfig from_hf_config(const Json& json, const std::string& where) {
   c.rms_norm_eps = json.value("rms_norm_eps", 1e-6);
   c.initializer_range = json.value("initializer_range", 0.02);
   c.rope_theta = rope_theta(json, where);
-  c.tie_word_embeddings = json.value("tie_word_embeddings", false);
+  c.tie_word_embeddings = json.value("tie_word_embeddings", type == "youtu");
   c.qk_norm = type == "qwen3";
   c.attention_bias = type == "qwen2" || json.value("attention_bias", false);
   if (c.head_dim == 0) c.head_dim = c.hidden_size / std::max<int64_t>(1, c.num_attention_heads);
-  read_layers(json, type, c, where);
+  if (is_latent_type(type)) {
+    read_latents(json, type, c, where);
+  } else if (type == "lckv-llama") {
+    read_lckv(json, c, where);
+  } else {
+    read_layers(json, type, c, where);
+  }
   if (c.max_position_embeddings < 2) {
     throw Error(ExitCode::kConfig, {cat("max_position_embeddings is ", c.max_position_embeddings),
                                     where, "expected at least 2"});
   }
   // the same ranges and relations as for a file of ours
-  RunConfig run;
-  run.model = c;
-  run.train.sequence_length = std::min(run.train.sequence_length, c.max_position_embeddings);
-  return parse_run_config(to_toml(run), where).model;
+  return parse_run_config(to_toml(run_config_of(c)), where).model;
 }
 
 }  // namespace kvsmith

@@ -6,6 +6,7 @@
 #include <torch/types.h>
 
 #include "checkpoints/hf_config.h"
+#include "checkpoints/rotary_rows.h"
 #include "checkpoints/store.h"
 #include "checkpoints/tensor_file.h"
 #include "configs/run_config.h"
@@ -128,11 +129,13 @@ LoadedModel load_hf(const fs::path& folder, const LoadOptions& options) {
     std::erase_if(available, [](const auto& item) { return item.first.ends_with(".sinks"); });
   }
   out.model = make(config, options);
+  const bool interleaved = has_interleaved_rotation(json);
   copy_into(
       named_parameters(*out.model), available,
       [&](const std::string& name) {
         const auto& file = files.at(shards.at(name));
-        return load_tensor(file, *file.find(name));
+        const auto tensor = load_tensor(file, *file.find(name));
+        return interleaved ? from_interleaved_rows(name, tensor, config.latent) : tensor;
       },
       folder.string());
   take_tokenizer(out, folder / "tokenizer.model");

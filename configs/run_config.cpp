@@ -145,6 +145,13 @@ RunConfig parse_run_config(const std::string& toml, const std::string& source) {
   return resolve(Settings::from_text(toml, source));
 }
 
+RunConfig run_config_of(const ModelConfig& model) {
+  RunConfig config;
+  config.model = model;
+  config.train.sequence_length = model.max_position_embeddings;
+  return config;
+}
+
 std::vector<std::string> advice(const RunConfig& config) {
   std::vector<std::string> out;
   const KvGraph graph(config.model);

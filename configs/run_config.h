@@ -32,6 +32,10 @@ RunConfig parse_run_config(const std::string& toml, const std::string& source);
 /// What is allowed and probably not meant, one sentence each.
 std::vector<std::string> advice(const RunConfig& config);
 
+/// A configuration around a model that comes without one: the default run, on texts as long as the
+/// model takes.
+RunConfig run_config_of(const ModelConfig& model);
+
 /// The resolved configuration as TOML; parse_run_config gives it back unchanged.
 std::string to_toml(const RunConfig& config);
 

@@ -32,8 +32,9 @@ struct StoreFlags {
 void export_it(const ExportFlags& flags) {
   Console console(flags.quiet);
   const LoadedModel model = load(flags.model);
-  const auto report = flags.format == "hf" ? export_hf(model, flags.output, flags.force)
-                                           : export_kvsmith(model, flags.output, flags.force);
+  const auto report = flags.format == "hf"     ? export_hf(model, flags.output, flags.force)
+                      : flags.format == "lckv" ? export_lckv(model, flags.output, flags.force)
+                                               : export_kvsmith(model, flags.output, flags.force);
   console.note(cat("wrote ", flags.output.string(), ", ",
                    human_bytes(static_cast<double>(report.bytes)),
                    "; read back, largest logit difference ", report.max_logit_difference));
@@ -110,11 +111,13 @@ void add_export(CLI::App& app) {
   auto* verb = app.add_subcommand("export", "Write a checkpoint for other programs");
   auto flags = std::make_shared<ExportFlags>();
   add_model_flags(*verb, flags->model);
-  verb->add_option("--format", flags->format,
-                   "hf: a folder for Hugging Face transformers; kvsmith: one file for inference")
-      ->check(CLI::IsMember({"hf", "kvsmith"}))
+  verb->add_option(
+          "--format", flags->format,
+          "hf: a folder for Hugging Face transformers; lckv: a folder for the LCKV authors' "
+          "code, where layers share keys and values; kvsmith: one file for inference")
+      ->check(CLI::IsMember({"hf", "lckv", "kvsmith"}))
       ->capture_default_str();
-  verb->add_option("--output,-o", flags->output, "folder (hf) or file (kvsmith)")->required();
+  verb->add_option("--output,-o", flags->output, "folder (hf, lckv) or file (kvsmith)")->required();
   verb->add_flag("--force", flags->force, "replace the output");
   verb->add_flag("--quiet,-q", flags->quiet, "no progress on stderr");
   verb->footer(

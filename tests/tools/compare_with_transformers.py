@@ -15,13 +15,16 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 try:
     import numpy
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, DeepseekV3ForCausalLM, LlamaForCausalLM, YoutuForCausalLM
+
+    from lckv_reference import lckv_logits
 except ImportError as error:
     print(f"skipped: {error}")
     sys.exit(77)
 
 LARGEST_LOGIT_DIFFERENCE = 1e-4
 LARGEST_NLL_DIFFERENCE = 1e-4
+LATENT = {"kv_lora_rank": 24, "q_lora_rank": None, "qk_rope_head_dim": 8, "qk_nope_head_dim": 12, "v_head_dim": 20}
 TEXTS = [
     "To be, or not to be: that is the question.",
     "  two leading spaces,\ttab\nnew line\n\n  1234567 3.14",
@@ -71,6 +74,39 @@ def compare(binary, run, folder, text=None):
     print(f"{run.name}: {type(model).__name__}, {len(ids)} tokens, largest logit difference {worst:.2e}")
     assert worst <= LARGEST_LOGIT_DIFFERENCE
     return model, tokenizer
+
+
+def compare_import(binary, folder, name, architecture, extra):
+    """A random model that transformers saved; rope_interleave is what its class has by default."""
+    torch.manual_seed(0)
+    config = architecture.config_class(vocab_size=320, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+                                       num_key_value_heads=4, initializer_range=0.2, bos_token_id=1, eos_token_id=2, **extra)
+    model = architecture(config).eval()
+    model.save_pretrained(folder / name)
+    ids = [(i * 7919 + 1) % 320 for i in range(60)]
+    (folder / "ids.json").write_text(json.dumps(ids))
+    kvsmith(binary, "logits", folder / name, "--tokens", folder / "ids.json", "--protocol", "parallel",
+            "--output", folder / "logits.npy", "--force")
+    with torch.no_grad():
+        theirs = model(torch.tensor([ids])).logits[0].numpy()
+    worst = float(numpy.abs(numpy.load(folder / "logits.npy") - theirs).max())
+    print(f"{name}: {architecture.__name__}, logits to {abs(theirs).max():.1f}, largest logit difference {worst:.2e}")
+    assert worst <= LARGEST_LOGIT_DIFFERENCE
+
+
+def compare_lckv(binary, run, folder):
+    """The export in the LCKV authors' layout, by a second implementation: their code needs transformers 4.45."""
+    exported = folder / f"{run.name}-export"
+    kvsmith(binary, "export", run, "--format", "lckv", "--output", exported, "-q")
+    ids = AutoTokenizer.from_pretrained(run.parent / "llama-hf")("\n".join(TEXTS))["input_ids"][:60]
+    (folder / "ids.json").write_text(json.dumps(ids))
+    theirs = lckv_logits(exported, ids).numpy()
+    worst = 0.0
+    for model in (run, exported):
+        kvsmith(binary, "logits", model, "--tokens", folder / "ids.json", "--protocol", "decode", "--output", folder / "logits.npy", "--force")
+        worst = max(worst, float(numpy.abs(numpy.load(folder / "logits.npy") - theirs).max()))
+    print(f"{run.name}: {len(ids)} tokens, logits to {abs(theirs).max():.1f}, largest logit difference {worst:.2e}")
+    assert worst <= LARGEST_LOGIT_DIFFERENCE
 
 
 def compare_ids(binary, run, tokenizer, folder, text):
@@ -136,6 +172,20 @@ def main():
                               "model.rope_local_theta=500"), folder)
         compare(binary, train(binary, folder, "granite-nope-sinks", window, "model.layer_types=['sliding','full']",
                               "model.layer_rope_theta=[10000.0,0.0]", "model.attention_sink_logits=true"), folder)
+        latent = ["model.layer_types=['latent']", "model.kv_lora_rank=24", "model.qk_rope_head_dim=8", "model.qk_nope_head_dim=12",
+                  "model.v_head_dim=20", "model.rms_norm_eps=1e-3"]
+        compare(binary, train(binary, folder, "youtu", *latent), folder)
+        compare(binary, train(binary, folder, "youtu-q-lora", *latent, "model.q_lora_rank=40", "model.rope_theta=50000",
+                              "model.tie_word_embeddings=false"), folder)
+        for name, architecture, extra in (("import-llama", LlamaForCausalLM, {}),
+                                          ("import-youtu", YoutuForCausalLM, LATENT),
+                                          ("import-youtu-q-lora", YoutuForCausalLM, LATENT | {"q_lora_rank": 40}),
+                                          ("import-deepseek", DeepseekV3ForCausalLM, LATENT | {"first_k_dense_replace": 2})):
+            compare_import(binary, folder, name, architecture, extra)
+        six = ["model.num_hidden_layers=6", window, "train.max_steps=8"]
+        for layers in ("0_1_2_3_4_5", "0_0_2_2_4_4", "0s_1s_2s_3_3_3", "0_4_4_4_4_5", "0_4s_4_4_4_5", "0_4s_4s_4s_4s_5", "0_0_1_5s_5_5"):
+            compare_lckv(binary, train(binary, folder, "lckv-" + layers, *six, f"model.layer_types=['{layers}']",
+                                       "model.tie_word_embeddings=" + ("true" if layers == "0_4_4_4_4_5" else "false")), folder)
 
 
 main()

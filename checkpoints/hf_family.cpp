@@ -1,0 +1,114 @@
+#include "checkpoints/hf_family.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "configs/kv_graph.h"
+#include "core/error.h"
+#include "core/text.h"
+
+namespace kvsmith {
+namespace {
+
+[[noreturn]] void refuse(const std::string& who, const std::string& why) {
+  throw Error(ExitCode::kConfig, {who + " holds this model: " + why, "export",
+                                  "use --format kvsmith, which `kvsmith` reads everywhere"});
+}
+
+bool has_one_theta(const ModelConfig& c) {
+  const auto& theta = c.layer_rope_theta;
+  return theta[0] > 0 && std::ranges::count(theta, theta[0]) == std::ssize(theta);
+}
+
+/// transformers refuses such configurations, head_dim or not.
+std::string odd_width(const ModelConfig& c) {
+  if (c.hidden_size % c.num_attention_heads == 0) return "";
+  return cat("hidden_size ", c.hidden_size, " is no multiple of ", c.num_attention_heads, " heads");
+}
+
+/// What keeps a model of softmax attention out of every class of Llama's shape; empty: nothing.
+std::string attention_obstacle(const ModelConfig& c, const KvGraph& graph) {
+  for (int64_t i = 0; i < graph.size(); ++i) {
+    const LayerSpec& spec = graph[i];
+    if (spec.kind != "full" && spec.kind != "sliding")
+      return cat("layer ", i, " is of kind \"", spec.kind, "\"");
+    if (spec.kv_heads != c.num_key_value_heads)
+      return cat("layer ", i, " has ", spec.kv_heads, " key/value heads, others ",
+                 c.num_key_value_heads);
+    if (spec.sinks > 0) return cat("layer ", i, " keeps ", spec.sinks, " sink tokens");
+  }
+  if (c.attention_k_eq_v) return "values are made from keys (attention_k_eq_v)";
+  return "";
+}
+
+std::string stock_obstacle(const ModelConfig& c, const KvGraph& graph) {
+  if (auto why = attention_obstacle(c, graph); !why.empty()) return why;
+  for (int64_t i = 0; i < graph.size(); ++i) {
+    const LayerSpec& spec = graph[i];
+    if (spec.k_source != i || spec.v_source != i) {
+      return cat("layer ", i, " reads keys and values of layer ", spec.k_source,
+                 spec.k_source == spec.v_source ? " (--format lckv may hold it)" : "");
+    }
+  }
+  if (!has_one_theta(c) && c.qk_norm) return "layers differ in rope_theta and have qk_norm";
+  return c.attention_sink_logits && c.qk_norm ? "sink logits and qk_norm" : "";
+}
+
+std::string latent_obstacle(const ModelConfig& c, const KvGraph& graph) {
+  for (int64_t i = 0; i < graph.size(); ++i) {
+    const LayerSpec& spec = graph[i];
+    if (spec.kind != "latent")
+      return cat("layer ", i, " is of kind \"", spec.kind, "\" beside latent ones");
+    if (spec.k_source != i) return cat("layer ", i, " reads the latents of layer ", spec.k_source);
+  }
+  return has_one_theta(c) ? "" : "latent layers differ in rope_theta, or have none";
+}
+
+std::string lckv_obstacle(const ModelConfig& c, const KvGraph& graph) {
+  if (auto why = attention_obstacle(c, graph); !why.empty()) return why;
+  for (int64_t i = 0; i < graph.size(); ++i) {
+    if (graph[i].k_source != graph[i].v_source) {
+      return cat("layer ", i, " reads keys of layer ", graph[i].k_source, " and values of layer ",
+                 graph[i].v_source);
+    }
+  }
+  if (!has_one_theta(c)) return "layers differ in rope_theta, or have none";
+  if (c.qk_norm) return "queries and keys are normed (qk_norm)";
+  if (c.attention_sink_logits) return "the softmax has sink logits (attention_sink_logits)";
+  return odd_width(c);
+}
+
+}  // namespace
+
+HfFamily hf_family_of(const ModelConfig& c) {
+  const KvGraph graph(c);
+  const auto count = [&](const char* kind) { return std::ranges::count(c.layer_types, kind); };
+  const bool is_latent = count("latent") > 0;
+  const std::string why = is_latent ? latent_obstacle(c, graph) : stock_obstacle(c, graph);
+  if (!why.empty()) refuse("no class of transformers", why);
+  if (is_latent) {
+    return {.architecture = "YoutuForCausalLM", .model_type = "youtu", .is_latent = true};
+  }
+
+  const bool windows = count("sliding") > 0, all_windows = count("full") == 0;
+  if (c.qk_norm) return {"Qwen3ForCausalLM", "qwen3", windows};
+  if (!has_one_theta(c) || c.attention_sink_logits || (windows && !all_windows) ||
+      (windows && c.attention_bias)) {
+    return {"GraniteSWAForCausalLM", "granite_swa", true, true};
+  }
+  if (windows) return {"MistralForCausalLM", "mistral"};
+  if (const auto odd = odd_width(c); !odd.empty()) refuse("no class of transformers", odd);
+  return {"LlamaForCausalLM", "llama"};
+}
+
+std::string lckv_layer_types(const ModelConfig& c) {
+  const KvGraph graph(c);
+  if (const auto why = lckv_obstacle(c, graph); !why.empty())
+    refuse("no model of the lckv-llama layout", why);
+  std::vector<std::string> parts;
+  for (int64_t i = 0; i < graph.size(); ++i)
+    parts.push_back(cat(graph[i].k_source, graph[i].window > 0 ? "s" : ""));
+  return join(parts, "_");
+}
+
+}  // namespace kvsmith

@@ -1,0 +1,22 @@
+#include "checkpoints/rotary_rows.h"
+
+#include <torch/types.h>
+
+namespace kvsmith {
+
+at::Tensor from_interleaved_rows(const std::string& name,
+                                 const at::Tensor& weight,
+                                 const LatentConfig& sizes) {
+  const int64_t rotated = sizes.qk_rope_head_dim;
+  // a matrix is a stack of blocks, each with rows that stay before those that are rotated
+  const bool is_query = name.ends_with(".q_proj.weight") || name.ends_with(".q_b_proj.weight");
+  const bool is_key = name.ends_with(".kv_a_proj_with_mqa.weight");
+  if (!is_query && !is_key) return weight;
+  const int64_t kept = is_query ? sizes.qk_nope_head_dim : sizes.kv_lora_rank;
+  const auto blocks = weight.unflatten(0, {-1, kept + rotated});
+  const auto halves =
+      blocks.narrow(1, kept, rotated).unflatten(1, {rotated / 2, 2}).transpose(1, 2).flatten(1, 2);
+  return torch::cat({blocks.narrow(1, 0, kept), halves}, 1).flatten(0, 1);
+}
+
+}  // namespace kvsmith
