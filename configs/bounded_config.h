@@ -11,6 +11,7 @@ namespace kvsmith {
 /// leaves it.
 struct BoundedConfig {
   int64_t memory_capacity = 0;
+  int64_t memory_capacity_bytes = 0;
   std::string slot_mass = "convex";
   double slot_tau = 1;
 
@@ -22,6 +23,12 @@ struct BoundedConfig {
               .min = 0,
               .max = 1 << 28},
           self.memory_capacity);
+    visit(Key{.name = "memory_capacity_bytes",
+              .help = "bounded layers: the capacity as bytes of one layer and sequence, tokens as "
+                      "bf16 and slots as fp32; instead of memory_capacity",
+              .min = 0,
+              .max = int64_t{1} << 40},
+          self.memory_capacity_bytes);
     visit(Key{.name = "slot_mass",
               .help = "bounded layers: a slot weighs as one token (convex), or as many as it has "
                       "absorbed (count)",

@@ -16,6 +16,14 @@ bool has_window(const std::string& kind) {
   return kind == "sliding" || kind == "bounded" || kind == "rattention";
 }
 
+/// A list that fits several times into the layers is a period: ["sliding", "sliding", "full"].
+template <class T>
+void repeat(std::vector<T>& list, const ModelConfig& config) {
+  const auto layers = static_cast<size_t>(config.num_hidden_layers), period = list.size();
+  if (period == 0 || layers % period != 0) return;
+  while (list.size() < layers) list.push_back(list[list.size() - period]);
+}
+
 /// Completes one per-layer list: a single value stands for every layer, an empty list for `base`.
 template <class T>
 void complete(std::vector<T>& list,
@@ -28,7 +36,8 @@ void complete(std::vector<T>& list,
   if (list.empty()) list = base;
   if (list.size() != layers) {
     problems.push_back({key, cat("has ", list.size(), " entries for ", layers,
-                                 " layers; give one each, or one for all")});
+                                 " layers; give one each, or one for all; kinds, heads and "
+                                 "bases may be a period that divides them")});
   }
 }
 
@@ -204,6 +213,52 @@ void check_coded(const ModelConfig& c, std::vector<KeyProblem>& problems) {
   }
 }
 
+/// Bytes of a key/value head's sinks and slots, and of each further token, as
+/// memory_capacity_bytes counts them.
+struct BoundedBytes {
+  explicit BoundedBytes(const ModelConfig& c)
+      : token(2 * c.head_dim * 2),
+        besides(c.num_sink_tokens * token + c.linear.num_slots * (2 * c.head_dim + 1) * 4) {}
+  int64_t token, besides;
+};
+
+/// The window that the capacity of a bounded layer leaves; below 1 where it is too small.
+int64_t bounded_window(const ModelConfig& c, int64_t kv_heads) {
+  if (c.bounded.memory_capacity_bytes > 0) {
+    const BoundedBytes bytes(c);
+    return (c.bounded.memory_capacity_bytes / kv_heads - bytes.besides) / bytes.token;
+  }
+  if (c.bounded.memory_capacity > 0)
+    return c.bounded.memory_capacity - c.num_sink_tokens - c.linear.num_slots;
+  return c.sliding_window;
+}
+
+void check_bounded(const ModelConfig& c, const KvGraph& graph, std::vector<KeyProblem>& problems) {
+  const int64_t tokens = c.bounded.memory_capacity, bytes = c.bounded.memory_capacity_bytes;
+  const auto expect = [&](bool good, const std::string& key, const std::string& text) {
+    if (!good) problems.push_back({key, text});
+  };
+  for (int64_t i = 0; i < graph.size(); ++i) {
+    if (graph[i].kind != "bounded") continue;
+    expect(c.linear.num_slots > 0, "num_slots",
+           cat("layer ", i,
+               " is bounded and has no slots; for sinks and a window alone make it "
+               "sliding"));
+    expect(tokens == 0 || bytes == 0, "memory_capacity_bytes",
+           cat("is ", bytes, " and memory_capacity is ", tokens, "; give one of them"));
+    const std::string needs = cat(c.num_sink_tokens, " sinks, ", c.linear.num_slots,
+                                  " slots and a window of at least 1; give at least ");
+    const int64_t least = c.num_sink_tokens + c.linear.num_slots + 1;
+    expect(tokens == 0 || graph[i].window > 0, "memory_capacity",
+           cat("layer ", i, " has a capacity of ", tokens, " tokens for ", needs, least));
+    const BoundedBytes of_head(c);
+    expect(
+        bytes == 0 || graph[i].window > 0, "memory_capacity_bytes",
+        cat("layer ", i, " has a capacity of ", bytes, " bytes for ", graph[i].kv_heads,
+            " key/value heads of ", needs, graph[i].kv_heads * (of_head.besides + of_head.token)));
+  }
+}
+
 /// Options of layers that exclude each other.
 void check_options(const ModelConfig& c, std::vector<KeyProblem>& problems) {
   const KvGraph graph(c);
@@ -225,6 +280,7 @@ void check_options(const ModelConfig& c, std::vector<KeyProblem>& problems) {
   }
   check_latent(c, graph, problems);
   check_coded(c, problems);
+  check_bounded(c, graph, problems);
   expect(!graph.is_cyclic() || c.dropout == 0, "dropout",
          "layers that read ahead are run several times over the same tokens, and each pass would "
          "drop other elements; set dropout = 0");
@@ -236,10 +292,9 @@ KvGraph::KvGraph(const ModelConfig& config) {
   for (size_t i = 0; i < config.layer_types.size(); ++i) {
     const std::string& kind = config.layer_types[i];
     const bool slides = has_window(kind);
-    const int64_t window =
-        kind == "bounded" && config.bounded.memory_capacity > 0
-            ? config.bounded.memory_capacity - config.num_sink_tokens - config.linear.num_slots
-            : config.sliding_window;
+    const int64_t window = kind == "bounded"
+                               ? bounded_window(config, config.layer_num_key_value_heads[i])
+                               : config.sliding_window;
     layers_.push_back({.kind = kind,
                        .k_source = config.k_source_layers[i],
                        .v_source = config.v_source_layers[i],
@@ -305,6 +360,9 @@ std::vector<KeyProblem> fill_in_layers(ModelConfig& c) {
   const auto layers = static_cast<size_t>(c.num_hidden_layers);
   std::vector<int64_t> own(layers);
   for (size_t i = 0; i < layers; ++i) own[i] = static_cast<int64_t>(i);
+  repeat(c.layer_types, c);
+  repeat(c.layer_num_key_value_heads, c);
+  repeat(c.layer_rope_theta, c);
   complete(c.layer_types, std::vector<std::string>(layers, "full"), "layer_types", c, problems);
   complete(c.k_source_layers, own, "k_source_layers", c, problems);
   complete(c.v_source_layers, own, "v_source_layers", c, problems);
@@ -330,16 +388,10 @@ std::vector<KeyProblem> fill_in_layers(ModelConfig& c) {
     const std::string& type = c.layer_types[i];
     expect(std::ranges::find(names, type) != names.end(), "layer_types",
            cat("is \"", type, "\"; ", suggestion(type, names)));
-    const bool has_capacity = type == "bounded" && c.bounded.memory_capacity > 0;
+    const bool has_capacity =
+        type == "bounded" && (c.bounded.memory_capacity > 0 || c.bounded.memory_capacity_bytes > 0);
     expect(!has_window(type) || has_capacity || c.sliding_window > 0, "sliding_window",
            cat("is ", type, " and no sliding_window is set; 512 is a usual size"));
-    const int64_t besides = c.num_sink_tokens + c.linear.num_slots;
-    expect(!has_capacity || c.bounded.memory_capacity > besides, "memory_capacity",
-           cat("has a capacity of ", c.bounded.memory_capacity, " tokens for ", c.num_sink_tokens,
-               " sinks, ", c.linear.num_slots, " slots and a window of at least 1; give at least ",
-               besides + 1));
-    expect(type != "bounded" || c.linear.num_slots > 0, "num_slots",
-           "is bounded and has no slots; for sinks and a window alone make it sliding");
     const int64_t heads = c.layer_num_key_value_heads[i];
     const bool is_own_value = heads != c.num_key_value_heads;  // that one is checked for all
     expect(!is_own_value || (heads > 0 && c.num_attention_heads % heads == 0),

@@ -130,8 +130,9 @@ struct ModelConfig {
           self.pattern);
     visit(
         Key{.name = "layer_types",
-            .help = "kind of each layer, see docs/architectures; one value stands for all; or the "
-                    "string of the LCKV authors, \"0_4s_4_4_4_5\""},
+            .help = "kind of each layer, see docs/architectures; one value stands for all, a "
+                    "list that fits in several times is a period; or the string of the LCKV "
+                    "authors, \"0_4s_4_4_4_5\""},
         self.layer_types);
     visit(Key{.name = "kv_source_layers",
               .help = "for each layer, the layer whose keys and values it reads; empty: its own",

@@ -101,6 +101,18 @@ TEST(Patterns, FillingInTwiceChangesNothingAndTheTableSurvivesAFile) {
   }
 }
 
+TEST(KvGraph, AListThatFitsSeveralTimesIsAPeriod) {
+  const auto config = filled([](auto& c) {
+                        c.layer_types = {"full", "gla", "gla"};
+                        c.layer_num_key_value_heads = {1, 2};
+                        c.layer_rope_theta = {0, 1e4, 1e5};
+                      }).config;
+  using Kinds = std::vector<std::string>;
+  EXPECT_EQ(config.layer_types, (Kinds{"full", "gla", "gla", "full", "gla", "gla"}));
+  EXPECT_EQ(config.layer_num_key_value_heads, (std::vector<int64_t>{1, 2, 1, 2, 1, 2}));
+  EXPECT_EQ(config.layer_rope_theta, (std::vector<double>{0, 1e4, 1e5, 0, 1e4, 1e5}));
+}
+
 TEST(KvGraph, CyclicSlicesAreTheSmallestThatClose) {
   const auto slices = [](const char* name) { return KvGraph(with_pattern(name)).slices(); };
   EXPECT_EQ(slices("gqa"), (std::vector<Slice>{{0, 6, false}}));
@@ -135,6 +147,9 @@ TEST(KvGraph, ImpossibleTablesAreRefusedWithLayersAndReason) {
     const char* key;
     const char* part;
   } cases[] = {
+      {[](auto& c) { c.layer_types = {"full", "full", "full", "sliding"}; }, "layer_types",
+       "has 4 entries for 6 layers"},
+      {[](auto& c) { c.kv_source_layers = {0, 0, 0}; }, "k_source_layers", "has 3 entries"},
       {[](auto& c) { c.pattern = "yoko"; }, "pattern", "did you mean \"yoco\""},
       {[](auto& c) { c.pattern = "cla-7"; }, "pattern", "groups of 2 to 6"},
       {[](auto& c) { c.pattern = "mqa"; }, "num_key_value_heads", "one key/value head, not 2"},
@@ -192,6 +207,17 @@ TEST(KvGraph, ImpossibleTablesAreRefusedWithLayersAndReason) {
          c.bounded.memory_capacity = 20;
        },
        "memory_capacity", "give at least 21"},
+      {[](auto& c) {
+         c.layer_types = {"bounded"};
+         c.bounded.memory_capacity_bytes = 20000;
+       },
+       "memory_capacity_bytes", "give at least "},
+      {[](auto& c) {
+         c.layer_types = {"bounded"};
+         c.bounded.memory_capacity = 200;
+         c.bounded.memory_capacity_bytes = 200000;
+       },
+       "memory_capacity_bytes", "give one of them"},
       {[](auto& c) {
          c.pattern = "lckv";
          c.dropout = 0.1;

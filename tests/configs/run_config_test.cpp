@@ -159,6 +159,18 @@ TEST(Recipes, AllAreValid) {
   EXPECT_GE(count, 6);
 }
 
+TEST(Recipes, EverySizeGoesWithEveryArchitecture) {
+  const auto configs = std::filesystem::path(KVSMITH_SOURCE_DIR) / "configs";
+  int count = 0;
+  for (const auto& size : std::filesystem::directory_iterator(configs / "sizes")) {
+    for (const auto& kind : std::filesystem::directory_iterator(configs / "architectures")) {
+      EXPECT_NO_THROW(load_run_config({size.path(), kind.path()})) << size << " with " << kind;
+      ++count;
+    }
+  }
+  EXPECT_GE(count, 3 * 26);
+}
+
 TEST(ConfigurationReference, IsWhatTheDocsSay) {
   const auto docs = read_file(std::filesystem::path(KVSMITH_SOURCE_DIR) / "docs/configuration.md");
   EXPECT_NE(docs.find(configuration_reference()), std::string::npos)

@@ -49,6 +49,22 @@ TEST(Footprint, CountsTheParametersOfRealModels) {
   }
 }
 
+TEST(Footprint, ACapacityInBytesIsUsedUpToLessThanAToken) {
+  for (const int64_t capacity : {9000, 9001, 12345}) {
+    const auto config = tiny_model(2, [&](ModelConfig& model) {
+      model.layer_types = {"bounded"};
+      model.num_sink_tokens = 3;
+      model.linear.num_slots = 8;
+      model.bounded.memory_capacity_bytes = capacity;
+    });
+    constexpr int64_t kBf16 = 2, kLong = 1 << 20;
+    const int64_t used = layer_cache_bytes(config, KvGraph(config), 0, kLong, kBf16);
+    const int64_t token = 2 * config.num_key_value_heads * config.head_dim * kBf16;
+    EXPECT_LE(used, capacity);
+    EXPECT_GT(used + token, capacity);
+  }
+}
+
 class FootprintOf : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(FootprintOf, CacheOccupiesWhatTheAllocatorHandsOut) {
