@@ -9,11 +9,11 @@ namespace kvsmith {
 
 /// Which texts a run learns from.
 struct DataConfig {
-  std::vector<std::string> corpus;
-  std::vector<double> weights;
-  std::string split = "train";
-  std::string validation_split = "valid";
-  bool document_mask = false;
+  std::vector<std::string> corpus;         ///< paths
+  std::vector<double> weights;             ///< one a corpus, in any unit, or empty
+  std::string split = "train";             ///< of every corpus
+  std::string validation_split = "valid";  ///< empty: no validation
+  bool document_mask = false;              ///< no token sees another document
 
   template <class Self, class Visit>
   static void fields(Self& self, Visit&& visit) {

@@ -86,6 +86,15 @@ void expand(ModelConfig& c, std::vector<KeyProblem>& problems) {
   }
 }
 
+/// Notes what does not hold.
+struct Expect {
+  std::vector<KeyProblem>& problems;
+
+  void operator()(bool good, const std::string& key, const std::string& text) const {
+    if (!good) problems.push_back({key, text});
+  }
+};
+
 /// Complaints about the edges of a complete table.
 class EdgeCheck {
  public:
@@ -93,6 +102,7 @@ class EdgeCheck {
       : graph_(config), problems_(problems) {}
 
   void run() {
+    const Expect expect{problems_};
     for (int64_t i = 0; i < graph_.size(); ++i) {
       const LayerSpec &k = graph_[graph_[i].k_source], &v = graph_[graph_[i].v_source];
       expect(k.window == v.window && k.sinks == v.sinks, "v_source_layers",
@@ -114,11 +124,8 @@ class EdgeCheck {
   }
 
  private:
-  void expect(bool good, const std::string& key, const std::string& text) {
-    if (!good) problems_.push_back({key, text});
-  }
-
   void check(int64_t reader, int64_t source, const std::string& key, bool keys) {
+    const Expect expect{problems_};
     const LayerSpec &r = graph_[reader], &s = graph_[source];
     const std::string edge =
         cat("layer ", reader, " (", r.kind, ") reads layer ", source, " (", s.kind, ")");
@@ -148,9 +155,7 @@ class EdgeCheck {
 
 /// Sizes of latent layers and of their relatives.
 void check_latent(const ModelConfig& c, const KvGraph& graph, std::vector<KeyProblem>& problems) {
-  const auto expect = [&](bool good, const std::string& key, const std::string& text) {
-    if (!good) problems.push_back({key, text});
-  };
+  const Expect expect{problems};
   const LatentConfig& sizes = c.latent;
   bool all_latent = true, has_latent = false, has_grouped = false, has_gta = false;
   for (int64_t i = 0; i < graph.size(); ++i) {
@@ -191,9 +196,7 @@ void check_latent(const ModelConfig& c, const KvGraph& graph, std::vector<KeyPro
 
 /// Sizes and options of autoencoded and rattention layers.
 void check_coded(const ModelConfig& c, std::vector<KeyProblem>& problems) {
-  const auto expect = [&](bool good, const std::string& key, const std::string& text) {
-    if (!good) problems.push_back({key, text});
-  };
+  const Expect expect{problems};
   const auto& types = c.layer_types;
   const bool has_codes = std::ranges::find(types, "autoencoded") != types.end();
   const int64_t code = c.autoencoder.autoencoder_dim;
@@ -262,9 +265,7 @@ void check_bounded(const ModelConfig& c, const KvGraph& graph, std::vector<KeyPr
 /// Options of layers that exclude each other.
 void check_options(const ModelConfig& c, std::vector<KeyProblem>& problems) {
   const KvGraph graph(c);
-  const auto expect = [&](bool good, const std::string& key, const std::string& text) {
-    if (!good) problems.push_back({key, text});
-  };
+  const Expect expect{problems};
   expect(!c.attention_k_eq_v || c.qk_norm, "attention_k_eq_v",
          "needs qk_norm = true: keys are the values times the weight of the key norm, rotated");
   for (int64_t i = 0; i < graph.size(); ++i) {
@@ -303,18 +304,16 @@ KvGraph::KvGraph(const ModelConfig& config) {
                        .sinks = slides ? config.num_sink_tokens : 0,
                        .rope_theta = config.layer_rope_theta[i]});
   }
-}
-
-bool KvGraph::keeps_keys(int64_t layer) const {
-  return std::ranges::any_of(layers_, [&](const LayerSpec& reader) {
-    return reader.k_source == layer || (reader.kind == "fused" && reader.v_source == layer);
-  });
-}
-
-bool KvGraph::keeps_values(int64_t layer) const {
-  return std::ranges::any_of(layers_, [&](const LayerSpec& reader) {
-    return reader.v_source == layer || (reader.kind == "fused" && reader.k_source == layer);
-  });
+  uses_.resize(layers_.size());
+  for (int64_t reader = 0; reader < size(); ++reader) {
+    const LayerSpec& spec = (*this)[reader];
+    Use& k = uses_[static_cast<size_t>(spec.k_source)];
+    Use& v = uses_[static_cast<size_t>(spec.v_source)];
+    k.keys = v.values = true;
+    if (spec.kind == "fused") k.values = v.keys = true;
+    k.last_reader = v.last_reader = reader;
+  }
+  slices_ = cut();
 }
 
 int64_t KvGraph::owners() const {
@@ -323,19 +322,12 @@ int64_t KvGraph::owners() const {
   return count;
 }
 
-int64_t KvGraph::last_reader(int64_t layer) const {
-  int64_t last = -1;
-  for (int64_t i = 0; i < size(); ++i)
-    if ((*this)[i].k_source == layer || (*this)[i].v_source == layer) last = i;
-  return last;
-}
-
 bool KvGraph::reads_ahead(int64_t layer) const {
   const LayerSpec& spec = (*this)[layer];
   return std::max(spec.k_source, spec.v_source) > layer;
 }
 
-std::vector<Slice> KvGraph::slices() const {
+std::vector<Slice> KvGraph::cut() const {
   std::vector<Slice> out;
   for (int64_t first = 0; first < size();) {
     int64_t last = first + 1;
@@ -352,7 +344,7 @@ std::vector<Slice> KvGraph::slices() const {
   return out;
 }
 
-bool KvGraph::is_cyclic() const { return std::ranges::any_of(slices(), &Slice::is_cyclic); }
+bool KvGraph::is_cyclic() const { return std::ranges::any_of(slices_, &Slice::is_cyclic); }
 
 std::vector<KeyProblem> fill_in_layers(ModelConfig& c) {
   std::vector<KeyProblem> problems;

@@ -42,23 +42,33 @@ class KvGraph {
   int64_t size() const { return static_cast<int64_t>(layers_.size()); }
 
   /// Some layer reads its keys (values): it computes and remembers them.
-  bool keeps_keys(int64_t layer) const;
-  bool keeps_values(int64_t layer) const;
+  bool keeps_keys(int64_t layer) const { return use(layer).keys; }
+  bool keeps_values(int64_t layer) const { return use(layer).values; }
   /// Layers that own a memory.
   int64_t owners() const;
   bool is_owner(int64_t layer) const { return keeps_keys(layer) || keeps_values(layer); }
   /// The highest layer that reads keys or values of `layer`; -1: none does.
-  int64_t last_reader(int64_t layer) const;
+  int64_t last_reader(int64_t layer) const { return use(layer).last_reader; }
   /// It reads a layer above itself, so a token cannot see its own row: row j is seen when j < t.
   bool reads_ahead(int64_t layer) const;
 
   /// The order of execution. Cyclic slices are the smallest that hold a layer that reads ahead and
   /// everything that it waits for; the rest runs once.
-  std::vector<Slice> slices() const;
+  const std::vector<Slice>& slices() const { return slices_; }
   bool is_cyclic() const;
 
  private:
+  /// Who reads the rows of a layer.
+  struct Use {
+    bool keys = false, values = false;  ///< some layer does
+    int64_t last_reader = -1;
+  };
+  const Use& use(int64_t layer) const { return uses_[static_cast<size_t>(layer)]; }
+  std::vector<Slice> cut() const;
+
   std::vector<LayerSpec> layers_;
+  std::vector<Use> uses_;  ///< of each layer
+  std::vector<Slice> slices_;
 };
 
 /// Expands `pattern` and short forms into the per-layer lists of `config`, whose scalars are filled

@@ -8,11 +8,11 @@ namespace kvsmith {
 
 /// Latent attention (MLA, arXiv:2405.04434) and its relatives.
 struct LatentConfig {
-  int64_t kv_lora_rank = 0;
-  int64_t q_lora_rank = 0;
-  int64_t qk_rope_head_dim = 0;
-  int64_t qk_nope_head_dim = 0;
-  int64_t v_head_dim = 0;
+  int64_t kv_lora_rank = 0;      ///< elements of a token's cached latent
+  int64_t q_lora_rank = 0;       ///< elements of a compressed query; 0: not compressed
+  int64_t qk_rope_head_dim = 0;  ///< elements of the rotated key that all heads share
+  int64_t qk_nope_head_dim = 0;  ///< elements of a head's unrotated query and key
+  int64_t v_head_dim = 0;        ///< elements of a head's value
 
   template <class Self, class Visit>
   static void fields(Self& self, Visit&& visit) {

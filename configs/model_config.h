@@ -128,12 +128,11 @@ struct ModelConfig {
                       "lckv-{sandwich,pizza,lasagna}-{top,middle,bottom}, fusedkv-lite, fusedkv; "
                       "empty: the lists alone"},
           self.pattern);
-    visit(
-        Key{.name = "layer_types",
-            .help = "kind of each layer, see docs/architectures; one value stands for all, a "
-                    "list that fits in several times is a period; or the string of the LCKV "
-                    "authors, \"0_4s_4_4_4_5\""},
-        self.layer_types);
+    visit(Key{.name = "layer_types",
+              .help = "kind of each layer, see docs/architectures; one value stands for all, a "
+                      "list that fits in several times is a period; or the string of the LCKV "
+                      "authors, \"0_4s_4_4_4_5\""},
+          self.layer_types);
     visit(Key{.name = "kv_source_layers",
               .help = "for each layer, the layer whose keys and values it reads; empty: its own",
               .min = 0,

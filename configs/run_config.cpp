@@ -88,6 +88,10 @@ void check_relations(const RunConfig& config,
   const int64_t steps = t.total_steps();
   expect(steps == 0 || t.warmup_steps <= steps, "train.warmup_steps",
          cat("warmup_steps ", t.warmup_steps, " is more than the ", steps, " steps of the run"));
+  expect(!t.gradient_checkpointing || m.dropout == 0, "train.gradient_checkpointing",
+         cat("what is computed again would drop other elements; set it to false, or dropout = 0 "
+             "(it is ",
+             m.dropout, ")"));
   const auto& d = config.data;
   expect(d.weights.empty() || d.weights.size() == d.corpus.size(), "data.weights",
          cat(d.weights.size(), " weights for ", d.corpus.size(), " corpora; give one each"));

@@ -9,37 +9,38 @@ namespace kvsmith {
 
 /// How a run learns. Budgets are whichever is reached first; 0 is no limit.
 struct TrainConfig {
-  int64_t max_steps = 0;
-  int64_t max_tokens = 0;
-  double max_time = 0;
-  int64_t batch_size = 16;
-  int64_t micro_batch_size = 0;
-  int64_t sequence_length = 256;
-  double learning_rate = 1e-3;
-  double min_learning_rate = 1e-4;
+  int64_t max_steps = 0;            ///< optimizer steps
+  int64_t max_tokens = 0;           ///< tokens read
+  double max_time = 0;              ///< seconds in this process
+  int64_t batch_size = 16;          ///< sequences per optimizer step
+  int64_t micro_batch_size = 0;     ///< sequences per forward pass; 0: batch_size
+  int64_t sequence_length = 256;    ///< tokens
+  double learning_rate = 1e-3;      ///< peak
+  double min_learning_rate = 1e-4;  ///< at the end
   std::string lr_scheduler = "cosine";
-  int64_t warmup_steps = 50;
-  int64_t decay_steps = 0;
+  int64_t warmup_steps = 50;  ///< optimizer steps
+  int64_t decay_steps = 0;    ///< optimizer steps, wsd only
   double weight_decay = 0.1;
   double adam_beta1 = 0.9;
   double adam_beta2 = 0.95;
   double adam_eps = 1e-8;
-  double max_grad_norm = 1.0;
+  double max_grad_norm = 1.0;  ///< of all gradients together; 0: no clipping
   std::string precision = "fp32";
   std::string device = "auto";
   int64_t seed = 0;
-  int64_t threads = 0;
+  int64_t threads = 0;  ///< CPU threads; 0: all cores
   bool deterministic = false;
-  int64_t max_nonfinite = 3;
-  int64_t log_every = 10;
-  int64_t validate_every = 0;
-  int64_t validate_tokens = 65536;
-  int64_t checkpoint_every = 500;
-  int64_t keep_last = 3;
-  int64_t keep_every = 0;
+  bool gradient_checkpointing = false;
+  int64_t max_nonfinite = 3;        ///< steps skipped in a row before training stops
+  int64_t log_every = 10;           ///< steps
+  int64_t validate_every = 0;       ///< steps; 0: at the end only
+  int64_t validate_tokens = 65536;  ///< tokens; 0: the whole split
+  int64_t checkpoint_every = 500;   ///< steps; 0: at the end only
+  int64_t keep_last = 3;            ///< checkpoints
+  int64_t keep_every = 0;           ///< steps; 0: none for good
   bool keep_best = true;
   bool tensorboard = true;
-  double peak_flops = 0;
+  double peak_flops = 0;  ///< FLOP/s of the device; 0: measured
 
   template <class Self, class Visit>
   static void fields(Self& self, Visit&& visit) {
@@ -115,6 +116,11 @@ struct TrainConfig {
     visit(Key{.name = "deterministic",
               .help = "only deterministic kernels; an error where there is none"},
           self.deterministic);
+    visit(Key{.name = "gradient_checkpointing",
+              .help = "keep only what enters and leaves each layer, and compute the rest again in "
+                      "the backward pass: less memory, a third more time",
+              .shapes_result = false},
+          self.gradient_checkpointing);
     visit(Key{.name = "max_nonfinite",
               .help = "steps in a row whose loss or gradient is not finite that are skipped before "
                       "training stops with exit code 80",
@@ -167,6 +173,7 @@ struct TrainConfig {
 
   bool operator==(const TrainConfig&) const = default;
 
+  /// Tokens per optimizer step.
   int64_t tokens_per_step() const { return batch_size * sequence_length; }
   /// Optimizer steps that the budgets in steps and tokens allow; 0 when there is none.
   int64_t total_steps() const;

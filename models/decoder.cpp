@@ -6,6 +6,7 @@
 #include <torch/types.h>
 
 #include "core/random.h"
+#include "ops/checkpoint.h"
 
 namespace kvsmith {
 
@@ -52,15 +53,8 @@ class DecoderImpl::Step {
 
   at::Tensor run_once(const Slice& slice, at::Tensor x) {
     for (int64_t layer = slice.first; layer < slice.last; ++layer) {
-      x = block(layer)->forward(x, [&](const at::Tensor& normed) {
-        auto& mixer = block(layer)->mixer;
-        RowMixer* rows = block(layer)->rows;
-        if (!rows) return mixer->step(normed, positions_, cache_.of(layer));
-        if (graph_.is_owner(layer)) {
-          shown(layer) = rows->expand(
-              cache_.rows_of(layer).write(positions_, rows->project(normed, positions_)));
-        }
-        return rows->attend(normed, positions_, rows_for(layer));
+      x = advance(layer, x, [&](std::vector<at::Tensor> fresh) {
+        return cache_.rows_of(layer).write(positions_, std::move(fresh));
       });
       // rows that were made for this step, such as decoded ones, are as large as the cache
       for (const int64_t source : {graph_[layer].k_source, graph_[layer].v_source})
@@ -91,21 +85,15 @@ class DecoderImpl::Step {
       const torch::AutoGradMode mode(with_gradient && torch::GradMode::is_enabled());
       x = entering;
       for (int64_t layer = slice.first; layer < slice.last; ++layer) {
-        x = block(layer)->forward(x, [&](const at::Tensor& normed) {
-          RowMixer& mixer = *block(layer)->rows;
+        x = advance(layer, x, [&](std::vector<at::Tensor> rows) {
           const auto i = static_cast<size_t>(layer);
-          if (graph_.is_owner(layer)) {
-            fresh[i] = mixer.project(normed, positions_);
-            const Rows now = mixer.expand(joined(past[i], positions_, fresh[i]));
-            // Who stands below the owner has read, in this pass, what the last pass left.
-            shown_[i] = now;
-          }
-          return mixer.attend(normed, positions_, rows_for(layer));
+          fresh[i] = std::move(rows);
+          return joined(past[i], positions_, fresh[i]);
         });
       }
     }
     each_owner([&](int64_t layer, size_t i) {
-      cache_.rows_of(layer).write(positions_, fresh[i]);
+      if (!fresh[i].empty()) cache_.rows_of(layer).write(positions_, fresh[i]);
       if (graph_.last_reader(layer) < slice.last) shown_[i] = {};
     });
     return x;
@@ -114,6 +102,57 @@ class DecoderImpl::Step {
  private:
   Block& block(int64_t layer) { return model_.blocks_[static_cast<size_t>(layer)]; }
   Rows& shown(int64_t layer) { return shown_[static_cast<size_t>(layer)]; }
+
+  /// Runs one layer. `remember` takes what it projects for the new tokens, and returns these rows
+  /// behind those that it remembers.
+  template <class Remember>
+  at::Tensor advance(int64_t layer, const at::Tensor& x, const Remember& remember) {
+    return model_.gradient_checkpointing_ && torch::GradMode::is_enabled()
+               ? advance_lean(layer, x)
+               : run(layer, x, remember);
+  }
+
+  template <class Remember>
+  at::Tensor run(int64_t layer, const at::Tensor& x, const Remember& remember) {
+    return block(layer)->forward(x, [&](const at::Tensor& normed) {
+      RowMixer* rows = block(layer)->rows;
+      if (!rows) return block(layer)->mixer->step(normed, positions_, cache_.of(layer));
+      if (graph_.is_owner(layer))
+        shown(layer) = rows->expand(remember(rows->project(normed, positions_)));
+      return rows->attend(normed, positions_, rows_for(layer));
+    });
+  }
+
+  /// The same from nothing, keeping only its input, its output and the rows that it shows. Rows of
+  /// other layers have to be inputs, or their gradients would be lost.
+  at::Tensor advance_lean(int64_t layer, const at::Tensor& x) {
+    std::vector<int64_t> others;
+    std::vector<at::Tensor> inputs = {x};
+    for (const int64_t source : {graph_[layer].k_source, graph_[layer].v_source}) {
+      if (source == layer || std::ranges::count(others, source) > 0 || shown(source).empty())
+        continue;
+      others.push_back(source);
+      for (const auto& stream : shown(source).streams) inputs.push_back(stream);
+    }
+    const auto outputs = checkpointed(
+        [&model = model_, positions = positions_, layer,
+         others](const std::vector<at::Tensor>& in) {
+          auto cache = model.make_transient();
+          Step step(model, positions, cache);
+          const size_t streams = others.empty() ? 0 : (in.size() - 1) / others.size();
+          for (size_t i = 0; i < others.size(); ++i) {
+            const auto first = in.begin() + 1 + static_cast<int64_t>(i * streams);
+            step.shown(others[i]) = {{first, first + static_cast<int64_t>(streams)}, positions};
+          }
+          std::vector<at::Tensor> out = {step.run(
+              layer, in[0], [&](auto fresh) { return Rows{std::move(fresh), positions}; })};
+          for (const auto& stream : step.shown(layer).streams) out.push_back(stream);
+          return out;
+        },
+        inputs);
+    if (outputs.size() > 1) shown(layer) = {{outputs.begin() + 1, outputs.end()}, positions_};
+    return outputs[0];
+  }
 
   /// What `layer` reads, as its mixer expects it.
   Rows rows_for(int64_t layer) {

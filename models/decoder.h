@@ -35,6 +35,9 @@ class DecoderImpl : public torch::nn::Module {
   at::Tensor step(const at::Tensor& tokens, const Positions& positions, KvCache& cache);
   /// Replaces forward_passes and backward_passes.
   void set_passes(int64_t forward, int64_t backward);
+  /// Whether steps with gradients, which have to begin from nothing, keep only what enters and
+  /// leaves each layer and compute the rest again in the backward pass.
+  void set_gradient_checkpointing(bool on) { gradient_checkpointing_ = on; }
   /// fp32 logits. hidden: [..., hidden_size] -> [..., vocab_size].
   at::Tensor logits(const at::Tensor& hidden) const;
   /// Logits of whole texts, as training sees them: a step from nothing.
@@ -63,6 +66,7 @@ class DecoderImpl : public torch::nn::Module {
   ModelConfig config_;
   KvGraph graph_;
   at::ScalarType compute_type_ = at::kFloat;
+  bool gradient_checkpointing_ = false;
   Embedding embed_tokens_{nullptr};
   std::vector<Block> blocks_;
   RmsNorm norm_{nullptr};

@@ -82,14 +82,20 @@ TrainingFootprint training_footprint(const RunConfig& config) {
   const int64_t tokens = t.micro_batch() * t.sequence_length;
 
   TrainingFootprint out;
+  int64_t again = 0;  // of the one layer that is being computed again
   for (int64_t layer = 0; layer < graph.size(); ++layer) {
     // two residual states and their norms; gate, up, silu(gate) and their product
     const int64_t width = 4 * c.hidden_size + 4 * c.intermediate_size +
                           cost_of(c, graph, layer, t.sequence_length).activations;
     const int64_t log_sum_exp = 4 * c.num_attention_heads;
     const auto passes = static_cast<int64_t>(runs_of(c, graph, layer).with_gradient);
-    out.activations += passes * tokens * (width * element + log_sum_exp);
+    const int64_t whole = tokens * (width * element + log_sum_exp);
+    const int64_t rows = graph.is_owner(layer) ? 2 * graph[layer].kv_heads * c.head_dim : 0;
+    const int64_t ends = tokens * (c.hidden_size + rows) * element;
+    out.activations += passes * (t.gradient_checkpointing ? ends : whole);
+    if (t.gradient_checkpointing) again = std::max(again, whole);
   }
+  out.activations += again;
   // the loss keeps both of its gradients and works on a slice of logits (ops/layers.cpp)
   constexpr int64_t kLogitBytes = int64_t{64} << 20;
   const int64_t logits = std::min(tokens * c.vocab_size * 4, kLogitBytes);

@@ -34,20 +34,6 @@ std::vector<at::Tensor> first_rows(const std::vector<at::Tensor>& storage, int64
   return out;
 }
 
-std::vector<at::Tensor> copies(const std::vector<at::Tensor>& storage) {
-  std::vector<at::Tensor> out;
-  for (const auto& stream : storage) out.push_back(stream.defined() ? stream.clone() : stream);
-  return out;
-}
-
-/// Bytes of all storage, the unused rows of it included.
-int64_t bytes_of(const std::vector<at::Tensor>& storage) {
-  int64_t sum = 0;
-  for (const auto& stream : storage)
-    sum += stream.defined() ? static_cast<int64_t>(stream.storage().nbytes()) : 0;
-  return sum;
-}
-
 const at::Tensor& first_defined(const std::vector<at::Tensor>& streams) {
   return *std::ranges::find_if(streams, [](const auto& stream) { return stream.defined(); });
 }
@@ -70,8 +56,8 @@ void advance(std::vector<int64_t>& lengths, const Positions& positions) {
   }
 }
 
-/// Calls copy(to, from, span) for each stream: once where all sequences have one span, otherwise for
-/// each sequence.
+/// Calls copy(to, from, span) for each stream: once where all sequences have one span, otherwise
+/// for each sequence.
 template <class Copy>
 void copy_rows(const std::vector<at::Tensor>& storage,
                const std::vector<at::Tensor>& fresh,
@@ -93,6 +79,19 @@ int64_t round_up(int64_t rows, int64_t chunk) {
 }
 
 }  // namespace
+
+std::vector<at::Tensor> copies(const std::vector<at::Tensor>& storage) {
+  std::vector<at::Tensor> out;
+  for (const auto& stream : storage) out.push_back(stream.defined() ? stream.clone() : stream);
+  return out;
+}
+
+int64_t bytes_of(const std::vector<at::Tensor>& storage) {
+  int64_t sum = 0;
+  for (const auto& stream : storage)
+    sum += stream.defined() ? static_cast<int64_t>(stream.storage().nbytes()) : 0;
+  return sum;
+}
 
 Rows joined(const Rows& past, const Positions& positions, const std::vector<at::Tensor>& fresh) {
   if (past.empty()) return {fresh, positions};

@@ -10,6 +10,11 @@
 
 namespace kvsmith {
 
+/// Tensors with storage of their own; what is undefined stays so.
+std::vector<at::Tensor> copies(const std::vector<at::Tensor>& storage);
+/// Bytes of all storage, the unused rows of it included.
+int64_t bytes_of(const std::vector<at::Tensor>& storage);
+
 /// What one layer keeps about the text so far. Owns its storage.
 class Memory {
  public:

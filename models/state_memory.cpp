@@ -30,11 +30,7 @@ void StateMemory::advance(const Positions& positions, const std::vector<at::Tens
   }
 }
 
-int64_t StateMemory::bytes_used() const {
-  int64_t sum = 0;
-  for (const auto& tensor : state_) sum += static_cast<int64_t>(tensor.storage().nbytes());
-  return sum;
-}
+int64_t StateMemory::bytes_used() const { return bytes_of(state_); }
 
 void StateMemory::clear() {
   state_.clear();
@@ -43,7 +39,19 @@ void StateMemory::clear() {
 
 std::unique_ptr<Memory> StateMemory::clone() const {
   auto out = std::make_unique<StateMemory>(*this);
-  for (auto& tensor : out->state_) tensor = tensor.clone();
+  out->state_ = copies(state_);
+  return out;
+}
+
+void WindowAndState::clear() {
+  ring.clear();
+  state.clear();
+}
+
+std::unique_ptr<Memory> WindowAndState::clone() const {
+  auto out = std::make_unique<WindowAndState>(*this);
+  out->ring = ring.copy();
+  out->state = copies(state);
   return out;
 }
 

@@ -4,6 +4,8 @@
 
 namespace kvsmith {
 
+constexpr int64_t kStateBytes = 4;  ///< of a number in a state: fp32
+
 /// A fixed number of tensors per sequence however long the text: slots, recurrent states, tails of
 /// convolutions. In generation they are updated in place, so neither their bytes nor their
 /// addresses change after the first token.
@@ -30,6 +32,24 @@ class StateMemory final : public Memory {
   int64_t batch_;
   std::vector<int64_t> lengths_;  ///< tokens seen per sequence
   std::vector<at::Tensor> state_;
+};
+
+/// A ring of exact rows, keys unrotated, and a state of what has left it: the memory of layers that
+/// see a window exactly and all before it in short.
+class WindowAndState final : public Memory {
+ public:
+  WindowAndState(const CacheOptions& options, int64_t window, int64_t sinks)
+      : ring(options, window, sinks) {}
+
+  /// Nothing remembered yet, by any sequence.
+  bool empty() const { return state.empty(); }
+  int64_t bytes_used() const override { return ring.bytes_used() + bytes_of(state); }
+  int64_t bytes_reserved() const override { return ring.bytes_reserved() + bytes_of(state); }
+  void clear() override;
+  std::unique_ptr<Memory> clone() const override;
+
+  RingRows ring;
+  std::vector<at::Tensor> state;  ///< each [batch, ...] fp32; none while empty
 };
 
 /// The memory of a training step of such a layer: starts from nothing and keeps nothing.

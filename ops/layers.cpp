@@ -123,7 +123,14 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
   return RmsNorm::apply(x, weight, eps);
 }
 
+at::Tensor split_heads(const at::Tensor& x, int64_t head_dim) {
+  return x.unflatten(-1, {-1, head_dim}).transpose(1, 2);
+}
+
+at::Tensor merge_heads(const at::Tensor& x) { return x.transpose(1, 2).flatten(2); }
+
 at::Tensor rotate(const at::Tensor& x, const Positions& positions, double theta) {
+  if (theta == 0) return x;
   const auto [cos, sin] = positions.rotary(theta, x.size(-1));
   return Rotation::apply(x, cos, sin);
 }

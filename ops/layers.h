@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstdint>
+
 #include <ATen/core/Tensor.h>
 
 #include "ops/positions.h"
@@ -13,8 +15,13 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
 /// x / sqrt(mean(x^2) + eps) * weight over the last dimension (arXiv:1910.07467), reduced in fp32.
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);
 
-/// Rotary position embedding (arXiv:2104.09864), half-split layout as in Hugging Face.
-/// x: [batch, heads, seq, head_dim].
+/// [batch, seq, heads * head_dim] -> [batch, heads, seq, head_dim], a view.
+at::Tensor split_heads(const at::Tensor& x, int64_t head_dim);
+/// The way back: [batch, heads, seq, head_dim] -> [batch, seq, heads * head_dim].
+at::Tensor merge_heads(const at::Tensor& x);
+
+/// Rotary position embedding (arXiv:2104.09864), half-split layout as in Hugging Face; x itself for
+/// theta 0, a layer without positions (NoPE). x: [batch, heads, seq, head_dim].
 at::Tensor rotate(const at::Tensor& x, const Positions& positions, double theta);
 
 /// Sum of -log softmax(hidden W^T)[target] over targets that are not -1, in fp32. The logits exist

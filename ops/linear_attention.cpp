@@ -4,74 +4,22 @@
 #include <array>
 #include <bit>
 #include <cmath>
-#include <optional>
 
-#include <torch/csrc/autograd/autograd.h>
-#include <torch/csrc/autograd/custom_function.h>
 #include <torch/types.h>
+
+#include "ops/checkpoint.h"
 
 namespace kvsmith {
 namespace {
 
-using torch::autograd::AutogradContext;
-using torch::autograd::Function;
-using torch::autograd::variable_list;
+using Tensors = std::vector<at::Tensor>;
 
-using MaybeTensor = std::optional<at::Tensor>;  // what autograd wants where one may be undefined
-
-/// The gradient of `scan` by running it again: a scan has many intermediate tensors and few inputs.
-/// Undefined inputs stay undefined.
-template <variable_list (*scan)(const variable_list& inputs, int64_t chunk)>
-struct Recomputed : Function<Recomputed<scan>> {
-  static variable_list forward(AutogradContext* context,
-                               const MaybeTensor& a,
-                               const MaybeTensor& b,
-                               const MaybeTensor& c,
-                               const MaybeTensor& d,
-                               const MaybeTensor& e,
-                               const MaybeTensor& f,
-                               const MaybeTensor& g,
-                               const MaybeTensor& h,
-                               int64_t chunk) {
-    const variable_list inputs = {*a, *b, *c, *d, *e, *f, *g, *h};
-    context->save_for_backward(inputs);
-    context->saved_data["chunk"] = chunk;
-    context->set_materialize_grads(false);
-    return scan(inputs, chunk);
-  }
-
-  static variable_list backward(AutogradContext* context, const variable_list& grads) {
-    const torch::AutoGradMode with_gradient(true);
-    auto inputs = context->get_saved_variables();
-    variable_list wanted;
-    std::vector<size_t> places;
-    for (size_t i = 0; i < inputs.size(); ++i) {
-      if (!inputs[i].defined() || !inputs[i].requires_grad()) continue;
-      inputs[i] = inputs[i].detach().requires_grad_(true);
-      wanted.push_back(inputs[i]);
-      places.push_back(i);
-    }
-    const auto outs = scan(inputs, context->saved_data["chunk"].toInt());
-    variable_list reached, arriving;
-    for (size_t i = 0; i < outs.size(); ++i) {
-      if (!grads[i].defined() || !outs[i].requires_grad()) continue;
-      reached.push_back(outs[i]);
-      arriving.push_back(grads[i]);
-    }
-    variable_list out(inputs.size() + 1);  // the last is the chunk's
-    if (reached.empty()) return out;
-    const auto found = torch::autograd::grad(reached, wanted, arriving, std::nullopt, false,
-                                             /*allow_unused=*/true);
-    for (size_t i = 0; i < found.size(); ++i) out[places[i]] = found[i];
-    return out;
-  }
-};
-
-template <variable_list (*scan)(const variable_list& inputs, int64_t chunk)>
-variable_list recomputed(const std::array<at::Tensor, 8>& inputs, int64_t chunk) {
-  std::array<MaybeTensor, 8> x;
-  std::ranges::copy(inputs, x.begin());
-  return Recomputed<scan>::apply(x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], chunk);
+/// scan(inputs, chunk), computed again for the gradient: a scan has few inputs and many inner
+/// results.
+Tensors lean(Tensors (*scan)(const Tensors& inputs, int64_t chunk),
+             const Tensors& inputs,
+             int64_t chunk) {
+  return checkpointed([=](const Tensors& again) { return scan(again, chunk); }, inputs);
 }
 
 /// Time in chunks.
@@ -201,7 +149,7 @@ at::Tensor within_chunks(const at::Tensor& q,
 
 /// inputs: q [batch, state_heads, seq, group, key_width], k, v, log gates of keys and of values,
 /// starts, initial state -> out [batch, state_heads, seq, group, value_width], state.
-variable_list linear_scan(const variable_list& inputs, int64_t chunk) {
+Tensors linear_scan(const Tensors& inputs, int64_t chunk) {
   const Chunks chunks(inputs[1].size(2), chunk);
   const auto q = chunks.split(inputs[0]), k = chunks.split(inputs[1]), v = chunks.split(inputs[2]);
   Decay key_decay(chunks.split(inputs[3])), value_decay(chunks.split(inputs[4]));
@@ -248,7 +196,7 @@ at::Tensor sums_between(Decay& decay) {
 /// the chunk, (I + L) U = beta V - beta e^G K S for the state S before it, with G the running sum
 /// of g and L_ts = beta_t e^(g_(s+1) + ... + g_t) k_t.k_s for s < t: the WY form of the product of
 /// Householder-like factors (arXiv:2406.06484 section 3), one triangular solve for each chunk.
-variable_list delta_scan(const variable_list& inputs, int64_t chunk) {
+Tensors delta_scan(const Tensors& inputs, int64_t chunk) {
   const Chunks chunks(inputs[1].size(2), chunk);
   const auto q = chunks.split(inputs[0]), k = chunks.split(inputs[1]), v = chunks.split(inputs[2]);
   Decay sums(chunks.split(inputs[3]));
@@ -285,7 +233,7 @@ variable_list delta_scan(const variable_list& inputs, int64_t chunk) {
 }
 
 /// inputs: q as in linear_scan, k, v, log gate, write, starts, keys, values -> out, keys, values.
-variable_list slot_scan(const variable_list& inputs, int64_t chunk) {
+Tensors slot_scan(const Tensors& inputs, int64_t chunk) {
   const auto &q = inputs[0], &k = inputs[1], &v = inputs[2], &gate = inputs[3], &write = inputs[4];
   const auto logits = linear_scan({q, k, write, {}, gate, inputs[5], inputs[6]}, chunk);
   const auto weights = torch::softmax(logits[0], -1);
@@ -308,7 +256,7 @@ at::Tensor real(const at::Tensor& x, const Breaks& breaks) {
 
 /// log(sum of e^x) up to each token of a document, by doubling how far back each sum reaches.
 /// inputs: x [batch, heads, seq, width], starts -> same shape as x.
-variable_list log_sums_of_documents(const variable_list& inputs, int64_t /*chunk*/) {
+Tensors log_sums_of_documents(const Tensors& inputs, int64_t /*chunk*/) {
   auto x = inputs[0];
   const auto& starts = inputs[1];
   const auto index = torch::arange(x.size(2), starts.options().dtype(torch::kLong));
@@ -350,10 +298,10 @@ Scan gated_linear_attention(const at::Tensor& q,
                             const Breaks& breaks,
                             const at::Tensor& initial,
                             int64_t chunk) {
-  const auto out =
-      recomputed<linear_scan>({grouped(q, k.size(1)), real(k, breaks), v, real(gates.keys, breaks),
-                               real(gates.values, breaks), breaks.starts, initial},
-                              chunk);
+  const auto out = lean(linear_scan,
+                        {grouped(q, k.size(1)), real(k, breaks), v, real(gates.keys, breaks),
+                         real(gates.values, breaks), breaks.starts, initial},
+                        chunk);
   return {ungrouped(out[0]), out[1]};
 }
 
@@ -365,8 +313,9 @@ Scan gated_delta_rule(const at::Tensor& q,
                       const Breaks& breaks,
                       const at::Tensor& initial,
                       int64_t chunk) {
-  const auto out = recomputed<delta_scan>(
-      {q, real(k, breaks), v, real(log_gate, breaks), beta, breaks.starts, initial}, chunk);
+  const auto out =
+      lean(delta_scan,
+           {q, real(k, breaks), v, real(log_gate, breaks), beta, breaks.starts, initial}, chunk);
   return {out[0], out[1]};
 }
 
@@ -379,9 +328,10 @@ SlotScan slot_attention(const at::Tensor& q,
                         const at::Tensor& keys,
                         const at::Tensor& values,
                         int64_t chunk) {
-  const auto out = recomputed<slot_scan>({grouped(q, k.size(1)), k, v, real(log_gate, breaks),
-                                          real(write, breaks), breaks.starts, keys, values},
-                                         chunk);
+  const auto out = lean(slot_scan,
+                        {grouped(q, k.size(1)), k, v, real(log_gate, breaks), real(write, breaks),
+                         breaks.starts, keys, values},
+                        chunk);
   return {ungrouped(out[0]), out[1], out[2]};
 }
 
@@ -390,9 +340,8 @@ RunningWeights running_weights(const at::Tensor& logits,
                                const at::Tensor& log_sum) {
   const int64_t seq = logits.size(2);
   const auto per_slot = [](const at::Tensor& marks) { return marks.unsqueeze(1).unsqueeze(-1); };
-  auto sums = breaks.starts.defined()
-                  ? recomputed<log_sums_of_documents>({logits, breaks.starts}, 0)[0]
-                  : torch::logcumsumexp(logits, 2);
+  auto sums = breaks.starts.defined() ? lean(log_sums_of_documents, {logits, breaks.starts}, 0)[0]
+                                      : torch::logcumsumexp(logits, 2);
   auto before = sums.narrow(2, 0, 1);  // of the first token; any finite value where there is none
   if (log_sum.defined()) {
     before = log_sum.unsqueeze(2);

@@ -29,7 +29,9 @@ Trainer::Trainer(const RunConfig& config, Decoder model, BatchStream& batches)
     : config_(config),
       model_(std::move(model)),
       batches_(batches),
-      optimizer_(named_parameters(*model_), config.train) {}
+      optimizer_(named_parameters(*model_), config.train) {
+  model_->set_gradient_checkpointing(config.train.gradient_checkpointing);
+}
 
 at::Tensor Trainer::loss_sum(const Batch& batch) {
   const auto device = model_->device();

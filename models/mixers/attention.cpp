@@ -63,17 +63,17 @@ class Attention final : public RowMixer {
 
   std::vector<at::Tensor> project(const at::Tensor& x, const Positions& positions) override {
     if (ties_values()) {
-      const auto raw = heads(k_proj_(x));
+      const auto raw = split_heads(k_proj_(x), config_.head_dim);
       return {{},
               rms_norm(raw, torch::ones({config_.head_dim}, raw.device()), config_.rms_norm_eps)};
     }
     at::Tensor k, v;
     if (has_keys_) {
-      k = heads(k_proj_(x));
+      k = split_heads(k_proj_(x), config_.head_dim);
       if (k_norm_) k = k_norm_(k);
-      k = rotated(k, positions);
+      k = rotate(k, positions, spec_.rope_theta);
     }
-    if (has_values_) v = heads(v_proj_(x));
+    if (has_values_) v = split_heads(v_proj_(x), config_.head_dim);
     return {k, v};
   }
 
@@ -81,16 +81,16 @@ class Attention final : public RowMixer {
     if (ties_values() && !remembered.empty()) {
       const auto& v = remembered.streams[kValues];
       remembered.streams[kKeys] =
-          rotated(v * k_norm_->weight.to(v.scalar_type()), remembered.positions);
+          rotate(v * k_norm_->weight.to(v.scalar_type()), remembered.positions, spec_.rope_theta);
     }
     return remembered;
   }
 
   at::Tensor attend(const at::Tensor& x, const Positions& positions, const Rows& rows) override {
     if (rows.empty()) return torch::zeros_like(x);
-    auto q = heads(q_proj_(x));
+    auto q = split_heads(q_proj_(x), config_.head_dim);
     if (q_norm_) q = q_norm_(q);
-    q = rotated(q, positions);
+    q = rotate(q, positions, spec_.rope_theta);
     auto k = rows.streams[kKeys], v = rows.streams[kValues];
     if (k_mix_.defined()) {
       // one weight for both halves of a rotated pair, or scores would depend on absolute positions
@@ -106,18 +106,11 @@ class Attention final : public RowMixer {
                                 .strict = strict_};
     const auto mixed = sinks_.defined() ? attention_with_sink_logits(q, k, v, visibility, sinks_)
                                         : attention(q, k, v, visibility);
-    return o_proj_(mixed.transpose(1, 2).flatten(2));
+    return o_proj_(merge_heads(mixed));
   }
 
  private:
   bool ties_values() const { return config_.attention_k_eq_v; }
-  /// [batch, seq, heads * head_dim] -> [batch, heads, seq, head_dim].
-  at::Tensor heads(const at::Tensor& x) const {
-    return x.unflatten(-1, {-1, config_.head_dim}).transpose(1, 2);
-  }
-  at::Tensor rotated(const at::Tensor& x, const Positions& positions) const {
-    return spec_.rope_theta > 0 ? rotate(x, positions, spec_.rope_theta) : x;
-  }
 
   ModelConfig config_;
   LayerSpec spec_;

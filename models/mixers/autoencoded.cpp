@@ -83,40 +83,32 @@ class Autoencoded final : public RowMixer {
   std::vector<at::Tensor> project(const at::Tensor& x, const Positions& /*positions*/) override {
     at::Tensor k, v;
     if (k_proj_) {
-      k = heads(k_proj_(x));
+      k = split_heads(k_proj_(x), config_.head_dim);
       k = k_encoder_(k_norm_ ? k_norm_(k) : k);
     }
-    if (v_proj_) v = v_encoder_(heads(v_proj_(x)));
+    if (v_proj_) v = v_encoder_(split_heads(v_proj_(x), config_.head_dim));
     return {k, v};
   }
 
   Rows expand(Rows remembered) override {
     if (remembered.empty()) return remembered;
     auto &k = remembered.streams[kKeys], &v = remembered.streams[kValues];
-    if (k.defined()) k = rotated(k_decoder_(k), remembered.positions);
+    if (k.defined()) k = rotate(k_decoder_(k), remembered.positions, spec_.rope_theta);
     if (v.defined()) v = v_decoder_(v);
     return remembered;
   }
 
   at::Tensor attend(const at::Tensor& x, const Positions& positions, const Rows& rows) override {
     if (rows.empty()) return torch::zeros_like(x);
-    auto q = heads(q_proj_(x));
+    auto q = split_heads(q_proj_(x), config_.head_dim);
     if (q_norm_) q = q_norm_(q);
     const Visibility visibility{.queries = positions, .rows = rows.positions, .strict = strict_};
-    const auto mixed =
-        attention(rotated(q, positions), rows.streams[kKeys], rows.streams[kValues], visibility);
-    return o_proj_(mixed.transpose(1, 2).flatten(2));
+    const auto mixed = attention(rotate(q, positions, spec_.rope_theta), rows.streams[kKeys],
+                                 rows.streams[kValues], visibility);
+    return o_proj_(merge_heads(mixed));
   }
 
  private:
-  /// [batch, seq, heads * head_dim] -> [batch, heads, seq, head_dim].
-  at::Tensor heads(const at::Tensor& x) const {
-    return x.unflatten(-1, {-1, config_.head_dim}).transpose(1, 2);
-  }
-  at::Tensor rotated(const at::Tensor& x, const Positions& positions) const {
-    return spec_.rope_theta > 0 ? rotate(x, positions, spec_.rope_theta) : x;
-  }
-
   ModelConfig config_;
   LayerSpec spec_;
   bool strict_;

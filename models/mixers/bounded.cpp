@@ -5,7 +5,7 @@
 
 #include <torch/types.h>
 
-#include "models/modules.h"
+#include "models/mixers/projections.h"
 #include "models/state_memory.h"
 #include "ops/attention.h"
 #include "ops/layers.h"
@@ -14,53 +14,13 @@
 namespace kvsmith {
 namespace {
 
-/// A ring of exact rows, keys unrotated, and slots of fp32.
-class BoundedMemory final : public Memory {
- public:
-  BoundedMemory(const CacheOptions& options, const BoundedShape& shape)
-      : ring(options, shape.window, shape.sinks) {}
-
-  bool empty() const { return !slots.mass.defined(); }
-  int64_t bytes_used() const override { return ring.bytes_used() + slot_bytes(); }
-  int64_t bytes_reserved() const override { return ring.bytes_reserved() + slot_bytes(); }
-  void clear() override {
-    ring.clear();
-    slots = {};
-  }
-  std::unique_ptr<Memory> clone() const override {
-    auto out = std::make_unique<BoundedMemory>(*this);
-    out->ring = ring.copy();
-    if (!empty()) out->slots = {slots.key.clone(), slots.value.clone(), slots.mass.clone()};
-    return out;
-  }
-
-  RingRows ring;
-  Slots slots;
-
- private:
-  int64_t slot_bytes() const {
-    if (empty()) return 0;
-    int64_t sum = 0;
-    for (const auto& tensor : {slots.key, slots.value, slots.mass})
-      sum += static_cast<int64_t>(tensor.storage().nbytes());
-    return sum;
-  }
-};
-
 class Bounded final : public Mixer {
  public:
   Bounded(const ModelConfig& config, const KvGraph& graph, int64_t layer)
-      : config_(config), spec_(graph[layer]), slots_(config.linear.num_slots) {
-    const int64_t width = config.hidden_size, query = config.num_attention_heads * config.head_dim;
-    const int64_t kv = spec_.kv_heads * config.head_dim;
-    q_proj_ = register_module("q_proj", Linear(width, query, config.attention_bias));
-    k_proj_ = register_module("k_proj", Linear(width, kv, config.attention_bias));
-    v_proj_ = register_module("v_proj", Linear(width, kv, config.attention_bias));
-    o_proj_ = register_module("o_proj", Linear(query, width, false));
-    if (config.qk_norm) {
-      q_norm_ = register_module("q_norm", RmsNorm(config.head_dim, config.rms_norm_eps));
-      k_norm_ = register_module("k_norm", RmsNorm(config.head_dim, config.rms_norm_eps));
-    }
+      : sizes_(config.bounded),
+        spec_(graph[layer]),
+        slots_(config.linear.num_slots),
+        projections_(*this, config, spec_.kv_heads) {
     const auto add_gate = [&](const std::string& name) {
       return Gate{register_parameter(name + "_weight",
                                      torch::empty({spec_.kv_heads * slots_, 2 * config.head_dim})),
@@ -83,13 +43,13 @@ class Bounded final : public Mixer {
       const double place =
           slots_ > 1 ? static_cast<double>(m) / static_cast<double>(slots_ - 1) : 0;
       const double half_life = static_cast<double>(spec_.window) * std::pow(16.0, place);
-      const double gate = std::exp2(-config_.bounded.slot_tau / half_life);
+      const double gate = std::exp2(-sizes_.slot_tau / half_life);
       offset.select(1, m).fill_(std::log(gate) - std::log1p(-gate));
     }
   }
 
   std::unique_ptr<Memory> make_cache(const CacheOptions& options) const override {
-    return std::make_unique<BoundedMemory>(options, shape());
+    return std::make_unique<WindowAndState>(options, spec_.window, spec_.sinks);
   }
   std::unique_ptr<Memory> make_transient() const override {
     return std::make_unique<TransientState>();
@@ -98,18 +58,19 @@ class Bounded final : public Mixer {
   at::Tensor step(const at::Tensor& x, const Positions& positions, Memory& memory) override {
     const BoundedRows rows = project(x, positions);
     const SlotWrites writes = writes_of(rows);
-    auto* bounded = dynamic_cast<BoundedMemory*>(&memory);
+    auto* bounded = dynamic_cast<WindowAndState*>(&memory);
     at::Tensor mixed;
     if (!bounded || bounded->empty()) {
       mixed = bounded_attention(rows, writes, bias(), positions, shape());
       if (bounded) {
         bounded->ring.write(positions, {rows.k, rows.v});
-        bounded->slots = absorbed(rows, writes, positions, shape());
+        const Slots slots = absorbed(rows, writes, positions, shape());
+        bounded->state = {slots.key, slots.value, slots.mass};
       }
     } else {
       mixed = continued(rows, positions, *bounded);
     }
-    return o_proj_(mixed.transpose(1, 2).flatten(2));
+    return projections_.output(mixed);
   }
 
  private:
@@ -118,23 +79,14 @@ class Bounded final : public Mixer {
     at::Tensor offset;  ///< [kv_heads * slots]
   };
 
-  bool counts() const { return config_.bounded.slot_mass == "count"; }
+  bool counts() const { return sizes_.slot_mass == "count"; }
   BoundedShape shape() const { return {spec_.window, spec_.sinks}; }
   at::Tensor bias() const { return slot_bias_.view({-1, slots_}); }
-  at::Tensor heads(const at::Tensor& x) const {
-    return x.unflatten(-1, {-1, config_.head_dim}).transpose(1, 2);
-  }
-  at::Tensor rotated(const at::Tensor& x, const Positions& positions) const {
-    return spec_.rope_theta > 0 ? rotate(x, positions, spec_.rope_theta) : x;
-  }
 
   BoundedRows project(const at::Tensor& x, const Positions& positions) {
-    BoundedRows rows{heads(q_proj_(x)), heads(k_proj_(x)), heads(v_proj_(x)), {}, {}};
-    if (q_norm_) rows.q = q_norm_(rows.q);
-    if (k_norm_) rows.k = k_norm_(rows.k);
-    rows.rotated_q = rotated(rows.q, positions);
-    rows.rotated_k = rotated(rows.k, positions);
-    return rows;
+    const auto [q, k, v] = projections_.heads(x);
+    return {q, k, v, rotate(q, positions, spec_.rope_theta),
+            rotate(k, positions, spec_.rope_theta)};
   }
 
   /// From the key and value that the token has in memory: no gate needs to be remembered.
@@ -145,13 +97,17 @@ class Bounded final : public Mixer {
       return torch::matmul(token, weight) + gate.offset.view({spec_.kv_heads, 1, slots_});
     };
     SlotWrites writes;
-    writes.log_keep = torch::log_sigmoid(apply(keep_)) / config_.bounded.slot_tau;
+    writes.log_keep = torch::log_sigmoid(apply(keep_)) / sizes_.slot_tau;
     writes.take = counts() ? torch::softmax(apply(take_), 3) : -torch::expm1(writes.log_keep);
     return writes;
   }
 
   /// Tokens behind a memory that is not empty, one after the other.
-  at::Tensor continued(const BoundedRows& rows, const Positions& positions, BoundedMemory& memory) {
+  at::Tensor continued(const BoundedRows& rows,
+                       const Positions& positions,
+                       WindowAndState& memory) {
+    // the same storage, in which absorb() works
+    Slots slots{memory.state[0], memory.state[1], memory.state[2]};
     std::vector<at::Tensor> out;
     for (int64_t t = 0; t < positions.seq(); ++t) {
       const auto at = [&](const at::Tensor& x) { return x.narrow(2, t, 1); };
@@ -159,22 +115,21 @@ class Bounded final : public Mixer {
       const RingRows::Displaced gone = memory.ring.displaced(place);
       if (gone.wanted.any().item<bool>()) {
         const BoundedRows leaving{{}, gone.streams[0], gone.streams[1], {}, {}};
-        absorb(memory.slots, leaving.k, leaving.v, writes_of(leaving), gone.wanted);
+        absorb(slots, leaving.k, leaving.v, writes_of(leaving), gone.wanted);
       }
       const Rows seen = memory.ring.write(place, {at(rows.k), at(rows.v)});
       const Visibility visibility{place, seen.positions, spec_.window, spec_.sinks};
       out.push_back(bounded_read(at(rows.q), at(rows.rotated_q),
-                                 rotated(seen.streams[0], seen.positions), seen.streams[1],
-                                 visibility.mask(), memory.slots, bias()));
+                                 rotate(seen.streams[0], seen.positions, spec_.rope_theta),
+                                 seen.streams[1], visibility.mask(), slots, bias()));
     }
     return torch::cat(out, 2);
   }
 
-  ModelConfig config_;
+  BoundedConfig sizes_;
   LayerSpec spec_;
   int64_t slots_;
-  Linear q_proj_{nullptr}, k_proj_{nullptr}, v_proj_{nullptr}, o_proj_{nullptr};
-  RmsNorm q_norm_{nullptr}, k_norm_{nullptr};
+  Projections projections_;
   Gate keep_, take_;
   at::Tensor slot_bias_;  ///< [heads * slots]
 };
@@ -196,7 +151,7 @@ int64_t bounded_cache_bytes(const ModelConfig& config,
   const LayerSpec& spec = graph[layer];
   const int64_t rows = std::min(tokens, spec.window + spec.sinks);
   return spec.kv_heads * (rows * 2 * config.head_dim * element_bytes +
-                          config.linear.num_slots * (2 * config.head_dim + 1) * 4);
+                          config.linear.num_slots * (2 * config.head_dim + 1) * kStateBytes);
 }
 
 MixerCost bounded_cost(const ModelConfig& config,
@@ -208,11 +163,9 @@ MixerCost bounded_cost(const ModelConfig& config,
   const int64_t kv = spec.kv_heads * config.head_dim, slots = config.linear.num_slots;
   const int64_t gates = config.bounded.slot_mass == "count" ? 2 : 1;
   constexpr int64_t kChunk = 64;
-  MixerCost cost;
-  cost.matrices = config.hidden_size * (2 * query + 2 * kv) + gates * slots * 2 * kv;
-  cost.vectors = gates * spec.kv_heads * slots + config.num_attention_heads * slots;
-  if (config.attention_bias) cost.vectors += query + 2 * kv;
-  if (config.qk_norm) cost.vectors += 2 * config.head_dim;
+  MixerCost cost = projections_cost(config, spec.kv_heads);
+  cost.matrices += gates * slots * 2 * kv;
+  cost.vectors += gates * spec.kv_heads * slots + config.num_attention_heads * slots;
   // projections, fp32 copies of them, weights over rows and slots, shares of leaving tokens
   cost.activations = 6 * query + 8 * kv +
                      config.num_attention_heads * 4 * (spec.window + kChunk + slots) +

@@ -6,6 +6,7 @@
 
 #include "models/mixers/state_mixer.h"
 #include "models/modules.h"
+#include "models/state_memory.h"
 #include "ops/linear_attention.h"
 #include "ops/short_conv.h"
 
@@ -22,7 +23,7 @@ class GatedDelta final : public StateMixer {
  public:
   explicit GatedDelta(const ModelConfig& config)
       : heads_(config.linear.linear_num_heads), head_dim_(config.linear.linear_head_dim) {
-    const int64_t width = config.hidden_size, inner = heads_ * head_dim_;
+    const int64_t width = config.hidden_size, inner = config.linear.inner_width();
     const auto add = [&](const char* name, int64_t in, int64_t out) {
       return register_module(name, Linear(in, out, false));
     };
@@ -98,11 +99,9 @@ int64_t gated_delta_cache_bytes(const ModelConfig& config,
                                 int64_t tokens,
                                 int64_t element_bytes) {
   if (tokens == 0) return 0;
-  constexpr int64_t kStateBytes = 4;
   const auto& c = config.linear;
-  const int64_t inner = c.linear_num_heads * c.linear_head_dim;
-  return inner * c.linear_head_dim * kStateBytes +
-         (c.linear_conv_kernel_dim - 1) * 3 * inner * element_bytes;
+  return c.state_elements() * kStateBytes +
+         (c.linear_conv_kernel_dim - 1) * 3 * c.inner_width() * element_bytes;
 }
 
 MixerCost gated_delta_cost(const ModelConfig& config,
@@ -110,14 +109,14 @@ MixerCost gated_delta_cost(const ModelConfig& config,
                            int64_t /*layer*/,
                            int64_t /*context*/) {
   const auto& c = config.linear;
-  const int64_t inner = c.linear_num_heads * c.linear_head_dim;
+  const int64_t inner = c.inner_width();
   MixerCost cost;
   cost.matrices = config.hidden_size * (5 * inner + 2 * c.linear_num_heads) +
                   3 * inner * c.linear_conv_kernel_dim;
   cost.vectors = 2 * c.linear_num_heads + c.linear_head_dim;
   cost.activations = 24 * inner;
   // forget, look at k, write, look at q
-  cost.mixing_flops = 7.0 * static_cast<double>(inner * c.linear_head_dim);
+  cost.mixing_flops = 7.0 * static_cast<double>(c.state_elements());
   return cost;
 }
 

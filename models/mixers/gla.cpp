@@ -6,6 +6,7 @@
 
 #include "models/mixers/state_mixer.h"
 #include "models/modules.h"
+#include "models/state_memory.h"
 #include "ops/linear_attention.h"
 
 namespace kvsmith {
@@ -17,8 +18,7 @@ constexpr double kGateExponent = 16;  ///< gates begin near 1: 0.5^(1/16) = 0.96
 class GatedLinear final : public StateMixer {
  public:
   explicit GatedLinear(const ModelConfig& config) : head_dim_(config.linear.linear_head_dim) {
-    const int64_t width = config.hidden_size;
-    const int64_t inner = config.linear.linear_num_heads * head_dim_;
+    const int64_t width = config.hidden_size, inner = config.linear.inner_width();
     const auto add = [&](const char* name, int64_t in, int64_t out, bool bias = false) {
       return register_module(name, Linear(in, out, bias));
     };
@@ -68,9 +68,7 @@ int64_t gla_cache_bytes(const ModelConfig& config,
                         int64_t /*layer*/,
                         int64_t tokens,
                         int64_t /*element_bytes*/) {
-  constexpr int64_t kStateBytes = 4;
-  const auto& c = config.linear;
-  return tokens == 0 ? 0 : c.linear_num_heads * c.linear_head_dim * c.linear_head_dim * kStateBytes;
+  return tokens == 0 ? 0 : config.linear.state_elements() * kStateBytes;
 }
 
 MixerCost gla_cost(const ModelConfig& config,
@@ -78,13 +76,13 @@ MixerCost gla_cost(const ModelConfig& config,
                    int64_t /*layer*/,
                    int64_t /*context*/) {
   const auto& c = config.linear;
-  const int64_t inner = c.linear_num_heads * c.linear_head_dim;
+  const int64_t inner = c.inner_width();
   MixerCost cost;
   cost.matrices = config.hidden_size * (5 * inner + kGateRank) + kGateRank * inner;
   cost.vectors = inner + c.linear_head_dim;
   cost.activations = 12 * inner;
   // forget, write, look
-  cost.mixing_flops = 5.0 * static_cast<double>(inner * c.linear_head_dim);
+  cost.mixing_flops = 5.0 * static_cast<double>(c.state_elements());
   return cost;
 }
 

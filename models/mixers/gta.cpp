@@ -31,30 +31,23 @@ class GroupedTiedAttention final : public RowMixer {
   }
 
   std::vector<at::Tensor> project(const at::Tensor& x, const Positions& positions) override {
-    return {heads(kv_proj_(x)), rotated(k_rope_proj_(x).unsqueeze(1), positions)};
+    return {split_heads(kv_proj_(x), head_dim_),
+            rotate(k_rope_proj_(x).unsqueeze(1), positions, spec_.rope_theta)};
   }
 
   at::Tensor attend(const at::Tensor& x, const Positions& positions, const Rows& rows) override {
     if (rows.empty()) return torch::zeros_like(x);
-    const auto q = heads(q_proj_(x));
+    const auto q = split_heads(q_proj_(x), head_dim_);
     const int64_t content = head_dim_ - rotary_;
     const Visibility visibility{.queries = positions, .rows = rows.positions, .strict = strict_};
     const auto mixed = tied_attention(
         {.content = q.narrow(3, 0, content),
-         .rotary = rotated(q.narrow(3, content, rotary_), positions)},
+         .rotary = rotate(q.narrow(3, content, rotary_), positions, spec_.rope_theta)},
         {.state = rows.streams[kState], .shared_key = rows.streams[kKey]}, visibility);
-    return o_proj_(mixed.transpose(1, 2).flatten(2));
+    return o_proj_(merge_heads(mixed));
   }
 
  private:
-  /// [batch, seq, heads * head_dim] -> [batch, heads, seq, head_dim].
-  at::Tensor heads(const at::Tensor& x) const {
-    return x.unflatten(-1, {-1, head_dim_}).transpose(1, 2);
-  }
-  at::Tensor rotated(const at::Tensor& x, const Positions& positions) const {
-    return spec_.rope_theta > 0 ? rotate(x, positions, spec_.rope_theta) : x;
-  }
-
   int64_t head_dim_, rotary_;
   LayerSpec spec_;
   bool strict_;

@@ -47,32 +47,27 @@ class Latent final : public RowMixer {
 
   std::vector<at::Tensor> project(const at::Tensor& x, const Positions& positions) override {
     const auto both = kv_a_proj_(x);
-    const auto latent = both.narrow(-1, 0, sizes_.kv_lora_rank)
-                            .unflatten(-1, {latent_heads(spec_), -1})
-                            .transpose(1, 2);
+    const auto latent = split_heads(both.narrow(-1, 0, sizes_.kv_lora_rank),
+                                    sizes_.kv_lora_rank / latent_heads(spec_));
     const auto key = both.narrow(-1, sizes_.kv_lora_rank, sizes_.qk_rope_head_dim).unsqueeze(1);
-    return {kv_a_norm_(latent), rotated(key, positions)};
+    return {kv_a_norm_(latent), rotate(key, positions, spec_.rope_theta)};
   }
 
   at::Tensor attend(const at::Tensor& x, const Positions& positions, const Rows& rows) override {
     if (rows.empty()) return torch::zeros_like(x);
     const auto projected = q_proj_ ? q_proj_(x) : q_b_proj_(q_a_norm_(q_a_proj_(x)));
-    const auto q = projected.unflatten(-1, {-1, sizes_.qk_nope_head_dim + sizes_.qk_rope_head_dim})
-                       .transpose(1, 2);
+    const auto q = split_heads(projected, sizes_.qk_nope_head_dim + sizes_.qk_rope_head_dim);
     const auto rotary = q.narrow(3, sizes_.qk_nope_head_dim, sizes_.qk_rope_head_dim);
     const Visibility visibility{.queries = positions, .rows = rows.positions, .strict = strict_};
-    const auto mixed = latent_attention(
-        {.content = q.narrow(3, 0, sizes_.qk_nope_head_dim), .rotary = rotated(rotary, positions)},
-        {.state = rows.streams[kLatent], .shared_key = rows.streams[kKey]}, kv_b_proj_->weight,
-        visibility);
-    return o_proj_(mixed.transpose(1, 2).flatten(2));
+    const auto mixed =
+        latent_attention({.content = q.narrow(3, 0, sizes_.qk_nope_head_dim),
+                          .rotary = rotate(rotary, positions, spec_.rope_theta)},
+                         {.state = rows.streams[kLatent], .shared_key = rows.streams[kKey]},
+                         kv_b_proj_->weight, visibility);
+    return o_proj_(merge_heads(mixed));
   }
 
  private:
-  at::Tensor rotated(const at::Tensor& x, const Positions& positions) const {
-    return spec_.rope_theta > 0 ? rotate(x, positions, spec_.rope_theta) : x;
-  }
-
   LatentConfig sizes_;
   LayerSpec spec_;
   bool strict_;

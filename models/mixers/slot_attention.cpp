@@ -4,6 +4,8 @@
 
 #include "models/mixers/state_mixer.h"
 #include "models/modules.h"
+#include "models/state_memory.h"
+#include "ops/layers.h"
 #include "ops/linear_attention.h"
 
 namespace kvsmith {
@@ -50,7 +52,7 @@ class SlotAttention final : public StateMixer {
     }
     const auto scan =
         slot_attention(q, k, v, weights.log_gate, weights.write, breaks, past[0], past[1]);
-    const auto mixed = torch::silu(scan.out).transpose(1, 2).flatten(2).to(x.scalar_type());
+    const auto mixed = merge_heads(torch::silu(scan.out)).to(x.scalar_type());
     std::vector<at::Tensor> state = {scan.keys, scan.values};
     if (!forgets_) state.push_back(weights.log_sum);
     return {o_proj_(g_norm_(mixed)), std::move(state)};
@@ -76,7 +78,6 @@ int64_t slot_attention_cache_bytes(const ModelConfig& config,
                                    int64_t layer,
                                    int64_t tokens,
                                    int64_t /*element_bytes*/) {
-  constexpr int64_t kStateBytes = 4;
   const LayerSpec& spec = graph[layer];
   const int64_t of_slot = 2 * config.head_dim + (forgets(spec) ? 0 : 1);
   return tokens == 0 ? 0 : spec.kv_heads * config.linear.num_slots * of_slot * kStateBytes;

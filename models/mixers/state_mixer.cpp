@@ -3,6 +3,7 @@
 #include <torch/types.h>
 
 #include "models/state_memory.h"
+#include "ops/layers.h"
 
 namespace kvsmith {
 
@@ -25,7 +26,7 @@ std::unique_ptr<Memory> StateMixer::make_transient() const {
 }
 
 at::Tensor state_heads(const at::Tensor& x, int64_t width) {
-  return x.unflatten(-1, {-1, width}).transpose(1, 2).to(torch::kFloat);
+  return split_heads(x, width).to(torch::kFloat);
 }
 
 }  // namespace kvsmith

@@ -164,8 +164,6 @@ TEST(KvGraph, ImpossibleTablesAreRefusedWithLayersAndReason) {
          c.lckv_warmup_layers = 6;
        },
        "lckv_warmup_layers", "leave none of 6 to condense"},
-      {[](auto& c) { c.layer_types = {"full", "sliding"}; }, "layer_types",
-       "has 2 entries for 6 layers"},
       {[](auto& c) { c.layer_types = {"ful"}; }, "layer_types", "did you mean \"full\""},
       {[](auto& c) { c.layer_types = {"0_1_x_3_4_5"}; }, "layer_types", "\"x\""},
       {[](auto& c) { c.kv_source_layers = {0, 1, 2, 3, 4, 6}; }, "k_source_layers",

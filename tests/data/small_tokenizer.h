@@ -33,6 +33,7 @@ inline std::string sample_text() {
   return text;
 }
 
+/// Replaces the file.
 inline void write_text(const std::filesystem::path& path, std::string_view text) {
   std::ofstream(path, std::ios::binary) << text;
 }
@@ -48,6 +49,7 @@ inline const std::string& small_model() {
   return model;
 }
 
+/// The tokenizer of small_model(): 600 pieces.
 inline Tokenizer small_tokenizer() { return Tokenizer::from_bytes(small_model(), "small.model"); }
 
 /// Texts that tokenizers like to get wrong, and random ones made of such parts.

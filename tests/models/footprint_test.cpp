@@ -120,6 +120,36 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values("full", "latent", "grouped_latent", "gta", "autoencoded", "rattention"),
     [](const auto& test) { return std::string(test.param); });
 
+TEST(Footprint, EstimatesTheActivationsOfLayersThatAreComputedAgain) {
+  RunConfig config;
+  config.model = tiny_model(2, [](ModelConfig& model) {
+    model.hidden_size = 128;
+    model.num_hidden_layers = 12;
+  });
+  config.train.batch_size = 4;
+  config.train.sequence_length = 128;
+  const int64_t plain = training_footprint(config).activations;
+  config.train.gradient_checkpointing = true;
+  const int64_t lean = training_footprint(config).activations;
+  EXPECT_LT(3 * lean, plain);
+
+  Decoder model(config.model);
+  initialize(*model, 1);
+  model->set_gradient_checkpointing(true);
+  const auto tokens = torch::zeros({4, 128}, torch::kLong);
+  const auto step = [&] {
+    auto cache = model->make_transient();
+    const auto hidden = model->step(tokens, Positions::range(0, 128), cache);
+    linear_cross_entropy(hidden.flatten(0, 1), model->head_weight(), tokens.flatten()).backward();
+  };
+  step();  // makes the gradients, which are no activations
+  const AllocationCounter allocations;
+  step();
+  const double ratio = static_cast<double>(allocations.peak_bytes()) / static_cast<double>(lean);
+  EXPECT_GT(ratio, 0.7);
+  EXPECT_LT(ratio, 1.4);
+}
+
 TEST(Footprint, FlopsOfALlama7bAreTheKnownOnes) {
   ModelConfig llama;
   llama.vocab_size = 32000;

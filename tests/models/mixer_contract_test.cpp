@@ -76,6 +76,20 @@ TEST_P(MixerContract, EveryParameterGetsAGradient) {
   }
 }
 
+TEST_P(MixerContract, CheckpointingChangesNoGradient) {
+  const auto gradients = [&](bool checkpointing) {
+    model_->zero_grad();
+    model_->set_gradient_checkpointing(checkpointing);
+    model_->forward(tokens_).pow(2).sum().backward();
+    std::vector<at::Tensor> out;
+    for (const auto& parameter : model_->parameters()) out.push_back(parameter.grad().clone());
+    return out;
+  };
+  const auto plain = gradients(false), again = gradients(true);
+  for (size_t i = 0; i < plain.size(); ++i)
+    EXPECT_TRUE(close(again[i], plain[i], 1e-4)) << model_->named_parameters()[i].key();
+}
+
 TEST_P(MixerContract, CacheBytesAreThoseOfTheFormula) {
   for (const auto type : {at::kFloat, at::kBFloat16}) {
     model_->set_compute_type(type);

@@ -37,6 +37,20 @@ TEST(Rotate, GradientIsTheRotationBack) {
   EXPECT_TRUE(close(got[0], grads_of(plain, {x})[0], 1e-6));
 }
 
+TEST(Rotate, LeavesALayerWithoutPositionsAlone) {
+  const auto x = torch::randn({1, 2, 3, 4});
+  EXPECT_TRUE(rotate(x, Positions::range(5, 3), 0).is_same(x));
+}
+
+TEST(Heads, AreNeighboursInTheWidthOfAToken) {
+  const auto x = torch::arange(2 * 5 * 12).view({2, 5, 12});
+  const auto heads = split_heads(x, 4);
+  ASSERT_EQ(heads.sizes(), (std::vector<int64_t>{2, 3, 5, 4}));
+  for (int64_t head = 0; head < 3; ++head)
+    EXPECT_TRUE(heads.select(1, head).equal(x.narrow(2, 4 * head, 4)));
+  EXPECT_TRUE(merge_heads(heads).equal(x));
+}
+
 TEST(LinearCrossEntropy, EqualsTheUnfusedLossWithItsGradients) {
   torch::manual_seed(5);
   // more rows than one slice of logits holds, so that slices are joined

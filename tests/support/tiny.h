@@ -54,6 +54,8 @@ inline std::filesystem::path tiny_corpus(const std::filesystem::path& path, uint
   return path;
 }
 
+/// A run of tiny_model() on the CPU: 12 steps of 4 sequences of 16 tokens, with a checkpoint every
+/// 3 steps and a validation every 6.
 inline RunConfig tiny_run(const std::filesystem::path& corpus) {
   RunConfig config;
   config.model = tiny_model();
