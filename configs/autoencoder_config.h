@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "core/fields.h"
 
@@ -12,6 +13,7 @@ struct AutoencoderConfig {
   std::string autoencoder_kind = "mlp";
   int64_t autoencoder_dim = 0;
   int64_t autoencoder_hidden = 0;
+  std::vector<std::string> reused_heads = {};
 
   template <class Self, class Visit>
   static void fields(Self& self, Visit&& visit) {
@@ -32,6 +34,11 @@ struct AutoencoderConfig {
               .min = 0,
               .max = 1 << 20},
           self.autoencoder_hidden);
+    visit(Key{.name = "reused_heads",
+              .help = "autoencoded layers: key/value heads that are read from the layer below and "
+                      "not stored, each \"LAYER:HEAD\" counted from 0; \"LAYER:HEAD:k\" its keys "
+                      "alone, \"LAYER:HEAD:v\" its values"},
+          self.reused_heads);
   }
   bool operator==(const AutoencoderConfig&) const = default;
 };

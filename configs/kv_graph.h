@@ -18,7 +18,10 @@ struct LayerSpec {
   int64_t window = 0;     ///< keys a token may see, its own included; 0: all
   int64_t sinks = 0;      ///< first positions that stay visible outside the window
   double rope_theta = 0;  ///< base of the rotary angles; 0: no positions (NoPE)
+  /// Heads, ascending, that it takes from the layer below instead of computing them.
+  std::vector<int64_t> reused_keys = {}, reused_values = {};
 
+  bool reuses_heads() const { return !reused_keys.empty() || !reused_values.empty(); }
   bool operator==(const LayerSpec&) const = default;
 };
 
@@ -41,12 +44,17 @@ class KvGraph {
   const LayerSpec& operator[](int64_t layer) const { return layers_[static_cast<size_t>(layer)]; }
   int64_t size() const { return static_cast<int64_t>(layers_.size()); }
 
-  /// Some layer reads its keys (values): it computes and remembers them.
+  /// Some layer reads its keys (values): it computes and remembers them, but for reused heads.
   bool keeps_keys(int64_t layer) const { return use(layer).keys; }
   bool keeps_values(int64_t layer) const { return use(layer).values; }
+  /// Heads whose keys (values) it computes and remembers.
+  int64_t key_heads(int64_t layer) const;
+  int64_t value_heads(int64_t layer) const;
   /// Layers that own a memory.
   int64_t owners() const;
-  bool is_owner(int64_t layer) const { return keeps_keys(layer) || keeps_values(layer); }
+  bool is_owner(int64_t layer) const { return key_heads(layer) > 0 || value_heads(layer) > 0; }
+  /// Layers whose keys or values `layer` reads, whole or head by head.
+  const std::vector<int64_t>& sources(int64_t layer) const { return use(layer).sources; }
   /// The highest layer that reads keys or values of `layer`; -1: none does.
   int64_t last_reader(int64_t layer) const { return use(layer).last_reader; }
   /// It reads a layer above itself, so a token cannot see its own row: row j is seen when j < t.
@@ -58,10 +66,11 @@ class KvGraph {
   bool is_cyclic() const;
 
  private:
-  /// Who reads the rows of a layer.
+  /// Who reads the rows of a layer, and whose it reads.
   struct Use {
-    bool keys = false, values = false;  ///< some layer does
+    bool keys = false, values = false;  ///< some layer reads them
     int64_t last_reader = -1;
+    std::vector<int64_t> sources;
   };
   const Use& use(int64_t layer) const { return uses_[static_cast<size_t>(layer)]; }
   std::vector<Slice> cut() const;

@@ -144,6 +144,23 @@ void check(EvaluateOptions& options, const LoadedModel& model, const Corpus& cor
            cat("give 1 to the context, ", options.context, ", or 0 for no overlap"));
   }
   if (options.batch < 1) refuse(cat("batch ", options.batch), "give at least 1 window");
+  check_fits(corpus, model);
+}
+
+}  // namespace
+
+Protocol protocol_of(const std::string& name) {
+  if (name == "decode") return Protocol::kDecode;
+  if (name == "parallel") return Protocol::kParallel;
+  throw Error(ExitCode::kUsage, {"\"" + name + "\" is no protocol", "--protocol",
+                                 suggestion(name, {"decode", "parallel"})});
+}
+
+std::string to_string(Protocol protocol) {
+  return protocol == Protocol::kDecode ? "decode" : "parallel";
+}
+
+void check_fits(const Corpus& corpus, const LoadedModel& model) {
   const auto& info = corpus.info();
   if (model.tokenizer && model.tokenizer->sha256() != info.tokenizer_sha256 &&
       !info.tokenizer_sha256.empty()) {
@@ -158,19 +175,6 @@ void check(EvaluateOptions& options, const LoadedModel& model, const Corpus& cor
                      model.model->config().vocab_size),
                  model.path.string(), "build the corpus with the model's tokenizer.model"});
   }
-}
-
-}  // namespace
-
-Protocol protocol_of(const std::string& name) {
-  if (name == "decode") return Protocol::kDecode;
-  if (name == "parallel") return Protocol::kParallel;
-  throw Error(ExitCode::kUsage, {"\"" + name + "\" is no protocol", "--protocol",
-                                 suggestion(name, {"decode", "parallel"})});
-}
-
-std::string to_string(Protocol protocol) {
-  return protocol == Protocol::kDecode ? "decode" : "parallel";
 }
 
 CacheMeasurement measure_cache(DecoderImpl& model, int64_t tokens) {

@@ -68,6 +68,9 @@ Evaluation evaluate(LoadedModel& model,
                     EvaluateOptions options,
                     const std::function<void(int64_t tokens, int64_t total)>& on_progress = {});
 
+/// Throws Error (78) when corpus and model have different tokenizers or numbers of token ids.
+void check_fits(const Corpus& corpus, const LoadedModel& model);
+
 /// Prefills a cache with `tokens` tokens and measures it. Throws Error (70) when used or
 /// reserved bytes are not those of the formula.
 CacheMeasurement measure_cache(DecoderImpl& model, int64_t tokens);

@@ -41,6 +41,14 @@ struct DecoderImpl::BlockImpl : torch::nn::Module {
   RmsNorm input_norm{nullptr}, post_norm{nullptr};
 };
 
+namespace {
+
+Rows with_reused_heads(const LayerSpec& spec, const Rows& own, const Rows& below) {
+  return with_heads(own, below, {spec.reused_keys, spec.reused_values});
+}
+
+}  // namespace
+
 /// One step of the model: carries rows from the layers that compute them to those that read them.
 class DecoderImpl::Step {
  public:
@@ -57,7 +65,7 @@ class DecoderImpl::Step {
         return cache_.rows_of(layer).write(positions_, std::move(fresh));
       });
       // rows that were made for this step, such as decoded ones, are as large as the cache
-      for (const int64_t source : {graph_[layer].k_source, graph_[layer].v_source})
+      for (const int64_t source : graph_.sources(layer))
         if (graph_.last_reader(source) == layer) shown(source) = {};
     }
     return x;
@@ -119,6 +127,9 @@ class DecoderImpl::Step {
       if (!rows) return block(layer)->mixer->step(normed, positions_, cache_.of(layer));
       if (graph_.is_owner(layer))
         shown(layer) = rows->expand(remember(rows->project(normed, positions_)));
+      const LayerSpec& spec = graph_[layer];
+      if (spec.reuses_heads())
+        shown(layer) = with_reused_heads(spec, shown(layer), shown(layer - 1));
       return rows->attend(normed, positions_, rows_for(layer));
     });
   }
@@ -128,9 +139,8 @@ class DecoderImpl::Step {
   at::Tensor advance_lean(int64_t layer, const at::Tensor& x) {
     std::vector<int64_t> others;
     std::vector<at::Tensor> inputs = {x};
-    for (const int64_t source : {graph_[layer].k_source, graph_[layer].v_source}) {
-      if (source == layer || std::ranges::count(others, source) > 0 || shown(source).empty())
-        continue;
+    for (const int64_t source : graph_.sources(layer)) {
+      if (source == layer || shown(source).empty()) continue;
       others.push_back(source);
       for (const auto& stream : shown(source).streams) inputs.push_back(stream);
     }
@@ -218,6 +228,18 @@ KvCache DecoderImpl::make_cache(const CacheOptions& options) const {
 
 KvCache DecoderImpl::make_transient() const {
   return memories([](const Mixer& mixer) { return mixer.make_transient(); });
+}
+
+std::vector<Rows> DecoderImpl::shown_rows(KvCache& cache) const {
+  std::vector<Rows> shown(blocks_.size());
+  for (size_t i = 0; i < shown.size(); ++i) {
+    const auto layer = static_cast<int64_t>(i);
+    RowMixer* rows = blocks_[i]->rows;
+    if (rows && graph_.is_owner(layer)) shown[i] = rows->expand(cache.rows_of(layer).read());
+    if (graph_[layer].reuses_heads())
+      shown[i] = with_reused_heads(graph_[layer], shown[i], shown[i - 1]);
+  }
+  return shown;
 }
 
 KvCache DecoderImpl::memories(

@@ -46,6 +46,9 @@ class DecoderImpl : public torch::nn::Module {
 
   KvCache make_cache(const CacheOptions& options) const;
   KvCache make_transient() const;
+  /// What readers of each layer attend to, from the whole of a cache: decoded, and with the heads
+  /// that the layer reuses. Nothing of a layer that no layer reads row by row.
+  std::vector<Rows> shown_rows(KvCache& cache) const;
 
   /// The matrix that turns hidden states into logits: [vocab_size, hidden_size].
   const at::Tensor& head_weight() const;

@@ -101,6 +101,24 @@ Rows joined(const Rows& past, const Positions& positions, const std::vector<at::
   return {std::move(streams), Positions::joined(past.positions, positions)};
 }
 
+Rows with_heads(const Rows& own,
+                const Rows& below,
+                const std::vector<std::vector<int64_t>>& reused) {
+  Rows out{std::vector<at::Tensor>(reused.size()), below.positions};
+  for (size_t i = 0; i < reused.size(); ++i) {
+    const auto stream = own.empty() ? at::Tensor() : own.streams[i];
+    if (reused[i].empty() || !stream.defined()) {
+      out.streams[i] = reused[i].empty() ? stream : below.streams[i];
+      continue;
+    }
+    auto heads = stream.split(1, /*dim=*/1);
+    for (const int64_t head : reused[i])
+      heads.insert(heads.begin() + head, below.streams[i].narrow(1, head, 1));
+    out.streams[i] = torch::cat(heads, 1);
+  }
+  return out;
+}
+
 Rows TransientRows::write(const Positions& positions, std::vector<at::Tensor> fresh) {
   rows_ = {std::move(fresh), positions};
   return rows_;

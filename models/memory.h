@@ -41,6 +41,12 @@ struct Rows {
 /// The rows of `past` followed by `fresh` at `positions`.
 Rows joined(const Rows& past, const Positions& positions, const std::vector<at::Tensor>& fresh);
 
+/// `own`, whose streams lack the heads `reused[stream]` (ascending), with those of `below` put in
+/// their places. A stream whose heads are all reused is that of `below` itself.
+Rows with_heads(const Rows& own,
+                const Rows& below,
+                const std::vector<std::vector<int64_t>>& reused);
+
 /// A memory with one row per remembered position, such as keys and values.
 class RowMemory : public Memory {
  public:

@@ -72,6 +72,7 @@ void add_verbs(CLI::App& app, int& exit_code) {
   add_train(app, exit_code);
   add_evaluate(app);
   add_logits(app);
+  add_head_distances(app);
   add_generate(app);
   add_export(app);
   add_checkpoint(app, exit_code);

@@ -47,7 +47,7 @@ class Autoencoded final : public RowMixer {
   Autoencoded(const ModelConfig& config, const KvGraph& graph, int64_t layer)
       : config_(config), spec_(graph[layer]), strict_(graph.reads_ahead(layer)) {
     const int64_t width = config.hidden_size, query = config.num_attention_heads * config.head_dim;
-    const int64_t kv = spec_.kv_heads * config.head_dim;
+    const int64_t key_heads = graph.key_heads(layer), value_heads = graph.value_heads(layer);
     const auto add = [&](const char* name, int64_t out) {
       return register_module(name, Linear(width, out, config.attention_bias));
     };
@@ -62,13 +62,13 @@ class Autoencoded final : public RowMixer {
     };
     q_proj_ = add("q_proj", query);
     if (config.qk_norm) q_norm_ = add_norm("q_norm");
-    if (graph.keeps_keys(layer)) {
-      k_proj_ = add("k_proj", kv);
+    if (key_heads > 0) {
+      k_proj_ = add("k_proj", key_heads * config.head_dim);
       if (config.qk_norm) k_norm_ = add_norm("k_norm");
       add_coders("k", k_encoder_, k_decoder_);
     }
-    if (graph.keeps_values(layer)) {
-      v_proj_ = add("v_proj", kv);
+    if (value_heads > 0) {
+      v_proj_ = add("v_proj", value_heads * config.head_dim);
       add_coders("v", v_encoder_, v_decoder_);
     }
     o_proj_ = register_module("o_proj", Linear(query, width, /*has_bias=*/false));
@@ -130,9 +130,8 @@ int64_t autoencoded_cache_bytes(const ModelConfig& config,
                                 int64_t layer,
                                 int64_t tokens,
                                 int64_t element_bytes) {
-  const int64_t streams = int64_t{graph.keeps_keys(layer)} + graph.keeps_values(layer);
-  return streams * graph[layer].kv_heads * config.autoencoder.autoencoder_dim * tokens *
-         element_bytes;
+  const int64_t heads = graph.key_heads(layer) + graph.value_heads(layer);
+  return heads * config.autoencoder.autoencoder_dim * tokens * element_bytes;
 }
 
 MixerCost autoencoded_cost(const ModelConfig& config,
@@ -141,25 +140,27 @@ MixerCost autoencoded_cost(const ModelConfig& config,
                            int64_t context) {
   const LayerSpec& spec = graph[layer];
   const int64_t query = config.num_attention_heads * config.head_dim;
-  const int64_t kv = spec.kv_heads * config.head_dim;
-  const bool has_keys = graph.keeps_keys(layer), has_values = graph.keeps_values(layer);
-  const int64_t streams = int64_t{has_keys} + has_values;
+  const int64_t key_heads = graph.key_heads(layer), value_heads = graph.value_heads(layer);
+  const bool has_keys = key_heads > 0, has_values = value_heads > 0;
+  const int64_t streams = int64_t{has_keys} + has_values, heads = key_heads + value_heads;
+  const int64_t kv = heads * config.head_dim;
   const int64_t code = config.autoencoder.autoencoder_dim, inner = inner_width(config);
   const int64_t products = inner > 0 ? 2 * inner * (config.head_dim + code)  // there and back
                                      : 2 * config.head_dim * code;
   const int64_t others = inner > 0 ? 4 * inner + code + config.head_dim : 0;  // biases and norms
 
   MixerCost cost;
-  cost.matrices = config.hidden_size * (2 * query + streams * kv);
+  cost.matrices = config.hidden_size * (2 * query + kv);
   cost.vectors = streams * (products + others);  // multiplied more than once a token
-  if (config.attention_bias) cost.vectors += query + streams * kv;
+  if (config.attention_bias) cost.vectors += query + kv;
   if (config.qk_norm) cost.vectors += config.head_dim * (1 + has_keys);
   // q and the output twice (see attention_cost); of each head what is encoded, the code, what is
   // decoded and its rotation, and three inner states of both coders
-  cost.activations = 3 * query + streams * (2 * kv + spec.kv_heads * (code + 6 * inner));
-  if (has_keys) cost.activations += kv;
+  cost.activations = 3 * query + 2 * kv + heads * (code + 6 * inner) + key_heads * config.head_dim;
+  for (const int64_t own : {key_heads, value_heads})  // put together with reused ones
+    if (own > 0 && own < spec.kv_heads) cost.activations += spec.kv_heads * config.head_dim;
   cost.mixing_flops = 4.0 * static_cast<double>(query) * mean_tokens_seen(spec, context) +
-                      2.0 * static_cast<double>(streams * spec.kv_heads * products);
+                      2.0 * static_cast<double>(heads * products);
   return cost;
 }
 

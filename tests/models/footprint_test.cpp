@@ -40,6 +40,12 @@ TEST(Footprint, CountsTheParametersOfRealModels) {
     }
   }
   add([](ModelConfig& config) {
+    config.layer_types = {"autoencoded"};
+    config.num_hidden_layers = 4;
+    config.qk_norm = config.attention_bias = true;
+    config.autoencoder.reused_heads = {"1:0", "2:0:k", "2:1:k", "3:0", "3:1"};
+  });
+  add([](ModelConfig& config) {
     config.layer_types = {"rattention"};
     config.sliding_window = 5;
     config.qk_norm = config.attention_bias = true;

@@ -34,9 +34,14 @@ inline LayerCase option(const std::string& name, const std::function<void(ModelC
 }
 
 /// Six layers of `kind` that share rows in the given pattern.
-inline LayerCase layers_of(const std::string& kind, const std::string& name) {
-  LayerCase out = pattern(name, [&](ModelConfig& config) { config.layer_types = {kind}; });
-  out.name = kind + "_" + out.name;
+inline LayerCase layers_of(const std::string& kind,
+                           const std::string& name,
+                           const std::vector<std::string>& reused_heads = {}) {
+  LayerCase out = pattern(name, [&](ModelConfig& config) {
+    config.layer_types = {kind};
+    config.autoencoder.reused_heads = reused_heads;
+  });
+  out.name = kind + "_" + out.name + (reused_heads.empty() ? "" : "_reused_heads");
   return out;
 }
 
@@ -165,6 +170,27 @@ inline std::vector<LayerCase> layer_cases() {
                c.layer_types = {"autoencoded"};
                c.autoencoder.autoencoder_kind = "linear";
              }),
+      option("autoencoded_reused_chain",
+             [](auto& c) {
+               c.num_hidden_layers = 4;
+               c.layer_types = {"autoencoded"};
+               c.autoencoder.reused_heads = {"1:1", "2:1", "3:1", "3:0:k"};
+               c.attention_bias = c.qk_norm = true;
+             }),
+      option("autoencoded_reused_keys_linear",
+             [](auto& c) {
+               c.layer_types = {"autoencoded"};
+               c.num_key_value_heads = 4;
+               c.autoencoder.autoencoder_kind = "linear";
+               c.autoencoder.reused_heads = {"1:0:k", "1:3:k"};
+             }),
+      option("autoencoded_reused_values",
+             [](auto& c) {
+               c.layer_types = {"autoencoded"};
+               c.autoencoder.reused_heads = {"1:0:v", "1:1:v"};
+             }),
+      // layer 2 stores nothing, and the layers above it read it
+      layers_of("autoencoded", "trailing-reuse-3", {"2:0", "2:1"}),
       layers_of("autoencoded", "cla-2"),
       layers_of("autoencoded", "lckv"),
       option("full_latent_sliding",

@@ -82,8 +82,8 @@ TEST(CommandLine, MisuseGetsOneMessageAndItsExitCode) {
 TEST(CommandLine, EveryVerbHasHelp) {
   for (const char* verb :
        {"", "tokenizer train", "data build", "data inspect", "train", "evaluate", "logits",
-        "generate", "export", "checkpoint list", "checkpoint verify", "estimate", "report",
-        "reference", "env", "help", "version", "completion"}) {
+        "head-distances", "generate", "export", "checkpoint list", "checkpoint verify", "estimate",
+        "report", "reference", "env", "help", "version", "completion"}) {
     const auto got = kvsmith(std::string(verb) + " --help");
     EXPECT_EQ(got.code, 0) << verb;
     EXPECT_NE(got.text.find("Usage"), std::string::npos) << verb;
@@ -189,6 +189,20 @@ TEST_F(Workflow, FromTextToReport) {
   EXPECT_EQ(Json::parse(read_file(at("report.json")))["runs"][0]["perplexity"], json["perplexity"]);
   EXPECT_NE(read_file(at("report.html")).find("<svg"), std::string::npos);
   EXPECT_TRUE(fs::exists(at("report.csv")));
+}
+
+TEST_F(Workflow, HeadDistancesProposeALineOfTheConfiguration) {
+  const std::string verb = cat("head-distances ", at("run"), " --corpus ", at("c.h5"));
+  const auto shown =
+      expect_ok(cat(verb, " --max-tokens 200 --threshold 2.1 --json ", at("distances.json")));
+  // no distance is above 2, so all heads of layer 1 are named
+  EXPECT_NE(shown.text.find("reused_heads = [\"1:0\", \"1:1\"]"), std::string::npos) << shown.text;
+  const Json json = Json::parse(read_file(at("distances.json")));
+  EXPECT_EQ(json["heads"].size(), 2u);
+  EXPECT_EQ(json["reused_heads"], Json::array({"1:0", "1:1"}));
+  const auto config = cat(at("run.toml"), " --set model.layer_types=autoencoded --set ");
+  expect_ok(cat("estimate ", config, "'model.reused_heads=[\"1:0\", \"1:1\"]'"));
+  EXPECT_EQ(kvsmith(verb + " --threshold 0").text.find("reused_heads = [\""), std::string::npos);
 }
 
 /// `kvsmith train` in a process of its own.

@@ -1,0 +1,159 @@
+#include "configs/kv_checks.h"
+
+#include <algorithm>
+
+#include "core/text.h"
+
+namespace kvsmith {
+namespace {
+
+/// Complaints about the edges of a complete table.
+class EdgeCheck {
+ public:
+  EdgeCheck(const KvGraph& graph, std::vector<KeyProblem>& problems)
+      : graph_(graph), problems_(problems) {}
+
+  void run() {
+    const Expect expect{problems_};
+    for (int64_t i = 0; i < graph_.size(); ++i) {
+      const LayerSpec &k = graph_[graph_[i].k_source], &v = graph_[graph_[i].v_source];
+      expect(k.window == v.window && k.sinks == v.sinks, "v_source_layers",
+             cat("layer ", i, " reads keys of layer ", graph_[i].k_source, " (", k.kind,
+                 ") and values of layer ", graph_[i].v_source, " (", v.kind,
+                 "), which remember different tokens; use layers of one kind"));
+      check(i, graph_[i].k_source, "k_source_layers", /*keys=*/true);
+      check(i, graph_[i].v_source, "v_source_layers", /*keys=*/false);
+    }
+    for (const Slice& slice : graph_.slices()) {
+      for (int64_t i = slice.first; slice.is_cyclic && i < slice.last; ++i) {
+        expect(layer_kind(graph_[i].kind).has_rows, "layer_types",
+               cat("layer ", i, " (", graph_[i].kind, ") stands between a layer that reads ahead ",
+                   "and its source (layers ", slice.first, " to ", slice.last - 1,
+                   "); such layers are run repeatedly over the same tokens, which a memory that ",
+                   "is not one row a token cannot take back; move it out of them"));
+      }
+    }
+  }
+
+ private:
+  void check(int64_t reader, int64_t source, const std::string& key, bool keys) {
+    const Expect expect{problems_};
+    const LayerSpec &r = graph_[reader], &s = graph_[source];
+    const std::string edge =
+        cat("layer ", reader, " (", r.kind, ") reads layer ", source, " (", s.kind, ")");
+    if (reader == source) return;
+    const auto &reader_kind = layer_kind(r.kind), &source_kind = layer_kind(s.kind);
+    if (!reader_kind.has_rows || reader_kind.row_format != source_kind.row_format) {
+      expect(false, key, edge + ", which keeps something else; let it read a layer of its kind");
+      return;
+    }
+    expect(r.kv_heads == s.kv_heads, "layer_num_key_value_heads",
+           cat(edge, ", which has ", s.kv_heads, " key/value heads, not ", r.kv_heads));
+    expect(!keys || r.rope_theta == s.rope_theta, "layer_rope_theta",
+           cat(edge, ", whose keys are rotated with base ", s.rope_theta, ", not ", r.rope_theta,
+               " (0: no rotation)"));
+    const bool evicted = s.window > 0 && (r.window == 0 || r.window > s.window);
+    expect(!evicted, "sliding_window",
+           cat(edge, ", which has evicted all but ", s.window, " tokens, and needs ",
+               r.window == 0 ? std::string("all") : std::to_string(r.window), "; make layer ",
+               source, " full or layer ", reader, " sliding"));
+    expect(s.window == 0 || r.sinks <= s.sinks, "num_sink_tokens",
+           cat(edge, ", which keeps ", s.sinks, " sink tokens, not ", r.sinks));
+  }
+
+  const KvGraph& graph_;
+  std::vector<KeyProblem>& problems_;
+};
+
+/// Sizes of latent layers and of their relatives.
+void check_latent(const ModelConfig& c, const KvGraph& graph, std::vector<KeyProblem>& problems) {
+  const Expect expect{problems};
+  const LatentConfig& sizes = c.latent;
+  bool all_latent = true, has_latent = false, has_grouped = false, has_gta = false;
+  for (int64_t i = 0; i < graph.size(); ++i) {
+    const LayerSpec& spec = graph[i];
+    const bool is_gta = spec.kind == "gta", is_grouped = spec.kind == "grouped_latent";
+    const bool is_latent = is_gta || is_grouped || spec.kind == "latent";
+    expect(!is_latent || spec.k_source == spec.v_source, "v_source_layers",
+           cat("layer ", i, " (", spec.kind, ") reads keys of layer ", spec.k_source,
+               " and values of layer ", spec.v_source,
+               ", but both are made from one state; name one layer"));
+    all_latent = all_latent && is_latent;
+    has_latent = has_latent || is_latent;
+    has_grouped = has_grouped || is_grouped;
+    has_gta = has_gta || is_gta;
+  }
+  if (!has_latent) return;
+  expect(sizes.qk_rope_head_dim % 2 == 0 && sizes.qk_rope_head_dim > 0, "qk_rope_head_dim",
+         cat("is ", sizes.qk_rope_head_dim, ", and the rotary embedding turns pairs; choose an ",
+             "even number such as ", std::max<int64_t>(2, c.head_dim / 4 * 2)));
+  expect(!has_gta || sizes.qk_rope_head_dim < c.head_dim, "qk_rope_head_dim",
+         cat("is ", sizes.qk_rope_head_dim, ", which leaves a gta layer with head_dim ", c.head_dim,
+             " no key dimension that is tied to the value; choose less, usually head_dim / 2"));
+  expect(!has_grouped || sizes.kv_lora_rank % 2 == 0, "kv_lora_rank",
+         cat("is ", sizes.kv_lora_rank, ", and grouped_latent layers cut it into two heads; ",
+             "choose an even number"));
+  expect(!has_grouped || c.num_attention_heads % 2 == 0, "num_attention_heads",
+         cat("is ", c.num_attention_heads, ", and in grouped_latent layers each of two latents ",
+             "serves half of the heads; choose an even number or latent layers"));
+  for (const auto& [key, is_set] :
+       {std::pair("qk_norm", c.qk_norm), std::pair("attention_bias", c.attention_bias),
+        std::pair("attention_k_eq_v", c.attention_k_eq_v),
+        std::pair("attention_sink_logits", c.attention_sink_logits)}) {
+    expect(!all_latent || !is_set, key,
+           "is an option of attention layers, and the model has none, only latent ones and their "
+           "relatives; leave it out");
+  }
+}
+
+/// Sizes and options of autoencoded and rattention layers.
+void check_coded(const ModelConfig& c, std::vector<KeyProblem>& problems) {
+  const Expect expect{problems};
+  const auto& types = c.layer_types;
+  const bool has_codes = std::ranges::find(types, "autoencoded") != types.end();
+  const int64_t code = c.autoencoder.autoencoder_dim;
+  expect(!has_codes || code <= c.head_dim, "autoencoder_dim",
+         cat("is ", code, ", more than the head_dim of ", c.head_dim,
+             " that it stands for; choose less, usually head_dim / 2, or full layers"));
+  const auto here = std::ranges::find_if(
+      types, [](const std::string& type) { return type == "autoencoded" || type == "rattention"; });
+  if (here == types.end()) return;
+  const bool has_attention = std::ranges::any_of(
+      types, [](const std::string& type) { return layer_kind(type).row_format == "kv"; });
+  for (const auto& [key, is_set] : {std::pair("attention_k_eq_v", c.attention_k_eq_v),
+                                    std::pair("attention_sink_logits", c.attention_sink_logits)}) {
+    expect(has_attention || !is_set, key,
+           cat("does not apply to ", *here, " layers, and the model has no others that it ",
+               "applies to; leave it out"));
+  }
+}
+
+}  // namespace
+
+void check_edges(const KvGraph& graph, std::vector<KeyProblem>& problems) {
+  EdgeCheck(graph, problems).run();
+}
+
+void check_options(const ModelConfig& c, const KvGraph& graph, std::vector<KeyProblem>& problems) {
+  const Expect expect{problems};
+  expect(!c.attention_k_eq_v || c.qk_norm, "attention_k_eq_v",
+         "needs qk_norm = true: keys are the values times the weight of the key norm, rotated");
+  for (int64_t i = 0; i < graph.size(); ++i) {
+    const LayerSpec& spec = graph[i];
+    expect(!c.attention_k_eq_v || spec.k_source == spec.v_source, "attention_k_eq_v",
+           cat("layer ", i, " reads keys of layer ", spec.k_source, " and values of layer ",
+               spec.v_source, ", but both are one tensor"));
+    const bool has_slots = spec.kind == "gsa" || spec.kind == "abc";
+    expect(
+        !has_slots || c.linear.num_slots > 0, "num_slots",
+        cat("layer ", i, " is ", spec.kind, ", which remembers nothing but its slots, and there ",
+            "are 0; 64 is a usual number"));
+  }
+  check_latent(c, graph, problems);
+  check_coded(c, problems);
+  expect(!graph.is_cyclic() || c.dropout == 0, "dropout",
+         "layers that read ahead are run several times over the same tokens, and each pass would "
+         "drop other elements; set dropout = 0");
+}
+
+}  // namespace kvsmith
