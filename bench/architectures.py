@@ -2,20 +2,30 @@
 and writes one report and one table. Interrupt it at will: run again, it goes on where it was.
 
 Usage: architectures.py KVSMITH CORPUS OUTPUT [--size 15m] [--tokens 4e6] [--only mha gqa ...]
-                        [--also TEXT ...] [--set section.key=value ...]
+                        [--also NAME=TEXT ...] [--set section.key=value ...]
 
 All models get the parameters of GQA: what a design saves goes into its feed-forward width. Each TEXT
-is one more corpus to evaluate on, out of domain, made with the tokenizer of CORPUS.
+is one more corpus to evaluate on, out of domain, made with the tokenizer of CORPUS. Training speed is
+measured apart, in rounds over all of them, so that a noisy machine is unfair to none; it wants the
+machine for itself.
 """
 
 import argparse
 import json
 import statistics
 import subprocess
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTEXT = 512
+ROUNDS = 3
+STEPS = 8
+
+
+def named_text(word):
+    name, _, path = word.rpartition("=")
+    return name or Path(path).stem, Path(path)
 
 
 def arguments():
@@ -26,7 +36,7 @@ def arguments():
     parser.add_argument("--size", default="15m")
     parser.add_argument("--tokens", type=float, default=4e6)
     parser.add_argument("--only", nargs="*", default=[])
-    parser.add_argument("--also", nargs="*", type=Path, default=[])
+    parser.add_argument("--also", nargs="*", type=named_text, default=[])
     parser.add_argument("--set", nargs="*", default=[])
     parser.add_argument("--evaluate-tokens", type=int, default=65536)
     return parser.parse_args()
@@ -61,6 +71,10 @@ class Sweep:
         inner = 1024 + (self.reference["parameters"] - width[1024]) / step
         return f"model.intermediate_size={max(8, round(inner / 8) * 8)}"
 
+    def flops(self, name):
+        """Of a token in training, by the formula."""
+        return self.estimate(name, self.equal_parameters(name))["training"]["flops_per_token"]
+
     def train(self, name):
         run = self.options.output / name
         extra = [self.equal_parameters(name), f"train.max_tokens={int(self.options.tokens)}", "train.log_every=50"]
@@ -70,31 +84,47 @@ class Sweep:
     def evaluate(self, run, corpus, json_path, *words):
         if not json_path.exists():
             self.run("evaluate", run, "--corpus", corpus, "--context", CONTEXT, "--max-tokens", self.options.evaluate_tokens,
-                     "--batch", 64, "--name", run.name, "--json", json_path, "-q", *words)
+                     "--batch", 64, "--dtype", "bf16", "--name", run.name, "--json", json_path, "-q", *words)
         return json.loads(json_path.read_text())
 
-    def other_corpus(self, text):
-        path = self.options.output / f"{text.stem}.h5"
+    def other_corpus(self, name, text):
+        path = self.options.output / f"{name}.h5"
         if not path.exists():
-            run = next(self.options.output.glob("*/latest/tokenizer.model"))
-            self.run("data", "build", text, "--valid", text, "--tokenizer", run, "--output", path, "-q")
+            tokenizer = next(self.options.output.glob("*/latest/tokenizer.model"))
+            self.run("data", "build", text, "--valid", text, "--tokenizer", tokenizer, "--output", path, "-q")
         return path
 
+    def speeds(self, names):
+        """Median tokens a second of short runs, in rounds over all architectures."""
+        path = self.options.output / "speeds.json"
+        if not path.exists():
+            rounds = [{name: self.speed(name) for name in names} for _ in range(ROUNDS)]
+            medians = {name: statistics.median(speeds[name] for speeds in rounds) for name in names}
+            path.write_text(json.dumps(medians, indent=2))
+        return json.loads(path.read_text())
 
-def speed(run):
-    """Median tokens a second of training, without the first steps."""
-    steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return statistics.median(step["tokens_per_second"] for step in steps[5:] or steps)
+    def speed(self, name):
+        extra = [self.equal_parameters(name), f"train.max_steps={STEPS}", "train.max_tokens=0", "train.warmup_steps=1",
+                 "train.threads=0", "train.log_every=1", "train.validate_every=0", "train.checkpoint_every=0",
+                 "train.validate_tokens=1"]
+        with tempfile.TemporaryDirectory() as folder:
+            run = Path(folder) / name
+            self.run("train", *self.configs(name), "--output", run, "-q", *settings([*self.base, *extra]))
+            steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        return statistics.median(step["tokens_per_second"] for step in steps[2:])
 
 
-def row(sweep, run):
+def row(sweep, run, speeds):
     home = sweep.evaluate(run, sweep.options.corpus, run / "evaluation.json", "--recall")
-    others = [sweep.evaluate(run, sweep.other_corpus(text), run / f"{text.stem}.eval") for text in sweep.options.also]
+    others = [sweep.evaluate(run, sweep.other_corpus(*text), run / f"{text[0]}.eval") for text in sweep.options.also]
     at = {point["tokens"]: point["bytes_measured"] for point in home["cache"]["lengths"]}
     recall = {point["distance"]: point["gain"] for point in home["recall"]}
+    slower = speeds["gqa"] / speeds[run.name]
+    flops = sweep.flops(run.name) / sweep.flops("gqa")
     return [run.name, home["architecture"], f"{home['parameters'] / 1e6:.2f}M", f"{home['perplexity']:.2f}",
             *[f"{other['perplexity']:.1f}" for other in others], f"{at[4 * CONTEXT] / 1024:,.0f}",
-            f"{home['cache']['bytes_at_8k'] / 1024:,.0f}", f"{recall[0]:.2f}", f"{recall[256]:.2f}", f"{speed(run):,.0f}"]
+            f"{home['cache']['bytes_at_8k'] / 1024:,.0f}", f"{recall[0]:.2f}", f"{recall[256]:.2f}",
+            f"{speeds[run.name]:,.0f}", f"{slower:.2f}", f"{flops:.2f}"]
 
 
 def main():
@@ -103,13 +133,16 @@ def main():
     names = options.only or sorted(path.stem for path in (ROOT / "configs/architectures").glob("*.toml"))
     sweep = Sweep(options)
     runs = [sweep.train(name) for name in names]
-    head = ["name", "architecture", "parameters", "perplexity", *[f"{text.stem} ppl" for text in options.also],
-            "KiB at 2k", "KiB at 8k", "recall at 0", "recall at 256", "training tokens/s"]
-    rows = [row(sweep, run) for run in runs]
+    speeds = sweep.speeds(names)
+    head = ["name", "architecture", "parameters", "perplexity", *[name for name, _ in options.also],
+            "KiB at 2k", "KiB at 8k", "recall at 0", "recall at 256", "training tokens/s", "time, gqa = 1",
+            "FLOPs, gqa = 1"]
+    rows = [row(sweep, run, speeds) for run in runs]
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
     (options.output / "table.md").write_text(table + "\n")
     print(table)
     sweep.run("report", *runs, "--title", f"Architectures at {options.size}", "--output", options.output / "report.html", "--force")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -92,6 +92,10 @@ void check_relations(const RunConfig& config,
          cat("what is computed again would drop other elements; set it to false, or dropout = 0 "
              "(it is ",
              m.dropout, ")"));
+  expect(!t.gradient_checkpointing || (t.reconstruction_loss == 0 && t.kv_loss == 0),
+         "train.gradient_checkpointing",
+         "auxiliary losses are taken from what is not kept; set it to false, or leave "
+         "reconstruction_loss and kv_loss at 0");
   const auto& d = config.data;
   expect(d.weights.empty() || d.weights.size() == d.corpus.size(), "data.weights",
          cat(d.weights.size(), " weights for ", d.corpus.size(), " corpora; give one each"));
@@ -106,6 +110,30 @@ void check_passes(const RunConfig& config, const Place& place, std::vector<Compl
       {place("model.forward_passes"),
        cat("forward_passes + backward_passes = ", passes, " is more than a sequence of ",
            config.train.sequence_length, " tokens needs; lower forward_passes")});
+}
+
+/// A loss that no layer has would change nothing.
+template <class Place>
+void check_auxiliary_losses(const RunConfig& config,
+                            const Place& place,
+                            std::vector<Complaint>& complaints) {
+  const auto& m = config.model;
+  const KvGraph graph(m);
+  const auto expect = [&](bool good, const std::string& key, const std::string& text) {
+    if (!good) complaints.push_back({place(key), text});
+  };
+  bool has_codes = false;
+  for (int64_t i = 0; i < graph.size(); ++i) has_codes |= graph[i].kind == "autoencoded";
+  expect(config.train.reconstruction_loss == 0 || has_codes, "train.reconstruction_loss",
+         "no layer has codes to reconstruct from; leave it at 0, or set model.layer_types = "
+         "[\"autoencoded\"]");
+  if (config.train.kv_loss == 0) return;
+  expect(graph.is_cyclic(), "train.kv_loss",
+         "no layer reads rows from further up, so nothing is computed in several passes; leave it "
+         "at 0, or choose a model.pattern such as \"lckv\"");
+  expect(!graph.is_cyclic() || m.forward_passes + m.backward_passes > 1, "train.kv_loss",
+         "compares two passes, and there is one; raise model.forward_passes or "
+         "model.backward_passes");
 }
 
 RunConfig resolve(const Settings& settings) {
@@ -124,7 +152,10 @@ RunConfig resolve(const Settings& settings) {
     check_relations(config, place, complaints);
     for (const auto& problem : problems)
       complaints.push_back({place("model." + problem.key), problem.text});
-    if (complaints.empty()) check_passes(config, place, complaints);
+    if (complaints.empty()) {
+      check_passes(config, place, complaints);
+      check_auxiliary_losses(config, place, complaints);
+    }
   }
   if (!complaints.empty()) {
     std::vector<std::string> lines;

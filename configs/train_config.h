@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "core/fields.h"
 
@@ -24,7 +25,11 @@ struct TrainConfig {
   double adam_beta1 = 0.9;
   double adam_beta2 = 0.95;
   double adam_eps = 1e-8;
-  double max_grad_norm = 1.0;  ///< of all gradients together; 0: no clipping
+  double max_grad_norm = 1.0;      ///< of all gradients together; 0: no clipping
+  double reconstruction_loss = 0;  ///< weight
+  double kv_loss = 0;              ///< weight
+  std::string init_from;
+  std::vector<std::string> trainable;
   std::string precision = "fp32";
   std::string device = "auto";
   int64_t seed = 0;
@@ -96,6 +101,26 @@ struct TrainConfig {
               .help = "gradients are scaled down to this global norm; 0: no clipping",
               .min = 0},
           self.max_grad_norm);
+    visit(Key{.name = "reconstruction_loss",
+              .help = "autoencoded layers: weight of the mean absolute error of decoded keys and "
+                      "values, summed over layers, beside the loss on tokens",
+              .min = 0,
+              .max = 1e6},
+          self.reconstruction_loss);
+    visit(Key{.name = "kv_loss",
+              .help = "layers that read ahead (LCKV): weight of the mean squared change of the "
+                      "keys and values they read in the last pass, beside the loss on tokens",
+              .min = 0,
+              .max = 1e6},
+          self.kv_loss);
+    visit(Key{.name = "init_from",
+              .help = "run, checkpoint or exported model whose parameters the run begins with, by "
+                      "name; what is not in it is initialised as usual; empty: nothing"},
+          self.init_from);
+    visit(Key{.name = "trainable",
+              .help = "patterns of parameter names (* and ?); parameters that fit none stay as "
+                      "they are; empty: all learn"},
+          self.trainable);
     visit(Key{.name = "precision",
               .help = "of matrix products and activations; weights and optimizer state are fp32 "
                       "either way",

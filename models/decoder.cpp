@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include <torch/types.h>
 
@@ -73,7 +74,7 @@ class DecoderImpl::Step {
 
   at::Tensor iterate(const Slice& slice, const at::Tensor& entering) {
     std::vector<Rows> past(shown_.size());
-    std::vector<std::vector<at::Tensor>> fresh(shown_.size());
+    std::vector<std::vector<at::Tensor>> fresh(shown_.size()), before;
     const auto each_owner = [&](const auto& act) {
       for (int64_t layer = slice.first; layer < slice.last; ++layer)
         if (graph_.is_owner(layer)) act(layer, static_cast<size_t>(layer));
@@ -87,10 +88,13 @@ class DecoderImpl::Step {
     const auto& config = model_.config_;
     const int64_t passes =
         std::min(config.forward_passes + config.backward_passes, positions_.seq());
+    const bool compares = passes > 1 && model_.keeps_auxiliary_losses_ && model_.is_training() &&
+                          torch::GradMode::is_enabled();
     at::Tensor x;
     for (int64_t pass = 0; pass < passes; ++pass) {
       const bool with_gradient = pass >= passes - config.backward_passes;
       const torch::AutoGradMode mode(with_gradient && torch::GradMode::is_enabled());
+      if (compares && pass == passes - 1) before = fresh;
       x = entering;
       for (int64_t layer = slice.first; layer < slice.last; ++layer) {
         x = advance(layer, x, [&](std::vector<at::Tensor> rows) {
@@ -101,6 +105,7 @@ class DecoderImpl::Step {
       }
     }
     each_owner([&](int64_t layer, size_t i) {
+      if (compares && is_read_from_below(layer, slice)) add_change(before[i], fresh[i]);
       if (!fresh[i].empty()) cache_.rows_of(layer).write(positions_, fresh[i]);
       if (graph_.last_reader(layer) < slice.last) shown_[i] = {};
     });
@@ -179,6 +184,22 @@ class DecoderImpl::Step {
     return rows;
   }
 
+  bool is_read_from_below(int64_t owner, const Slice& slice) const {
+    for (int64_t layer = slice.first; layer < owner; ++layer)
+      if (graph_[layer].k_source == owner || graph_[layer].v_source == owner) return true;
+    return false;
+  }
+
+  /// Adds what a pass has changed to the loss that draws passes together.
+  void add_change(const std::vector<at::Tensor>& before, const std::vector<at::Tensor>& after) {
+    for (size_t stream = 0; stream < after.size(); ++stream) {
+      if (!after[stream].defined()) continue;
+      const auto change = (after[stream] - before[stream]).to(torch::kFloat).square().mean();
+      auto& loss = model_.kv_loss_;
+      loss = loss.defined() ? loss + change : change;
+    }
+  }
+
   DecoderImpl& model_;
   const KvGraph& graph_;
   const Positions& positions_;
@@ -201,11 +222,27 @@ DecoderImpl::DecoderImpl(const ModelConfig& config) : config_(config), graph_(co
 }
 
 at::Tensor DecoderImpl::step(const at::Tensor& tokens, const Positions& positions, KvCache& cache) {
+  kv_loss_.reset();
   Step step(*this, positions, cache);
   auto x = embed_tokens_(tokens).to(compute_type_);
   for (const Slice& slice : graph_.slices())
     x = slice.is_cyclic ? step.iterate(slice, x) : step.run_once(slice, x);
   return norm_(x);
+}
+
+void DecoderImpl::keep_auxiliary_losses(bool keep) {
+  keeps_auxiliary_losses_ = keep;
+  for (auto& block : blocks_) block->mixer->keep_auxiliary_loss(keep);
+}
+
+AuxiliaryLosses DecoderImpl::take_auxiliary_losses() {
+  AuxiliaryLosses out{.reconstruction = {}, .kv = std::exchange(kv_loss_, {})};
+  for (auto& block : blocks_) {
+    const auto loss = block->mixer->take_auxiliary_loss();
+    if (!loss.defined()) continue;
+    out.reconstruction = out.reconstruction.defined() ? out.reconstruction + loss : loss;
+  }
+  return out;
 }
 
 void DecoderImpl::set_passes(int64_t forward, int64_t backward) {

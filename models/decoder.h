@@ -17,6 +17,17 @@
 
 namespace kvsmith {
 
+/// What a training step leaves to be made small besides the loss on tokens: scalars, each a mean
+/// over the tokens of the step. Undefined where the model has no such layer.
+struct AuxiliaryLosses {
+  /// Of autoencoded layers, summed: mean |decoded - key| + mean |decoded - value| (KV-CAR).
+  at::Tensor reconstruction;
+  /// Of layers that are read from below, summed: mean squared difference of their keys between the
+  /// last pass and the one before, plus that of their values (LCKV). The earlier pass has a
+  /// gradient too where it is one of backward_passes.
+  at::Tensor kv;
+};
+
 /// A decoder-only language model. Parameters carry the names of Hugging Face's Llama
 /// ("model.layers.0.self_attn.q_proj.weight"). Weights are fp32 unless moved; activations have the
 /// compute type.
@@ -33,6 +44,10 @@ class DecoderImpl : public torch::nn::Module {
   /// through the last backward_passes. After n passes the first n tokens are exact, so no more
   /// passes than tokens are made: one token at a time is exact, and so is a chunk of n tokens.
   at::Tensor step(const at::Tensor& tokens, const Positions& positions, KvCache& cache);
+  /// Makes steps in training mode and with gradients leave auxiliary losses, or no longer.
+  void keep_auxiliary_losses(bool keep);
+  /// Those of the last step; hands them out once.
+  AuxiliaryLosses take_auxiliary_losses();
   /// Replaces forward_passes and backward_passes.
   void set_passes(int64_t forward, int64_t backward);
   /// Whether steps with gradients, which have to begin from nothing, keep only what enters and
@@ -70,6 +85,8 @@ class DecoderImpl : public torch::nn::Module {
   KvGraph graph_;
   at::ScalarType compute_type_ = at::kFloat;
   bool gradient_checkpointing_ = false;
+  bool keeps_auxiliary_losses_ = false;
+  at::Tensor kv_loss_;  ///< of the last step
   Embedding embed_tokens_{nullptr};
   std::vector<Block> blocks_;
   RmsNorm norm_{nullptr};

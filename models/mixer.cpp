@@ -17,6 +17,10 @@
 
 namespace kvsmith {
 
+bool Mixer::leaves_auxiliary_loss() const {
+  return keeps_auxiliary_loss_ && is_training() && at::GradMode::is_enabled();
+}
+
 at::Tensor RowMixer::step(const at::Tensor& x, const Positions& positions, Memory& memory) {
   auto& rows = dynamic_cast<RowMemory&>(memory);
   return attend(x, positions, expand(rows.write(positions, project(x, positions))));

@@ -23,10 +23,24 @@ class Mixer : public torch::nn::Module {
   /// Sets parameters that the general rule of `initialize` does not suit. Called after it.
   virtual void initialize_own() {}
 
+  /// Asks for auxiliary losses, or no longer.
+  void keep_auxiliary_loss(bool keep) { keeps_auxiliary_loss_ = keep; }
+  /// What the layer wants small besides the loss on tokens, as the last step left it: a scalar, a
+  /// mean over the tokens. Undefined where a kind has none, and after steps that no one asked to
+  /// keep it, in evaluation mode or without gradients. Hands it out once.
+  virtual at::Tensor take_auxiliary_loss() { return {}; }
+
   /// An empty memory for generation.
   virtual std::unique_ptr<Memory> make_cache(const CacheOptions& options) const = 0;
   /// An empty memory for one training step; keeps the autograd graph.
   virtual std::unique_ptr<Memory> make_transient() const = 0;
+
+ protected:
+  /// Whether this step is to leave one.
+  bool leaves_auxiliary_loss() const;
+
+ private:
+  bool keeps_auxiliary_loss_ = false;
 };
 
 /// A mixer whose memory has one row per position. Split in three, so that a layer may attend to

@@ -52,11 +52,13 @@ struct RmsNorm : Function<RmsNorm> {
     const auto saved = context->get_saved_variables();
     const auto normed = saved[0].to(torch::kFloat) * saved[2];
     const auto grad = grads[0].to(torch::kFloat);
-    const auto grad_weight = (grad * normed).flatten(0, -2).sum(0);
+    at::Tensor grad_weight;
+    if (context->needs_input_grad(1))
+      grad_weight = (grad * normed).flatten(0, -2).sum(0).to(saved[1].scalar_type());
     auto grad_normed = grad * saved[1];
     const auto along = (grad_normed * normed).mean(-1, true);
     auto grad_x = grad_normed.sub_(normed * along).mul_(saved[2]);
-    return {grad_x.to(saved[0].scalar_type()), grad_weight.to(saved[1].scalar_type()), {}};
+    return {grad_x.to(saved[0].scalar_type()), grad_weight, {}};
   }
 };
 
@@ -71,14 +73,13 @@ struct LinearCrossEntropy : Function<LinearCrossEntropy> {
                             const at::Tensor& hidden,
                             const at::Tensor& weight,
                             const at::Tensor& targets,
-                            bool wants_grad) {
+                            bool wants_grad_hidden,
+                            bool wants_grad_weight) {
     const auto cast = weight.to(hidden.scalar_type());
     auto loss = torch::zeros({}, hidden.options().dtype(torch::kFloat));
     at::Tensor grad_hidden, grad_weight;
-    if (wants_grad) {
-      grad_hidden = torch::empty_like(hidden);
-      grad_weight = torch::zeros_like(weight, torch::kFloat);
-    }
+    if (wants_grad_hidden) grad_hidden = torch::empty_like(hidden);
+    if (wants_grad_weight) grad_weight = torch::zeros_like(weight, torch::kFloat);
     const int64_t step = chunk_rows(weight.size(0));
     for (int64_t first = 0; first < hidden.size(0); first += step) {
       const int64_t rows = std::min(step, hidden.size(0) - first);
@@ -87,28 +88,32 @@ struct LinearCrossEntropy : Function<LinearCrossEntropy> {
       const auto target = targets.narrow(0, first, rows).clamp_min(0).unsqueeze(1);
       auto log_p = torch::log_softmax(torch::matmul(h, cast.t()), -1, torch::kFloat);
       loss -= log_p.gather(1, target).squeeze(1).masked_fill(learnt.logical_not(), 0).sum();
-      if (!wants_grad) continue;
+      if (!wants_grad_hidden && !wants_grad_weight) continue;
       const auto& grad = log_p.exp_();
       grad.scatter_add_(1, target, torch::full_like(target, -1, torch::kFloat));
       grad.mul_(learnt.unsqueeze(1));
       const auto grad_cast = grad.to(hidden.scalar_type());
-      at::Tensor slice = grad_hidden.narrow(0, first, rows);
-      torch::matmul_out(slice, grad_cast, cast);
+      if (wants_grad_hidden) {
+        at::Tensor slice = grad_hidden.narrow(0, first, rows);
+        torch::matmul_out(slice, grad_cast, cast);
+      }
+      if (!wants_grad_weight) continue;
       if (hidden.scalar_type() == torch::kFloat) {
         grad_weight.addmm_(grad_cast.t(), h);
       } else {
         grad_weight.add_(torch::matmul(grad_cast.t(), h));
       }
     }
-    if (wants_grad) context->save_for_backward({grad_hidden, grad_weight});
+    context->save_for_backward({grad_hidden, grad_weight});
     return loss;
   }
   static variable_list backward(AutogradContext* context, const variable_list& grads) {
     const auto saved = context->get_saved_variables();
-    return {(saved[0].to(torch::kFloat) * grads[0]).to(saved[0].scalar_type()),
-            saved[1] * grads[0],
-            {},
-            {}};
+    at::Tensor grad_hidden, grad_weight;
+    if (saved[0].defined())
+      grad_hidden = (saved[0].to(torch::kFloat) * grads[0]).to(saved[0].scalar_type());
+    if (saved[1].defined()) grad_weight = saved[1] * grads[0];
+    return {grad_hidden, grad_weight, {}, {}, {}};
   }
 };
 
@@ -139,9 +144,9 @@ at::Tensor linear_cross_entropy(const at::Tensor& hidden,
                                 const at::Tensor& weight,
                                 const at::Tensor& targets) {
   // inside a Function gradients are always off, so it cannot see whether they are wanted
-  const bool wants_grad =
-      at::GradMode::is_enabled() && (hidden.requires_grad() || weight.requires_grad());
-  return LinearCrossEntropy::apply(hidden, weight, targets, wants_grad);
+  const bool with_grad = at::GradMode::is_enabled();
+  return LinearCrossEntropy::apply(hidden, weight, targets, with_grad && hidden.requires_grad(),
+                                   with_grad && weight.requires_grad());
 }
 
 at::Tensor token_losses(const at::Tensor& logits, const at::Tensor& targets) {

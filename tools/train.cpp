@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <iostream>
 #include <memory>
+#include <optional>
 
 #include <CLI/CLI.hpp>
 
@@ -47,6 +48,13 @@ std::string step_line(const StepReport& report, int64_t total, double mfu, doubl
       report.learning_rate, report.grad_norm,
       human_count(static_cast<double>(report.batch_tokens) / report.seconds).c_str(), 100 * mfu);
   std::string line = text.data();
+  const auto add = [&](const char* name, const std::optional<double>& loss) {
+    if (!loss) return;
+    std::snprintf(text.data(), text.size(), "  %s loss %.4g", name, *loss);
+    line += text.data();
+  };
+  add("reconstruction", report.reconstruction_loss);
+  add("kv", report.kv_loss);
   if (remaining >= 0) line += "  eta " + human_seconds(remaining);
   if (report.skipped) line += "  SKIPPED (not finite)";
   return line;

@@ -17,7 +17,9 @@
 #include "data/tokenizer.h"
 #include "models/footprint.h"
 #include "train/device.h"
+#include "train/init_from.h"
 #include "train/metrics.h"
+#include "train/trainable.h"
 
 namespace kvsmith {
 namespace {
@@ -178,6 +180,7 @@ class Run {
     environment_ = runtime_environment(device_);
     if (!checkpoint) {
       initialize(*model, static_cast<uint64_t>(t.seed));
+      if (!t.init_from.empty()) note(init_from(*model, t.init_from, info.tokenizer_sha256));
       model->to(device_);
     } else {
       const fs::path& path = checkpoint->path;
@@ -204,6 +207,7 @@ class Run {
              human_count(static_cast<double>(model->parameter_count())), " parameters, ",
              t.precision, ", ", environment_.at("device").get<std::string>(), ", ",
              environment_.at("threads").get<int>(), " threads"));
+    if (const auto text = describe_trainable(*model); !text.empty()) note(text);
     if (const auto sequences = static_cast<double>(t.total_steps() * t.batch_size); sequences > 0) {
       const double epochs = sequences / static_cast<double>(batches_->sequences_per_epoch());
       note(cat(human_count(sequences * static_cast<double>(t.sequence_length)), " tokens, ",
@@ -229,7 +233,8 @@ class Run {
     const int64_t total = t.total_steps();
     const double peak =
         t.peak_flops > 0 ? t.peak_flops : measure_peak_flops(device_, compute_type_of(t));
-    const double flops = training_flops_per_token(config_.model, t.sequence_length);
+    const double flops = training_flops_per_token(config_.model, t.sequence_length) -
+                         spared_flops_per_token(*trainer_->model());
     const StopSignals signals;
     const auto start = std::chrono::steady_clock::now();
     const auto elapsed = [&] {
@@ -382,6 +387,7 @@ RunResult run_training(RunConfig config, const RunOptions& options, const RunHoo
                 {"\"" + config.train.lr_scheduler + "\" needs to know the length of the run",
                  "train.lr_scheduler", "set max_steps or max_tokens, or choose \"constant\""});
   }
+  if (!config.train.init_from.empty()) expect_outside(config.train.init_from, options.output);
   configure_runtime(config.train);
   return Run(std::move(config), options, hooks).train();
 }

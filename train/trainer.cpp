@@ -8,6 +8,7 @@
 #include "core/random.h"
 #include "ops/layers.h"
 #include "train/schedule.h"
+#include "train/trainable.h"
 
 namespace kvsmith {
 
@@ -25,12 +26,38 @@ Positions positions_of(const Batch& batch, at::Device device) {
   return Positions::packed(tensor_of(batch.positions, batch, device), std::move(segments));
 }
 
+namespace {
+
+/// One auxiliary loss of a step: its mean over micro-batches, which all have as many tokens.
+class Auxiliary {
+ public:
+  Auxiliary(double weight, double parts) : weight_(weight), parts_(parts) {}
+
+  /// What a micro-batch adds to `total`, the loss that is differentiated.
+  void add_to(at::Tensor& total, const at::Tensor& loss) {
+    if (weight_ == 0) return;
+    total = total + loss * (weight_ / parts_);
+    const auto part = loss.detach().to(torch::kDouble) / parts_;
+    mean_ = mean_.defined() ? mean_ + part : part;
+  }
+  std::optional<double> mean() const {
+    return mean_.defined() ? std::optional(mean_.item<double>()) : std::nullopt;
+  }
+
+ private:
+  double weight_, parts_;
+  at::Tensor mean_;
+};
+
+}  // namespace
+
 Trainer::Trainer(const RunConfig& config, Decoder model, BatchStream& batches)
     : config_(config),
       model_(std::move(model)),
       batches_(batches),
-      optimizer_(named_parameters(*model_), config.train) {
+      optimizer_(choose_trainable(*model_, config.train.trainable), config.train) {
   model_->set_gradient_checkpointing(config.train.gradient_checkpointing);
+  model_->keep_auxiliary_losses(has_auxiliary_losses());
 }
 
 at::Tensor Trainer::loss_sum(const Batch& batch) {
@@ -56,18 +83,28 @@ StepReport Trainer::step() {
   model_->train();
   optimizer_.zero_gradients();
   auto total = torch::zeros({}, torch::dtype(torch::kDouble).device(model_->device()));
+  const auto parts = static_cast<double>(batches.size());
+  Auxiliary reconstruction(t.reconstruction_loss, parts), kv(t.kv_loss, parts);
   for (size_t i = 0; i < batches.size(); ++i) {
     // dropout is the only user of the global generator: keyed, so a resumed run draws the same
     torch::manual_seed(
         hash_of(static_cast<uint64_t>(t.seed), "dropout", static_cast<uint64_t>(step_), i));
     const auto sum = loss_sum(batches[i]);
-    (sum / static_cast<double>(targets)).backward();
+    auto loss = sum / static_cast<double>(targets);
+    if (has_auxiliary_losses()) {
+      const auto auxiliary = model_->take_auxiliary_losses();
+      reconstruction.add_to(loss, auxiliary.reconstruction);
+      kv.add_to(loss, auxiliary.kv);
+    }
+    loss.backward();
     total += sum.detach();
   }
 
   StepReport report;
   report.learning_rate = learning_rate(t, step_);
   report.loss = total.item<double>() / static_cast<double>(targets);
+  report.reconstruction_loss = reconstruction.mean();
+  report.kv_loss = kv.mean();
   report.grad_norm = optimizer_.clip_gradients(t.max_grad_norm);
   report.skipped = !std::isfinite(report.loss) || !std::isfinite(report.grad_norm);
   if (report.skipped) {

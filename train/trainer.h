@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -17,7 +18,10 @@ struct StepReport {
   int64_t step = 0;          ///< steps done, this one included
   int64_t tokens = 0;        ///< tokens read since the start of the run
   int64_t batch_tokens = 0;  ///< of this step
-  double loss = 0;           ///< mean over the targets of the global batch
+  double loss = 0;           ///< on tokens: mean over the targets of the global batch
+  /// Auxiliary losses before their weights, means over the tokens of the global batch; where the
+  /// run has them.
+  std::optional<double> reconstruction_loss = {}, kv_loss = {};
   double grad_norm = 0;
   double learning_rate = 0;
   double seconds = 0;
@@ -27,11 +31,13 @@ struct StepReport {
 /// Turns batches into optimizer steps. Knows no architecture, no files and no clock but its own.
 class Trainer {
  public:
-  /// `batches` yields micro-batches; batch_size / micro_batch_size of them make a step.
+  /// `batches` yields micro-batches; batch_size / micro_batch_size of them make a step. Only what
+  /// `train.trainable` names will have gradients. Throws Error (78) when it names nothing.
   Trainer(const RunConfig& config, Decoder model, BatchStream& batches);
 
-  /// Accumulates the gradient of sum(token losses) / (targets of the global batch), so that the
-  /// split into micro-batches does not change the result; clips; updates.
+  /// Accumulates the gradient of sum(token losses) / (targets of the global batch) + the weighted
+  /// auxiliary losses / (micro-batches), so that the split into micro-batches does not change the
+  /// result; clips; updates.
   StepReport step();
 
   /// Mean loss over the first `max_tokens` (0: all) of the windows of a split, without gradient.
@@ -49,6 +55,9 @@ class Trainer {
 
  private:
   at::Tensor loss_sum(const Batch& batch);
+  bool has_auxiliary_losses() const {
+    return config_.train.reconstruction_loss > 0 || config_.train.kv_loss > 0;
+  }
 
   RunConfig config_;
   Decoder model_;

@@ -1,5 +1,7 @@
 #include "models/mixers/autoencoded.h"
 
+#include <array>
+
 #include <torch/types.h>
 
 #include "models/modules.h"
@@ -84,17 +86,18 @@ class Autoencoded final : public RowMixer {
     at::Tensor k, v;
     if (k_proj_) {
       k = split_heads(k_proj_(x), config_.head_dim);
-      k = k_encoder_(k_norm_ ? k_norm_(k) : k);
+      k = k_encoder_(original(kKeys, k_norm_ ? k_norm_(k) : k));
     }
-    if (v_proj_) v = v_encoder_(split_heads(v_proj_(x), config_.head_dim));
+    if (v_proj_) v = v_encoder_(original(kValues, split_heads(v_proj_(x), config_.head_dim)));
     return {k, v};
   }
 
   Rows expand(Rows remembered) override {
     if (remembered.empty()) return remembered;
     auto &k = remembered.streams[kKeys], &v = remembered.streams[kValues];
-    if (k.defined()) k = rotate(k_decoder_(k), remembered.positions, spec_.rope_theta);
-    if (v.defined()) v = v_decoder_(v);
+    if (k.defined())
+      k = rotate(compared(kKeys, k_decoder_(k)), remembered.positions, spec_.rope_theta);
+    if (v.defined()) v = compared(kValues, v_decoder_(v));
     return remembered;
   }
 
@@ -108,13 +111,40 @@ class Autoencoded final : public RowMixer {
     return o_proj_(merge_heads(mixed));
   }
 
+  at::Tensor take_auxiliary_loss() override {
+    at::Tensor sum;
+    for (auto& error : errors_) {
+      if (error.defined()) sum = sum.defined() ? sum + error : error;
+      error.reset();
+    }
+    return sum;
+  }
+
  private:
+  /// Remembers what is about to be encoded, where its loss is wanted.
+  at::Tensor original(Stream stream, const at::Tensor& x) {
+    originals_[stream] = leaves_auxiliary_loss() ? x : at::Tensor();
+    errors_[stream].reset();
+    return x;
+  }
+  /// Notes how far `decoded` is from the original. A training step has no earlier rows: those
+  /// decoded are those just encoded.
+  at::Tensor compared(Stream stream, const at::Tensor& decoded) {
+    if (originals_[stream].defined()) {
+      errors_[stream] = (decoded - originals_[stream]).to(torch::kFloat).abs().mean();
+      originals_[stream].reset();
+    }
+    return decoded;
+  }
+
   ModelConfig config_;
   LayerSpec spec_;
   bool strict_;
   Linear q_proj_{nullptr}, k_proj_{nullptr}, v_proj_{nullptr}, o_proj_{nullptr};
   RmsNorm q_norm_{nullptr}, k_norm_{nullptr};
   Coder k_encoder_{nullptr}, k_decoder_{nullptr}, v_encoder_{nullptr}, v_decoder_{nullptr};
+  std::array<at::Tensor, 2> originals_;  ///< keys and values of this step before encoding
+  std::array<at::Tensor, 2> errors_;     ///< mean |decoded - original| of each
 };
 
 }  // namespace

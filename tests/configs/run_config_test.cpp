@@ -66,6 +66,17 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{"[train]\nmin_learning_rate = 1", "above learning_rate"},
         Bad{"[train]\nmax_steps = 10",
             "train.warmup_steps (default): warmup_steps 50 is more than the 10 steps"},
+        Bad{"[train]\nreconstruction_loss = 1",
+            "t.toml:2:1: train.reconstruction_loss: no layer has codes to reconstruct from"},
+        Bad{"[train]\nreconstruction_loss = -1", "found -1"},
+        Bad{"[train]\nkv_loss = 0.1",
+            "t.toml:2:1: train.kv_loss: no layer reads rows from further up"},
+        Bad{"[model]\npattern = \"lckv-sandwich-bottom\"\n[train]\nkv_loss = 0.1",
+            "no layer reads rows from further up"},
+        Bad{"[model]\npattern = \"lckv\"\nforward_passes = 0\nbackward_passes = 1\n[train]\n"
+            "kv_loss = 0.1",
+            "train.kv_loss: compares two passes, and there is one"},
+        Bad{"[train]\ntrainable = [1]", "a list, each item a string"},
         Bad{"[model]\nhidden_size = 3\nhidden_size = 4", "t.toml:3"},
         Bad{"[model\nhidden_size = 3", "t.toml:1"},
         Bad{"[model]\nhidden_size = ", "t.toml:2"},
@@ -193,6 +204,15 @@ TEST(RunConfig, MorePassesThanTokensAreRefused) {
   expect_error(
       [] { parse_run_config("[model]\npattern = \"lckv\"\n[train]\nsequence_length = 8", "x"); },
       ExitCode::kConfig, "forward_passes + backward_passes = 9 is more than a sequence of 8");
+}
+
+TEST(RunConfig, CheckpointingIsRefusedWhereItCannotRepeatAStep) {
+  for (const std::string more : {"kv_loss = 1", "[model]\ndropout = 0.1\npattern = \"mha\""}) {
+    const std::string pattern = more[0] == 'k' ? "[model]\npattern = \"lckv\"\n" : "";
+    expect_error(
+        [&] { parse_run_config(pattern + "[train]\ngradient_checkpointing = true\n" + more, "x"); },
+        ExitCode::kConfig, "set it to false");
+  }
 }
 
 TEST(ArchitectureName, SaysHowHeadsAreShared) {

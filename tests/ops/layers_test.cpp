@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "tests/support/allocations.h"
 #include "tests/support/close.h"
 
 namespace kvsmith {
@@ -73,6 +74,39 @@ TEST(LinearCrossEntropy, IsZeroWithoutTargets) {
   const auto targets = torch::full({4}, -1, torch::kLong);
   const auto loss = linear_cross_entropy(torch::randn({4, 3}), torch::randn({9, 3}), targets);
   EXPECT_EQ(loss.item<double>(), 0);
+}
+
+TEST(LinearCrossEntropy, SpendsNothingOnAFrozenWeight) {
+  constexpr int64_t kVocab = 4000, kWidth = 64, kRows = 8;
+  const auto targets = torch::arange(kRows, torch::kLong);
+  const auto peak_of = [&](bool learns) {
+    auto hidden = torch::ones({kRows, kWidth}).requires_grad_(true);
+    const auto weight = torch::ones({kVocab, kWidth}).requires_grad_(learns);
+    const AllocationCounter allocations;
+    linear_cross_entropy(hidden, weight, targets).backward();
+    EXPECT_TRUE(hidden.grad().defined());
+    EXPECT_EQ(weight.grad().defined(), learns);
+    return allocations.peak_bytes();
+  };
+  constexpr int64_t kGradient = kVocab * kWidth * 4;
+  EXPECT_LT(peak_of(false), peak_of(true) - kGradient / 2);
+  EXPECT_LT(peak_of(false), kGradient);
+}
+
+TEST(FrozenWeights, LeaveTheOtherGradientsAsTheyAre) {
+  torch::manual_seed(6);
+  const auto x = torch::randn({5, 6});
+  const auto targets = torch::arange(5, torch::kLong);
+  const auto norm = torch::randn({6}), matrix = torch::randn({9, 6});
+  const auto gradient = [&](bool learns) {
+    const auto a = norm.clone().requires_grad_(learns), b = matrix.clone().requires_grad_(learns);
+    auto input = x.clone().requires_grad_(true);
+    linear_cross_entropy(rms_norm(input, a, 1e-5), b, targets).backward();
+    EXPECT_EQ(a.grad().defined() && b.grad().defined(), learns);
+    EXPECT_EQ(a.grad().defined() || b.grad().defined(), learns);
+    return input.grad();
+  };
+  EXPECT_TRUE(torch::equal(gradient(false), gradient(true)));
 }
 
 TEST(Linear, GivesFp32GradientsToFp32WeightsOfABf16Pass) {

@@ -1,0 +1,94 @@
+#include "train/trainable.h"
+
+#include "models/footprint.h"
+#include "tests/support/expect_error.h"
+#include "tests/support/tiny.h"
+
+namespace kvsmith {
+namespace {
+
+struct Fit {
+  const char *pattern, *name;
+  size_t distance;
+};
+
+TEST(Patterns, FitWholeNames) {
+  for (const auto& [pattern, name, distance] : std::vector<Fit>{
+           {"abc", "abc", 0},
+           {"abc", "abcd", 1},
+           {"", "", 0},
+           {"", "ab", 2},
+           {"*", "", 0},
+           {"*", "anything.at.all", 0},
+           {"a*", "abc", 0},
+           {"*c", "abc", 0},
+           {"*b", "abc", 1},
+           {"a?c", "abc", 0},
+           {"a?", "a", 1},
+           {"?", "", 1},
+           {"*.k_encoder.*", "layers.0.k_encoder.norm", 0},
+           {"*.k_encodr.*", "layers.0.k_encoder.norm", 1},
+           {"*.k_encoder.*", "layers.0.v_encoder.norm", 1},
+           {"*.1.*.norm*", "layers.1.k_encoder.norm.weight", 0},
+           {"*.1.*.norm*", "layers.2.k_encoder.norm.weight", 1},
+           {"**a**b**", "xxaxxbxx", 0},
+           {"a*b*c", "ac", 1},
+       }) {
+    EXPECT_EQ(distance_to_pattern(pattern, name), distance) << pattern << " on " << name;
+  }
+}
+
+Decoder coded() {
+  Decoder model(tiny_model(2, [](ModelConfig& c) { c.layer_types = {"autoencoded"}; }));
+  initialize(*model, 1);
+  return model;
+}
+
+TEST(Trainable, IsEverythingByDefault) {
+  auto model = coded();
+  EXPECT_EQ(choose_trainable(*model, {}).size(), model->parameters().size());
+  EXPECT_EQ(describe_trainable(*model), "");
+}
+
+TEST(Trainable, IsWhatFitsAnyPattern) {
+  auto model = coded();
+  const auto chosen = choose_trainable(*model, {"*.0.*_encoder.*", "model.norm.weight"});
+  ASSERT_EQ(chosen.size(), 11U);  // two matrices, two biases and a norm for keys and for values
+  EXPECT_EQ(chosen.back().first, "model.norm.weight");
+  for (const auto& [name, parameter] : named_parameters(*model)) {
+    const bool wanted = name.find(".0.self_attn.k_encoder") != name.npos ||
+                        name.find(".0.self_attn.v_encoder") != name.npos ||
+                        name == "model.norm.weight";
+    EXPECT_EQ(parameter.requires_grad(), wanted) << name;
+  }
+  EXPECT_NE(describe_trainable(*model).find(" parameters learn, 11 of "), std::string::npos)
+      << describe_trainable(*model);
+  choose_trainable(*model, {});
+  EXPECT_EQ(describe_trainable(*model), "") << "a later choice replaces the first";
+}
+
+TEST(Trainable, SparesTheGradientsOfFrozenMatrices) {
+  for (const bool tied : {false, true}) {
+    const auto config = tiny_model(2, [&](ModelConfig& c) { c.tie_word_embeddings = tied; });
+    Decoder model(config);
+    EXPECT_EQ(spared_flops_per_token(*model), 0);
+    choose_trainable(*model, {"model.norm.weight"});
+    EXPECT_EQ(spared_flops_per_token(*model),
+              2 * static_cast<double>(model_footprint(config).matmul_parameters));
+  }
+}
+
+TEST(Trainable, APatternThatFitsNothingIsRefusedWithTheNearestName) {
+  auto model = coded();
+  expect_error([&] { choose_trainable(*model, {"*", "*.1.*.k_encodr.in_proj.*"}); },
+               ExitCode::kConfig,
+               "train.trainable: no parameter fits \"*.1.*.k_encodr.in_proj.*\"; the nearest is "
+               "model.layers.1.self_attn.k_encoder.in_proj.weight");
+  expect_error([&] { choose_trainable(*model, {"lm_head.*"}); }, ExitCode::kConfig,
+               "makes model.embed_tokens.weight the output matrix too");
+  Decoder untied(tiny_model(2, [](ModelConfig& c) { c.tie_word_embeddings = false; }));
+  EXPECT_EQ(choose_trainable(*untied, {"lm_head.*"}).size(), 1U);
+}
+
+}  // namespace
+}  // namespace kvsmith

@@ -1,0 +1,94 @@
+#include "train/trainable.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "core/error.h"
+#include "core/text.h"
+
+namespace kvsmith {
+namespace {
+
+/// The name of the output matrix in models whose embedding does not serve as one.
+constexpr const char* kOutputMatrix = "lm_head.weight";
+
+[[noreturn]] void refuse(const std::string& pattern,
+                         const NamedTensors& parameters,
+                         bool has_tied_embeddings) {
+  const auto nearest = std::ranges::min_element(parameters, {}, [&](const auto& parameter) {
+    return distance_to_pattern(pattern, parameter.first);
+  });
+  const bool is_tied = has_tied_embeddings && distance_to_pattern(pattern, kOutputMatrix) == 0;
+  throw Error(ExitCode::kConfig,
+              {"no parameter fits \"" + pattern + "\"", "train.trainable",
+               is_tied ? "model.tie_word_embeddings makes model.embed_tokens.weight the output "
+                         "matrix too; name that"
+                       : "the nearest is " + nearest->first});
+}
+
+}  // namespace
+
+size_t distance_to_pattern(std::string_view pattern, std::string_view name) {
+  std::vector<size_t> row(name.size() + 1);  // distances of what is read of `pattern` to prefixes
+  std::iota(row.begin(), row.end(), size_t{0});
+  for (const char wanted : pattern) {
+    const bool is_any_text = wanted == '*';
+    size_t diagonal = row[0];
+    if (!is_any_text) ++row[0];
+    for (size_t i = 0; i < name.size(); ++i) {
+      const size_t above = row[i + 1];
+      const size_t change = wanted == '?' || wanted == name[i] ? 0 : 1;
+      row[i + 1] = is_any_text ? std::min(above, row[i])
+                               : std::min({above + 1, row[i] + 1, diagonal + change});
+      diagonal = above;
+    }
+  }
+  return row.back();
+}
+
+NamedTensors choose_trainable(DecoderImpl& model, const std::vector<std::string>& patterns) {
+  const NamedTensors parameters = named_parameters(model);
+  for (const auto& pattern : patterns) {
+    const bool fits_some = std::ranges::any_of(parameters, [&](const auto& parameter) {
+      return distance_to_pattern(pattern, parameter.first) == 0;
+    });
+    if (!fits_some) refuse(pattern, parameters, model.config().tie_word_embeddings);
+  }
+  NamedTensors chosen;
+  for (const auto& [name, parameter] : parameters) {
+    const bool learns = patterns.empty() || std::ranges::any_of(patterns, [&](const auto& pattern) {
+                          return distance_to_pattern(pattern, name) == 0;
+                        });
+    parameter.set_requires_grad(learns);
+    if (learns) chosen.emplace_back(name, parameter);
+  }
+  return chosen;
+}
+
+std::string describe_trainable(const DecoderImpl& model) {
+  const auto parameters = model.parameters();
+  int64_t learning = 0, tensors = 0;
+  for (const auto& parameter : parameters) {
+    if (!parameter.requires_grad()) continue;
+    learning += parameter.numel();
+    ++tensors;
+  }
+  if (tensors == static_cast<int64_t>(parameters.size())) return "";
+  return cat(human_count(static_cast<double>(learning)), " of ",
+             human_count(static_cast<double>(model.parameter_count())), " parameters learn, ",
+             tensors, " of ", parameters.size(), " tensors");
+}
+
+double spared_flops_per_token(const DecoderImpl& model) {
+  double spared = 0;
+  for (const auto& [name, parameter] : named_parameters(model)) {
+    // an embedding is looked up, and multiplied only where it is the output matrix too
+    const bool is_multiplied = parameter.dim() == 2 && (!name.starts_with("model.embed_tokens") ||
+                                                        parameter.is_same(model.head_weight()));
+    if (is_multiplied && !parameter.requires_grad())
+      spared += 2 * static_cast<double>(parameter.numel());
+  }
+  return spared;
+}
+
+}  // namespace kvsmith
