@@ -42,21 +42,26 @@ std::optional<double> optional_number(const Json& evaluation, const char* key) {
 ReportRow row_of(const Json& evaluation) {
   const auto number = [&](const char* key) { return evaluation.at(key).get<double>(); };
   const auto cache = [&](const char* key) { return evaluation.at("cache").at(key).get<double>(); };
-  return {.label = {},
-          .name = evaluation.at("name").get<std::string>(),
-          .architecture = evaluation.at("architecture").get<std::string>(),
-          .protocol = evaluation.at("protocol").get<std::string>(),
-          .parameters = number("parameters"),
-          .tokens_seen = number("tokens_seen"),
-          .context = number("context"),
-          .perplexity = number("perplexity"),
-          .bytes_per_token = cache("bytes_per_token"),
-          .bytes_at_8k = cache("bytes_at_8k"),
-          .bytes_measured = cache("bytes_measured"),
-          .bytes_formula = cache("bytes_formula"),
-          .stride = optional_number(evaluation, "stride"),
-          .bits_per_byte = optional_number(evaluation, "bits_per_byte"),
-          .unigram_perplexity = optional_number(evaluation, "unigram_perplexity")};
+  ReportRow row = {.label = {},
+                   .name = evaluation.at("name").get<std::string>(),
+                   .architecture = evaluation.at("architecture").get<std::string>(),
+                   .protocol = evaluation.at("protocol").get<std::string>(),
+                   .parameters = number("parameters"),
+                   .tokens_seen = number("tokens_seen"),
+                   .context = number("context"),
+                   .perplexity = number("perplexity"),
+                   .bytes_per_token = cache("bytes_per_token"),
+                   .bytes_measured = cache("bytes_measured"),
+                   .bytes_formula = cache("bytes_formula"),
+                   .bytes_at = {},
+                   .stride = optional_number(evaluation, "stride"),
+                   .bits_per_byte = optional_number(evaluation, "bits_per_byte"),
+                   .unigram_perplexity = optional_number(evaluation, "unigram_perplexity")};
+  constexpr int64_t kLong = 8192;
+  row.bytes_at[kLong] = cache("bytes_at_8k");
+  for (const Json& at : evaluation.at("cache").value("lengths", Json::array()))
+    row.bytes_at[at.at("tokens").get<int64_t>()] = at.at("bytes_measured").get<double>();
+  return row;
 }
 
 /// The architecture says most, where it tells the runs apart; else the name, numbered if need be.
@@ -208,6 +213,21 @@ Findings judge_runs(const std::vector<ReportRun>& runs) {
   return findings;
 }
 
+std::vector<int64_t> common_lengths(const std::vector<ReportRow>& rows) {
+  std::vector<int64_t> out;
+  for (const auto& [tokens, bytes] : rows[0].bytes_at) {
+    const bool everywhere = std::ranges::all_of(rows, [&, length = tokens](const ReportRow& row) {
+      return row.bytes_at.contains(length) && row.context <= static_cast<double>(length);
+    });
+    if (everywhere) out.push_back(tokens);
+  }
+  return out;
+}
+
+std::string short_length(int64_t tokens) {
+  return tokens % 1024 == 0 ? cat(tokens / 1024, "k") : std::to_string(tokens);
+}
+
 std::vector<LossPoint> thin_curve(const std::vector<LossPoint>& curve, size_t most) {
   if (curve.size() <= most) return curve;
   std::vector<LossPoint> thin;
@@ -277,7 +297,7 @@ std::string report_table(const std::vector<ReportRun>& runs) {
                      compact_count(row.tokens_seen),
                      fixed(row.perplexity, 2) + (row.pareto ? " *" : "  "),
                      row.bits_per_byte ? fixed(*row.bits_per_byte, 3) : "-",
-                     compact_bytes(row.bytes_per_token), compact_bytes(row.bytes_at_8k),
+                     compact_bytes(row.bytes_per_token), compact_bytes(row.bytes_at.at(8192)),
                      row.bytes_measured == row.bytes_formula ? "equal" : "DIFFERS", row.protocol,
                      cat(fixed(row.context, 0), "/", row.stride ? fixed(*row.stride, 0) : "-")});
   }

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -43,7 +44,8 @@ struct ReportRow {
   std::string name, architecture, protocol;
   double parameters = 0, tokens_seen = 0, context = 0;
   double perplexity = 0;
-  double bytes_per_token = 0, bytes_at_8k = 0, bytes_measured = 0, bytes_formula = 0;
+  double bytes_per_token = 0, bytes_measured = 0, bytes_formula = 0;
+  std::map<int64_t, double> bytes_at;  ///< measured after so many tokens; 8192 among them
   std::optional<double> stride, bits_per_byte, unigram_perplexity;
   bool measured_alike = true;  ///< false: corpus, split, tokens, context, stride or protocol differ
   bool pareto = true;          ///< no run measured alike is as small and as good, and better in one
@@ -60,6 +62,12 @@ struct Findings {
 
 /// Throws Error 64 when there are no runs.
 Findings judge_runs(const std::vector<ReportRun>& runs);
+
+/// Lengths of text, in tokens, from the context on, after which the cache of every run was
+/// measured.
+std::vector<int64_t> common_lengths(const std::vector<ReportRow>& rows);
+/// "2k" of 2048.
+std::string short_length(int64_t tokens);
 
 /// One page that needs nothing else: no network, no scripts.
 std::string report_html(const std::vector<ReportRun>& runs, const std::string& title);

@@ -11,6 +11,7 @@ namespace kvsmith {
 namespace {
 
 constexpr ChartSize kWide{900, 440}, kNarrow{340, 380};
+constexpr const char* kPerToken = "KV cache per token";
 
 constexpr std::string_view kPageCss = R"css(
 *{box-sizing:border-box}
@@ -30,6 +31,7 @@ p{margin:.25rem 0;max-width:44rem}
 figure{margin:1.25rem 0 0}
 .chart{display:block;width:100%;height:auto}
 .narrow{display:none}
+.multiples{display:grid;grid-template-columns:repeat(auto-fit,minmax(20rem,1fr));gap:1.5rem}
 table{width:100%;border-collapse:collapse;margin:1rem 0 .75rem;font-size:.875rem;
 font-variant-numeric:tabular-nums}
 th{font-weight:500;color:var(--muted);font-size:.8125rem;line-height:1.25;vertical-align:bottom}
@@ -100,12 +102,15 @@ std::string cell_markup(const Cell& cell) {
              cell.markup, "</td>");
 }
 
-std::vector<Cell> cells_of(const ReportRow& row, size_t run, const ReportRow& best) {
+std::vector<Cell> cells_of(const ReportRow& row,
+                           size_t run,
+                           const ReportRow& best,
+                           const std::vector<int64_t>& lengths) {
   const auto bytes = [](double value) { return grouped(value) + " B"; };
   const bool exact = row.bytes_measured == row.bytes_formula;
   const std::string checked =
       cat("measured ", bytes(row.bytes_measured), ", by formula ", bytes(row.bytes_formula));
-  return {
+  std::vector<Cell> cells = {
       {"Run",
        mark_svg(run, row.pareto) + escape_markup(row.name) + (row.measured_alike ? "" : " †"),
        row.pareto ? "on the Pareto front" : "another run is as small and as good", "text run"},
@@ -117,7 +122,12 @@ std::vector<Cell> cells_of(const ReportRow& row, size_t run, const ReportRow& be
       {"Bits per byte", row.bits_per_byte ? fixed(*row.bits_per_byte, 3) : "–"},
       {"Cache per token", compact_bytes(row.bytes_per_token), bytes(row.bytes_per_token),
        row.bytes_per_token == best.bytes_per_token ? "best" : ""},
-      {"Cache at 8k", compact_bytes(row.bytes_at_8k), bytes(row.bytes_at_8k)},
+  };
+  for (const int64_t tokens : lengths) {
+    const double held = row.bytes_at.at(tokens);
+    cells.push_back({"Cache at " + short_length(tokens), compact_bytes(held), bytes(held)});
+  }
+  const std::vector<Cell> rest = {
       {"Formula agrees", exact ? "✓" : "<span class=\"differs\">✗ differs</span>", checked},
       {"Protocol", escape_markup(row.protocol), {}, "text"},
       {"Context / stride",
@@ -125,6 +135,8 @@ std::vector<Cell> cells_of(const ReportRow& row, size_t run, const ReportRow& be
        {},
        "window"},
   };
+  cells.insert(cells.end(), rest.begin(), rest.end());
+  return cells;
 }
 
 /// "512.34", or a range when the runs were scored on different texts; empty when nobody knows.
@@ -150,12 +162,15 @@ std::string table(const std::vector<ReportRow>& rows) {
   }
   std::ranges::stable_sort(order, std::ranges::greater{},
                            [&](size_t i) { return rows[i].bytes_per_token; });
+  const auto lengths = common_lengths(rows);
   std::string head, body;
+  size_t columns = 0;
   for (const size_t i : order) {
     body += "<tr>";
     const bool first = head.empty();
-    for (const Cell& cell : cells_of(rows[i], i, best)) {
+    for (const Cell& cell : cells_of(rows[i], i, best, lengths)) {
       if (first) {
+        ++columns;
         head += cat("<th scope=\"col\"", cell.css.starts_with("text") ? " class=\"text\"" : "", ">",
                     cell.label, "</th>");
       }
@@ -165,28 +180,64 @@ std::string table(const std::vector<ReportRow>& rows) {
   }
   const std::string baseline = unigram_baseline(rows);
   if (!baseline.empty()) {
-    body +=
-        cat("<tr class=\"baseline\"><td class=\"text\" colspan=\"11\">Unigram baseline, which "
-            "knows only how frequent each token is: perplexity ",
-            baseline, "</td></tr>\n");
+    body += cat("<tr class=\"baseline\"><td class=\"text\" colspan=\"", columns,
+                "\">Unigram baseline, which knows only how frequent each token is: perplexity ",
+                baseline, "</td></tr>\n");
   }
   return cat("<table><thead><tr>", head, "</tr></thead>\n<tbody>\n", body, "</tbody></table>\n");
 }
 
-std::vector<PlanePoint> plane_points(const std::vector<ReportRow>& rows) {
+/// `bytes_of` gives the bytes of a row, `what` says what they are: " per token".
+template <class BytesOf>
+std::vector<PlanePoint> plane_points(const std::vector<ReportRow>& rows,
+                                     const std::string& what,
+                                     const BytesOf& bytes_of) {
   std::vector<PlanePoint> points;
   for (size_t i = 0; i < rows.size(); ++i) {
     const auto& row = rows[i];
     points.push_back(
-        {.bytes_per_token = row.bytes_per_token,
+        {.bytes = bytes_of(row),
          .perplexity = row.perplexity,
          .label = row.label,
-         .hover = cat(row.name, " (", row.architecture, "): ", compact_bytes(row.bytes_per_token),
-                      " per token, perplexity ", fixed(row.perplexity, 2)),
+         .hover = cat(row.name, " (", row.architecture, "): ", compact_bytes(bytes_of(row)), " ",
+                      what, ", perplexity ", fixed(row.perplexity, 2)),
          .on_front = row.pareto,
          .run = i});
   }
   return points;
+}
+
+std::vector<PlanePoint> points_per_token(const std::vector<ReportRow>& rows) {
+  return plane_points(rows, "per token", [](const ReportRow& row) { return row.bytes_per_token; });
+}
+
+/// The planes of longer texts, where they are not the first one with other numbers: some caches end
+/// growing.
+std::string longer_planes(const std::vector<ReportRow>& rows) {
+  constexpr ChartSize kHalf{440, 380};
+  std::string out;
+  for (const int64_t tokens : common_lengths(rows)) {
+    const auto length = static_cast<double>(tokens);
+    const auto grows = [&](const ReportRow& row) {
+      return row.bytes_at.at(tokens) == length * row.bytes_per_token;
+    };
+    if (std::ranges::all_of(rows, grows)) continue;
+    const std::string what = cat("at ", tokens, " tokens");
+    auto points =
+        plane_points(rows, what, [&](const ReportRow& row) { return row.bytes_at.at(tokens); });
+    for (auto& point : points) {
+      point.on_front = std::ranges::none_of(points, [&](const PlanePoint& other) {
+        return other.bytes <= point.bytes && other.perplexity <= point.perplexity &&
+               (other.bytes < point.bytes || other.perplexity < point.perplexity);
+      });
+    }
+    out += cat("<div>", plane_svg(points, "KV cache " + what, true, kHalf), "</div>\n");
+  }
+  if (out.empty()) return out;
+  return cat(
+      "<h2>At longer texts</h2>\n<p class=\"caption\">The same perplexities over the whole cache "
+      "of one sequence, measured after so many tokens.</p>\n<figure class=\"multiples\">\n",
+      out, "</figure>\n");
 }
 
 /// An exponential moving average over about a fiftieth of the curve, without the pull towards the
@@ -284,12 +335,13 @@ std::string headline(const Findings& findings) {
 
 std::string report_svg(const std::vector<ReportRun>& runs, const std::string& title) {
   const Findings findings = judge_runs(runs);
-  return standalone_plane_svg(plane_points(findings.rows), findings.comparable, title);
+  return standalone_plane_svg(points_per_token(findings.rows), kPerToken, findings.comparable,
+                              title);
 }
 
 std::string report_html(const std::vector<ReportRun>& runs, const std::string& title) {
   const Findings findings = judge_runs(runs);
-  const auto points = plane_points(findings.rows);
+  const auto points = points_per_token(findings.rows);
   const auto curves = loss_curves(runs, findings.rows);
   const bool front = findings.comparable;
 
@@ -303,9 +355,11 @@ std::string report_html(const std::vector<ReportRun>& runs, const std::string& t
           escape_markup(headline(findings)), "</p>\n");
   page += "<h2>Memory and perplexity</h2>\n";
   page += cat("<p class=\"caption\">", escape_markup(findings.conditions), "</p>\n");
-  page += figure(plane_svg(points, front, kWide), plane_svg(points, front, kNarrow));
+  page += figure(plane_svg(points, kPerToken, front, kWide),
+                 plane_svg(points, kPerToken, front, kNarrow));
   page += table(findings.rows);
   page += notes_list(findings.notes);
+  if (findings.comparable) page += longer_planes(findings.rows);
   if (!curves.empty()) {
     page +=
         "<h2>Training</h2>\n<p class=\"caption\">Lines: training loss, smoothed. Dots: "

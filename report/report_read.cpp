@@ -96,6 +96,15 @@ void expect_evaluation(const Json& evaluation, const std::string& where) {
       bad(key, cat("found ", value.dump(), ", expected a number of at least 0"), remedy);
     }
   }
+  const Json lengths = evaluation.at("cache").value("lengths", Json::array());
+  const auto is_length = [](const Json& at) {
+    return at.is_object() && at.value("tokens", Json()).is_number_unsigned() &&
+           at.value("bytes_measured", Json()).is_number_unsigned();
+  };
+  if (!lengths.is_array() || !std::ranges::all_of(lengths, is_length)) {
+    bad(where + ": cache.lengths", "expected objects with counts of tokens and bytes_measured",
+        remedy);
+  }
 }
 
 ReportRun read_evaluation(const fs::path& path) {

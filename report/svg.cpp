@@ -114,10 +114,10 @@ std::vector<Box> staircase(const std::vector<PlanePoint>& points,
                            const ChartScale& y) {
   std::vector<PlanePoint> front;
   std::ranges::copy_if(points, std::back_inserter(front), &PlanePoint::on_front);
-  std::ranges::sort(front, {}, &PlanePoint::bytes_per_token);
+  std::ranges::sort(front, {}, &PlanePoint::bytes);
   std::vector<Box> steps;
   for (size_t i = 0; i + 1 < front.size(); ++i) {
-    const double x0 = x.at(front[i].bytes_per_token), x1 = x.at(front[i + 1].bytes_per_token);
+    const double x0 = x.at(front[i].bytes), x1 = x.at(front[i + 1].bytes);
     const double y0 = y.at(front[i].perplexity), y1 = y.at(front[i + 1].perplexity);
     steps.push_back({x0, y0, x1, y0});
     steps.push_back({x1, y0, x1, y1});
@@ -131,20 +131,23 @@ struct Plane {
 };
 
 /// The chart inside `frame`, which includes the room for numbers and units.
-Plane draw_plane(const std::vector<PlanePoint>& points, bool with_front, const Box& frame) {
-  const auto [least_bytes, most_bytes] =
-      std::ranges::minmax(points, {}, &PlanePoint::bytes_per_token);
+Plane draw_plane(const std::vector<PlanePoint>& points,
+                 const std::string& what,
+                 bool with_front,
+                 const Box& frame) {
+  const auto [least_bytes, most_bytes] = std::ranges::minmax(points, {}, &PlanePoint::bytes);
   const auto [best, worst] = std::ranges::minmax(points, {}, &PlanePoint::perplexity);
   const bool narrow = frame.right - frame.left < 500;
-  const ChartScale x =
-      make_scale(least_bytes.bytes_per_token, most_bytes.bytes_per_token, AxisUnit::kBytes,
-                 frame.left + 44, frame.right - 14, narrow ? 5 : 8);
+  const ChartScale x = make_scale(least_bytes.bytes, most_bytes.bytes, AxisUnit::kBytes,
+                                  frame.left + 44, frame.right - 14, narrow ? 5 : 8);
   const ChartScale y = make_scale(best.perplexity, worst.perplexity, AxisUnit::kPlain,
                                   frame.bottom - 48, frame.top + 34, 6);
 
   Plane plane;
   plane.content = axes(
-      x, y, cat("<tspan>KV cache per token</tspan>, measured", x.logarithmic ? ", log₂ scale" : ""),
+      x, y,
+      cat("<tspan>", escape_markup(what), "</tspan>, measured",
+          x.logarithmic ? ", log₂ scale" : ""),
       cat("<tspan>Perplexity</tspan>", y.logarithmic ? ", log scale" : "", ", lower is better"));
   const auto steps = with_front ? staircase(points, x, y) : std::vector<Box>{};
   for (const Box& s : steps) plane.content += line_from(s.left, s.top, s.right, s.bottom, "front");
@@ -156,7 +159,7 @@ Plane draw_plane(const std::vector<PlanePoint>& points, bool with_front, const B
   for (auto& point : ordered) {
     point.label = shorten(point.label, narrow ? 20 : 32);
     marks.push_back(
-        {x.at(point.bytes_per_token), y.at(point.perplexity), text_width(point.label, kFontSize)});
+        {x.at(point.bytes), y.at(point.perplexity), text_width(point.label, kFontSize)});
   }
   std::vector<Box> lines;
   for (const Box& s : steps) {
@@ -185,7 +188,7 @@ Plane draw_plane(const std::vector<PlanePoint>& points, bool with_front, const B
     plane.content += "</g>\n";
   }
   for (const auto& point : points) names.push_back(point.hover);
-  plane.description = "Perplexity over measured cache bytes per token. " + join(names, ". ");
+  plane.description = cat("Perplexity over bytes of ", what, ", measured. ", join(names, ". "));
   return plane;
 }
 
@@ -211,16 +214,21 @@ Box range_of(const std::vector<LossCurve>& curves) {
 
 }  // namespace
 
-std::string plane_svg(const std::vector<PlanePoint>& points, bool with_front, ChartSize size) {
-  const Plane plane = draw_plane(points, with_front, {0, 0, size.width, size.height});
+std::string plane_svg(const std::vector<PlanePoint>& points,
+                      const std::string& what,
+                      bool with_front,
+                      ChartSize size) {
+  const Plane plane = draw_plane(points, what, with_front, {0, 0, size.width, size.height});
   return cat(open_svg(size, plane.description), plane.content, "</svg>\n");
 }
 
 std::string standalone_plane_svg(const std::vector<PlanePoint>& points,
+                                 const std::string& what,
                                  bool with_front,
                                  const std::string& title) {
   constexpr ChartSize kSize{760, 470};
-  const Plane plane = draw_plane(points, with_front, {24, 56, kSize.width - 24, kSize.height - 18});
+  const Plane plane =
+      draw_plane(points, what, with_front, {24, 56, kSize.width - 24, kSize.height - 18});
   return cat(open_svg(kSize, title + ". " + plane.description), "<style>", kCss,
              "</style>\n<rect width=\"100%\" height=\"100%\" rx=\"6\" fill=\"var(--paper)\"/>\n",
              text_at(26, 34, "class=\"heading\"", escape_markup(shorten(title, 80))), plane.content,

@@ -14,7 +14,7 @@ struct ChartSize {
 
 /// A run on the memory-perplexity plane.
 struct PlanePoint {
-  double bytes_per_token;
+  double bytes;
   double perplexity;
   std::string label;  ///< written beside the mark
   std::string hover;  ///< shown when pointed at
@@ -33,13 +33,17 @@ struct LossCurve {
   size_t run;
 };
 
-/// Scatter of `points` (at least one) with their names: cache bytes per token to the right, in
-/// octaves when they span more than fourfold, perplexity upwards. `with_front` joins the points on
-/// the front by a stepped line.
-std::string plane_svg(const std::vector<PlanePoint>& points, bool with_front, ChartSize size);
+/// Scatter of `points` (at least one) with their names: bytes to the right, in octaves when they
+/// span more than fourfold, perplexity upwards. `what` says of what they are, such as "KV cache per
+/// token". `with_front` joins the points on the front by a stepped line.
+std::string plane_svg(const std::vector<PlanePoint>& points,
+                      const std::string& what,
+                      bool with_front,
+                      ChartSize size);
 /// The same as a file of its own: with title, style for light and dark, and a background, because
 /// an image does not always share the theme of the page it is shown in.
 std::string standalone_plane_svg(const std::vector<PlanePoint>& points,
+                                 const std::string& what,
                                  bool with_front,
                                  const std::string& title);
 /// Loss over training tokens for `curves` (at least one, none without a training point). Grows

@@ -108,6 +108,7 @@ TEST(ReadRuns, SaysWhichFileLineAndKeyIsWrong) {
       {std::string(1000, '[') + std::string(1000, ']'), "", ExitCode::kBadData, "nested deeper"},
       {without("/perplexity"), "", ExitCode::kBadData, "evaluation.json: perplexity: is missing"},
       {without("/cache/bytes_formula"), "", ExitCode::kBadData, "cache.bytes_formula: is missing"},
+      {without("/cache/lengths", 3), "", ExitCode::kBadData, "cache.lengths: expected objects"},
       {without("/cache", 3), "", ExitCode::kBadData, "cache.bytes_measured: is missing"},
       {without("/perplexity", nullptr), "", ExitCode::kBadData, "perplexity: is null"},
       {without("/perplexity", "12"), "", ExitCode::kBadData, "found \"12\""},

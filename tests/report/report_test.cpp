@@ -231,6 +231,23 @@ TEST(Page, ShowsFiguresBaselineAndCurvesWhenThereAreAny) {
   EXPECT_EQ(page.find("<h2>Training</h2>"), std::string::npos);
 }
 
+TEST(Page, ShowsLongerTextsWhereSomeCachesEndGrowing) {
+  auto runs = runs_at({{512, 12}, {1024, 11}});
+  EXPECT_EQ(report_html(runs, "t").find("At longer texts"), std::string::npos);
+  const auto measured = [](int64_t tokens, int64_t bytes) {
+    return Json{{"tokens", tokens}, {"bytes_measured", bytes}};
+  };
+  runs[0].evaluation["cache"]["lengths"] = {measured(1023, 9), measured(4096, 4096 * 512)};
+  runs[1].evaluation["cache"]["lengths"] = {measured(4096, 1 << 20)};
+  runs[1].evaluation["cache"]["bytes_at_8k"] = 1 << 20;
+  const auto rows = judge_runs(runs).rows;
+  EXPECT_EQ(common_lengths(rows), (std::vector<int64_t>{4096, 8192}));
+  const std::string page = report_html(runs, "t");
+  EXPECT_NE(page.find("At longer texts"), std::string::npos);
+  EXPECT_NE(page.find("KV cache at 4096 tokens"), std::string::npos);
+  EXPECT_NE(page.find("data-label=\"Cache at 4k\" title=\"1,048,576 B\""), std::string::npos);
+}
+
 TEST(Csv, QuotesAsRfc4180AndKeepsTheFlatKeys) {
   auto runs = runs_at({{512, 12}, {1024, 13}});
   runs[0].evaluation["name"] = "a,\"b\"\nc";
