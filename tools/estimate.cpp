@@ -23,12 +23,12 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr int64_t kLong = 1 << 20;  ///< tokens: beyond every window
-constexpr std::array<int64_t, 4> kContexts = {2048, 8192, 32768, 131072};
 
 struct Flags {
   std::vector<std::filesystem::path> configs;
   std::vector<std::string> assignments;
   std::string memory;
+  std::vector<int64_t> contexts;
   bool json = false;
 };
 
@@ -57,7 +57,8 @@ int64_t parse_bytes(const std::string& text) {
               {"cannot read \"" + text + "\"", "--memory", "write it as 24GiB or 80GB"});
 }
 
-/// Who reads whose keys and values, one line a layer. "^" marks a layer that reads ahead.
+/// Who reads whose keys and values, one line a layer. "^" marks a layer that reads ahead, "+ 1K 2V"
+/// heads that it takes from the layer below.
 std::string drawing(const Json& layers) {
   std::string out = cat(
       "\n", "layer  kind           reads           heads  bytes/token   constant       at 8k\n");
@@ -69,6 +70,8 @@ std::string drawing(const Json& layers) {
     if (number("sinks") > 0) kind += cat("+", number("sinks"));
     std::string reads = k == v ? (k == i ? "itself" : cat("layer ", k)) : cat("K ", k, ", V ", v);
     if (std::max(k, v) > i) reads += " ^";
+    if (!layer["reused_keys"].empty() || !layer["reused_values"].empty())
+      reads += cat(" + ", layer["reused_keys"].size(), "K ", layer["reused_values"].size(), "V");
     const auto bytes = [&](const char* key) {
       return number(key) == 0 ? "-" : human_bytes(layer[key].get<double>());
     };
@@ -85,9 +88,11 @@ std::string drawing(const Json& layers) {
 void estimate(const Flags& flags) {
   RunConfig config = load_run_config(flags.configs, flags.assignments);
   if (config.model.vocab_size == 0) take_vocabulary(config);
-  const int64_t memory = flags.memory.empty() ? 0 : parse_bytes(flags.memory);
-  std::cout << (flags.json ? estimate_json(config, memory).dump(2) + "\n"
-                           : estimate_text(config, memory));
+  Serving serving;
+  if (!flags.memory.empty()) serving.memory_bytes = parse_bytes(flags.memory);
+  if (!flags.contexts.empty()) serving.contexts = flags.contexts;
+  std::cout << (flags.json ? estimate_json(config, serving).dump(2) + "\n"
+                           : estimate_text(config, serving));
 }
 
 /// Of weights and cached elements.
@@ -105,7 +110,7 @@ void take_vocabulary(RunConfig& config) {
   take_from_corpus(config);
 }
 
-Json estimate_json(const RunConfig& config, int64_t memory_bytes) {
+Json estimate_json(const RunConfig& config, const Serving& serving) {
   const auto& m = config.model;
   const auto& t = config.train;
   const auto size = model_footprint(m);
@@ -142,24 +147,26 @@ Json estimate_json(const RunConfig& config, int64_t memory_bytes) {
                               {"kv_heads", spec.kv_heads},
                               {"window", spec.window},
                               {"sinks", spec.sinks},
+                              {"reused_keys", spec.reused_keys},
+                              {"reused_values", spec.reused_values},
                               {"rope_theta", spec.rope_theta},
                               {"bytes_per_token", layer_growth},
                               {"bytes_constant", layer_bytes - layer_growth * kLong},
                               {"bytes_at_8k", layer_cache_bytes(m, graph, i, 8192, element)}});
   }
-  for (const int64_t context : kContexts) {
+  for (const int64_t context : serving.contexts) {
     const int64_t at_context = kv_cache_bytes(m, context, element);
     Json row = {{"tokens", context}, {"bytes", at_context}};
-    if (memory_bytes > 0)
+    if (serving.memory_bytes > 0)
       row["max_batch"] =
-          std::max<int64_t>(0, (memory_bytes - size.parameters * element) / at_context);
+          std::max<int64_t>(0, (serving.memory_bytes - size.parameters * element) / at_context);
     json["cache"]["contexts"].push_back(row);
   }
   return json;
 }
 
-std::string estimate_text(const RunConfig& config, int64_t memory_bytes) {
-  const Json json = estimate_json(config, memory_bytes);
+std::string estimate_text(const RunConfig& config, const Serving& serving) {
+  const Json json = estimate_json(config, serving);
   const Json& training = json["training"];
   const auto bytes = [](const Json& value) { return human_bytes(value.get<double>()); };
   std::string out;
@@ -183,9 +190,9 @@ std::string estimate_text(const RunConfig& config, int64_t memory_bytes) {
     out += "\n";
   }
   const int64_t weights = json["parameters"].get<int64_t>() * element_bytes(config);
-  if (memory_bytes > 0 && weights > memory_bytes) {
+  if (serving.memory_bytes > 0 && weights > serving.memory_bytes) {
     out += cat("           the weights alone take ", human_bytes(static_cast<double>(weights)),
-               " and do not fit in ", human_bytes(static_cast<double>(memory_bytes)), "\n");
+               " and do not fit in ", human_bytes(static_cast<double>(serving.memory_bytes)), "\n");
   }
   return out + drawing(json["layers"]);
 }
@@ -198,6 +205,10 @@ void add_estimate(CLI::App& app) {
   verb->add_option("--set", flags->assignments, "section.key=value; may be repeated")->take_all();
   verb->add_option("--memory", flags->memory,
                    "memory for weights and cache when serving, with its unit: 24GiB");
+  verb->add_option("--context", flags->contexts,
+                   "tokens of text to tell the cache of; may be repeated; default: 2048 to 131072")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
+      ->take_all();
   verb->add_flag("--json", flags->json, "print JSON");
   verb->footer("Example:\n  kvsmith estimate configs/gqa-1b.toml --memory 24GiB");
   verb->callback([flags] { estimate(*flags); });

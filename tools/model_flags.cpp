@@ -33,8 +33,8 @@ LoadedModel load(const ModelFlags& flags) {
   runtime.device = flags.device;
   runtime.threads = flags.threads;
   configure_runtime(runtime);
-  LoadedModel loaded = load_model(
-      flags.checkpoint, {.type = compute_type_of(runtime), .device = device_of(runtime)});
+  LoadedModel loaded = load_model(flags.checkpoint,
+                                  {.type = compute_type_of(runtime), .device = device_of(runtime)});
   const auto& config = loaded.model->config();
   loaded.model->set_passes(
       flags.forward_passes < 0 ? config.forward_passes : flags.forward_passes,

@@ -65,7 +65,7 @@ void dry_run(RunConfig config) {
       (config.model.vocab_size == 0 || std::filesystem::exists(config.data.corpus[0]))) {
     take_vocabulary(config);
   }
-  std::cout << to_toml(config) << "\n" << estimate_text(config, 0);
+  std::cout << to_toml(config) << "\n" << estimate_text(config, Serving{});
   for (const auto& text : advice(config)) std::cout << "note: " << text << "\n";
 }
 
