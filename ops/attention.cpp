@@ -46,6 +46,40 @@ at::Tensor fused(const at::Tensor& q,
   return value_width == widest ? out : out.narrow(3, 0, value_width);
 }
 
+/// Queries that a window lets see few of many rows, in chunks that meet only the rows of theirs:
+/// time and mask grow with the window and not with the square of the text.
+at::Tensor banded(const at::Tensor& q,
+                  const at::Tensor& k,
+                  const at::Tensor& v,
+                  const Visibility& visibility,
+                  int64_t chunk,
+                  double scale) {
+  const Span queries = visibility.queries.span(0), rows = visibility.rows.span(0);
+  const auto device = q.device();
+  std::vector<at::Tensor> out;
+  for (int64_t first = queries.first; first < queries.end(); first += chunk) {
+    const int64_t count = std::min(chunk, queries.end() - first), end = first + count;
+    const int64_t begin = std::max(rows.first, first - visibility.window + 1);
+    const int64_t sinks = std::clamp(visibility.sinks - rows.first, int64_t{0}, begin - rows.first);
+    const auto band = [&](const at::Tensor& x) {
+      const auto near = x.narrow(2, begin - rows.first, end - begin);
+      return sinks > 0 ? torch::cat({x.narrow(2, 0, sinks), near}, 2) : near;
+    };
+    const auto near = Positions::range(begin, end - begin, device);
+    const auto seen =
+        sinks > 0 ? Positions::joined(Positions::range(rows.first, sinks, device), near) : near;
+    const auto asking = Positions::range(first, count, device);
+    const Visibility part{.queries = asking,
+                          .rows = seen,
+                          .window = visibility.window,
+                          .sinks = visibility.sinks,
+                          .strict = visibility.strict};
+    out.push_back(fused(q.narrow(2, first - queries.first, count), band(k), band(v), part.mask(),
+                        /*is_causal=*/false, scale));
+  }
+  return torch::cat(out, 2);
+}
+
 }  // namespace
 
 bool Visibility::is_causal_suffix() const {
@@ -89,6 +123,12 @@ at::Tensor attention(const at::Tensor& q,
     return fused(q, k, v, {}, /*is_causal=*/true, scale);
   }
   if (q.size(2) == 1) return grouped(q, k, v, suffix ? at::Tensor() : visibility.mask(), scale);
+  constexpr int64_t kLeastChunk = 64;
+  const int64_t chunk = std::max(visibility.window, kLeastChunk);
+  if (visibility.window > 0 && visibility.queries.is_range() && visibility.rows.is_range() &&
+      q.size(2) > 2 * chunk) {
+    return banded(q, k, v, visibility, chunk, scale);
+  }
   // is_causal is aligned to the top left, wrong for a chunk behind a cache: hence the mask
   return fused(q, k, v, visibility.mask(), /*is_causal=*/false, scale);
 }

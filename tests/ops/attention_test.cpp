@@ -1,5 +1,7 @@
 #include "ops/attention.h"
 
+#include <algorithm>
+
 #include "tests/support/close.h"
 
 namespace kvsmith {
@@ -22,8 +24,11 @@ class AttentionPaths : public ::testing::TestWithParam<Shape> {
   }
   static void expect_agreement(const std::vector<at::Tensor>& x,
                                const Positions& queries,
-                               const Positions& rows) {
-    const Visibility visibility{queries, rows};
+                               const Positions& rows,
+                               int64_t window = 0,
+                               int64_t sinks = 0,
+                               bool strict = false) {
+    const Visibility visibility{queries, rows, window, sinks, strict};
     EXPECT_TRUE(close(attention(x[0], x[1], x[2], visibility),
                       attention_reference(x[0], x[1], x[2], visibility), 1e-5));
     const auto fast =
@@ -47,6 +52,19 @@ TEST_P(AttentionPaths, ChunkBehindACache) {
     SCOPED_TRACE(chunk);
     expect_agreement(inputs(chunk, 40 + chunk), Positions::range(40, chunk),
                      Positions::range(0, 40 + chunk));
+  }
+}
+
+TEST_P(AttentionPaths, WindowsOverLongTexts) {
+  for (const int64_t window : {1, 20, 70}) {
+    for (const int64_t sinks : {0, 3, 30}) {
+      for (const int64_t past : {0, 40}) {
+        SCOPED_TRACE(testing::Message() << window << " " << sinks << " " << past);
+        const int64_t n = 2 * std::max<int64_t>(window, 64) + 13;
+        expect_agreement(inputs(n, n + past), Positions::range(past, n),
+                         Positions::range(0, n + past), window, sinks, /*strict=*/past == 0);
+      }
+    }
   }
 }
 
