@@ -71,6 +71,11 @@ void read_layers(const Json& json,
     const auto types = json.find("layer_types");
     if (types != json.end() && !types->is_null()) {
       c.layer_types = layer_types(*types, where);
+      if (std::ssize(c.layer_types) != c.num_hidden_layers) {
+        throw Error(ExitCode::kConfig, {cat("layer_types has ", c.layer_types.size(),
+                                            " entries for ", c.num_hidden_layers, " layers"),
+                                        where, "expected one for each"});
+      }
     } else if (type == "mistral") {
       c.layer_types = {"sliding"};
     } else {

@@ -10,8 +10,8 @@ namespace kvsmith {
 /// Memory layers of predefined capacity: the first tokens, a window, and slots that absorb what
 /// leaves it.
 struct BoundedConfig {
-  int64_t memory_capacity = 0;
-  int64_t memory_capacity_bytes = 0;
+  int64_t memory_capacity = 0;        ///< tokens of a key/value head
+  int64_t memory_capacity_bytes = 0;  ///< of a layer and sequence
   std::string slot_mass = "convex";
   double slot_tau = 1;
 

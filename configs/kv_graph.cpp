@@ -75,6 +75,7 @@ void expand(ModelConfig& c, std::vector<KeyProblem>& problems) {
     agree(c.kv_source_layers, lists.k_sources, "kv_source_layers", "layer_types " + in_quotes(text),
           problems);
   }
+  repeat(c.layer_types, c);  // patterns look at kinds
   if (!c.kv_source_layers.empty()) {
     agree(c.k_source_layers, c.kv_source_layers, "k_source_layers", "kv_source_layers", problems);
     agree(c.v_source_layers, c.kv_source_layers, "v_source_layers", "kv_source_layers", problems);
@@ -101,6 +102,7 @@ struct BoundedBytes {
 int64_t bounded_window(const ModelConfig& c, int64_t kv_heads) {
   if (c.bounded.memory_capacity_bytes > 0) {
     const BoundedBytes bytes(c);
+    if (bytes.token == 0) return 0;  // head_dim 0 is complained of elsewhere
     return (c.bounded.memory_capacity_bytes / kv_heads - bytes.besides) / bytes.token;
   }
   if (c.bounded.memory_capacity > 0)
@@ -221,7 +223,6 @@ std::vector<KeyProblem> fill_in_layers(ModelConfig& c) {
   const auto layers = static_cast<size_t>(c.num_hidden_layers);
   std::vector<int64_t> own(layers);
   for (size_t i = 0; i < layers; ++i) own[i] = static_cast<int64_t>(i);
-  repeat(c.layer_types, c);
   repeat(c.layer_num_key_value_heads, c);
   repeat(c.layer_rope_theta, c);
   complete(c.layer_types, std::vector<std::string>(layers, "full"), "layer_types", c, problems);

@@ -10,4 +10,11 @@ int64_t TrainConfig::total_steps() const {
   return std::min(max_steps, by_tokens);
 }
 
+std::vector<std::pair<std::string, double>> TrainConfig::auxiliary_weights() const {
+  std::vector<std::pair<std::string, double>> out = {{"reconstruction_loss", reconstruction_loss},
+                                                     {"kv_loss", kv_loss}};
+  std::erase_if(out, [](const auto& item) { return item.second == 0; });
+  return out;
+}
+
 }  // namespace kvsmith

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/fields.h"
@@ -108,8 +109,8 @@ struct TrainConfig {
               .max = 1e6},
           self.reconstruction_loss);
     visit(Key{.name = "kv_loss",
-              .help = "layers that read ahead (LCKV): weight of the mean squared change of the "
-                      "keys and values they read in the last pass, beside the loss on tokens",
+              .help = "layers that read ahead (LCKV): weight of the mean squared change, in the "
+                      "last pass, of the rows that are read from below, beside the loss on tokens",
               .min = 0,
               .max = 1e6},
           self.kv_loss);
@@ -143,8 +144,7 @@ struct TrainConfig {
           self.deterministic);
     visit(Key{.name = "gradient_checkpointing",
               .help = "keep only what enters and leaves each layer, and compute the rest again in "
-                      "the backward pass: less memory, a third more time",
-              .shapes_result = false},
+                      "the backward pass: less memory, more time"},
           self.gradient_checkpointing);
     visit(Key{.name = "max_nonfinite",
               .help = "steps in a row whose loss or gradient is not finite that are skipped before "
@@ -198,6 +198,8 @@ struct TrainConfig {
 
   bool operator==(const TrainConfig&) const = default;
 
+  /// Auxiliary losses that are wanted, by name, and their weights.
+  std::vector<std::pair<std::string, double>> auxiliary_weights() const;
   /// Tokens per optimizer step.
   int64_t tokens_per_step() const { return batch_size * sequence_length; }
   /// Optimizer steps that the budgets in steps and tokens allow; 0 when there is none.

@@ -10,7 +10,7 @@ namespace {
 
 /// 16777216 rather than 1.67772e+07.
 std::string limit(double value) {
-  constexpr double kExact = 1e12;
+  constexpr double kExact = 9007199254740992.0;
   return value == std::floor(value) && std::abs(value) < kExact ? cat(static_cast<int64_t>(value))
                                                                 : cat(value);
 }

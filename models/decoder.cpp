@@ -31,6 +31,12 @@ struct DecoderImpl::BlockImpl : torch::nn::Module {
     return mixed + drop(mlp(post_norm(mixed)));
   }
 
+  /// Some parameter is not frozen.
+  bool learns() const {
+    const auto all = parameters();
+    return std::ranges::any_of(all, [](const at::Tensor& p) { return p.requires_grad(); });
+  }
+
   at::Tensor drop(const at::Tensor& branch) const {
     return dropout > 0 ? torch::dropout(branch, dropout, is_training()) : branch;
   }
@@ -164,7 +170,7 @@ class DecoderImpl::Step {
           for (const auto& stream : step.shown(layer).streams) out.push_back(stream);
           return out;
         },
-        inputs);
+        inputs, block(layer)->learns());
     if (outputs.size() > 1) shown(layer) = {{outputs.begin() + 1, outputs.end()}, positions_};
     return outputs[0];
   }
@@ -235,13 +241,19 @@ void DecoderImpl::keep_auxiliary_losses(bool keep) {
   for (auto& block : blocks_) block->mixer->keep_auxiliary_loss(keep);
 }
 
-AuxiliaryLosses DecoderImpl::take_auxiliary_losses() {
-  AuxiliaryLosses out{.reconstruction = {}, .kv = std::exchange(kv_loss_, {})};
-  for (auto& block : blocks_) {
-    const auto loss = block->mixer->take_auxiliary_loss();
-    if (!loss.defined()) continue;
-    out.reconstruction = out.reconstruction.defined() ? out.reconstruction + loss : loss;
-  }
+std::vector<AuxiliaryLoss> DecoderImpl::take_auxiliary_losses() {
+  std::vector<AuxiliaryLoss> out;
+  const auto add = [&](AuxiliaryLoss loss) {
+    if (!loss.value.defined()) return;
+    const auto known = std::ranges::find(out, loss.name, &AuxiliaryLoss::name);
+    if (known == out.end()) {
+      out.push_back(std::move(loss));
+    } else {
+      known->value = known->value + loss.value;
+    }
+  };
+  for (auto& block : blocks_) add(block->mixer->take_auxiliary_loss());
+  add({"kv_loss", std::exchange(kv_loss_, {})});
   return out;
 }
 

@@ -17,17 +17,6 @@
 
 namespace kvsmith {
 
-/// What a training step leaves to be made small besides the loss on tokens: scalars, each a mean
-/// over the tokens of the step. Undefined where the model has no such layer.
-struct AuxiliaryLosses {
-  /// Of autoencoded layers, summed: mean |decoded - key| + mean |decoded - value| (KV-CAR).
-  at::Tensor reconstruction;
-  /// Of layers that are read from below, summed: mean squared difference of their keys between the
-  /// last pass and the one before, plus that of their values (LCKV). The earlier pass has a
-  /// gradient too where it is one of backward_passes.
-  at::Tensor kv;
-};
-
 /// A decoder-only language model. Parameters carry the names of Hugging Face's Llama
 /// ("model.layers.0.self_attn.q_proj.weight"). Weights are fp32 unless moved; activations have the
 /// compute type.
@@ -46,12 +35,17 @@ class DecoderImpl : public torch::nn::Module {
   at::Tensor step(const at::Tensor& tokens, const Positions& positions, KvCache& cache);
   /// Makes steps in training mode and with gradients leave auxiliary losses, or no longer.
   void keep_auxiliary_losses(bool keep);
-  /// Those of the last step; hands them out once.
-  AuxiliaryLosses take_auxiliary_losses();
+  /// Those of the last step, each summed over layers, under the names of their weights in [train];
+  /// hands them out once. "reconstruction_loss": see models/mixers/autoencoded.h. "kv_loss": of
+  /// layers that are read from below, the mean squared difference of their remembered rows (keys
+  /// and values, or what stands for them) between the last pass and the one before (LCKV). The
+  /// earlier pass has a gradient too where it is one of backward_passes.
+  std::vector<AuxiliaryLoss> take_auxiliary_losses();
   /// Replaces forward_passes and backward_passes.
   void set_passes(int64_t forward, int64_t backward);
   /// Whether steps with gradients, which have to begin from nothing, keep only what enters and
-  /// leaves each layer and compute the rest again in the backward pass.
+  /// leaves each layer and compute the rest again in the backward pass. Such a step leaves its
+  /// cache unwritten, and no auxiliary losses.
   void set_gradient_checkpointing(bool on) { gradient_checkpointing_ = on; }
   /// fp32 logits. hidden: [..., hidden_size] -> [..., vocab_size].
   at::Tensor logits(const at::Tensor& hidden) const;
@@ -62,7 +56,8 @@ class DecoderImpl : public torch::nn::Module {
   KvCache make_cache(const CacheOptions& options) const;
   KvCache make_transient() const;
   /// What readers of each layer attend to, from the whole of a cache: decoded, and with the heads
-  /// that the layer reuses. Nothing of a layer that no layer reads row by row.
+  /// that the layer reuses; streams are [batch, kv_heads, rows, width]. Nothing of a layer that no
+  /// layer reads row by row.
   std::vector<Rows> shown_rows(KvCache& cache) const;
 
   /// The matrix that turns hidden states into logits: [vocab_size, hidden_size].

@@ -19,10 +19,11 @@ ModelFootprint model_footprint(const ModelConfig& config);
 /// scores and weighted values; without a window a query sees half the sequence on average. Layers
 /// of a cyclic slice count once for each pass.
 double forward_flops_per_token(const ModelConfig& config, int64_t context);
-/// Backward costs twice the forward pass; nothing is recomputed; passes without gradient have none.
+/// Backward costs twice the forward pass; what gradient checkpointing computes again is left out,
+/// as in MFU; passes without gradient have no backward pass.
 double training_flops_per_token(const ModelConfig& config, int64_t context);
 
-/// Host or device bytes of training with AdamW.
+/// Host or device bytes of training with AdamW, as if all parameters learned (`trainable`).
 struct TrainingFootprint {
   int64_t weights = 0, gradients = 0, optimizer = 0;  ///< fp32
   int64_t activations = 0;  ///< kept for the backward pass of one micro-batch, loss included

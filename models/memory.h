@@ -41,8 +41,9 @@ struct Rows {
 /// The rows of `past` followed by `fresh` at `positions`.
 Rows joined(const Rows& past, const Positions& positions, const std::vector<at::Tensor>& fresh);
 
-/// `own`, whose streams lack the heads `reused[stream]` (ascending), with those of `below` put in
-/// their places. A stream whose heads are all reused is that of `below` itself.
+/// `own` with the heads that it lacks put in their places from `below`, whose streams are
+/// [batch, kv_heads, rows, width]. `reused` names them for each stream, ascending. A stream whose
+/// heads are all reused is that of `below` itself; `own` is empty where that is so of all.
 Rows with_heads(const Rows& own,
                 const Rows& below,
                 const std::vector<std::vector<int64_t>>& reused);

@@ -12,6 +12,12 @@
 
 namespace kvsmith {
 
+/// What a training step leaves to be made small besides the loss on tokens.
+struct AuxiliaryLoss {
+  std::string name;  ///< of its weight in [train]
+  at::Tensor value;  ///< a scalar, a mean over the tokens of the step; undefined: none
+};
+
 /// One layer's way of moving information between positions.
 class Mixer : public torch::nn::Module {
  public:
@@ -25,10 +31,9 @@ class Mixer : public torch::nn::Module {
 
   /// Asks for auxiliary losses, or no longer.
   void keep_auxiliary_loss(bool keep) { keeps_auxiliary_loss_ = keep; }
-  /// What the layer wants small besides the loss on tokens, as the last step left it: a scalar, a
-  /// mean over the tokens. Undefined where a kind has none, and after steps that no one asked to
+  /// As the last step left it. None where a kind has none, and after steps that no one asked to
   /// keep it, in evaluation mode or without gradients. Hands it out once.
-  virtual at::Tensor take_auxiliary_loss() { return {}; }
+  virtual AuxiliaryLoss take_auxiliary_loss() { return {}; }
 
   /// An empty memory for generation.
   virtual std::unique_ptr<Memory> make_cache(const CacheOptions& options) const = 0;

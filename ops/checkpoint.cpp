@@ -1,5 +1,9 @@
 #include "ops/checkpoint.h"
 
+#include <algorithm>
+#include <memory>
+#include <optional>
+
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -43,7 +47,7 @@ struct Checkpoint : torch::autograd::Function<Checkpoint> {
   static variable_list forward(AutogradContext* context,
                                const c10::intrusive_ptr<Recipe>& recipe,
                                at::TensorList inputs,
-                               const at::Tensor& /*beginning*/) {
+                               const std::optional<at::Tensor>& /*beginning*/) {
     context->saved_data["recipe"] = c10::IValue::make_capsule(recipe);
     context->save_for_backward(inputs.vec());
     context->set_materialize_grads(false);
@@ -80,8 +84,12 @@ struct Checkpoint : torch::autograd::Function<Checkpoint> {
 }  // namespace
 
 std::vector<at::Tensor> checkpointed(const TensorFunction& function,
-                                     const std::vector<at::Tensor>& inputs) {
-  if (!torch::GradMode::is_enabled()) return function(inputs);
+                                     const std::vector<at::Tensor>& inputs,
+                                     bool learns) {
+  const bool needs_gradient = learns || std::ranges::any_of(inputs, [](const at::Tensor& input) {
+                                return input.defined() && input.requires_grad();
+                              });
+  if (!torch::GradMode::is_enabled() || !needs_gradient) return function(inputs);
   // autograd takes and gives defined tensors only
   const auto places = std::make_shared<const Places>(inputs);
   const auto out_places = std::make_shared<Places>();
@@ -90,8 +98,9 @@ std::vector<at::Tensor> checkpointed(const TensorFunction& function,
     *out_places = Places(all);
     return out_places->gathered(all);
   });
-  // Where no input needs a gradient, parameters still may: something has to lead autograd here.
-  const auto beginning = torch::zeros({}).requires_grad_();
+  // leads autograd here where no input does
+  std::optional<at::Tensor> beginning;
+  if (learns) beginning = torch::zeros({}).requires_grad_();
   return out_places->spread(
       Checkpoint::apply(recipe, at::TensorList(places->gathered(inputs)), beginning));
 }

@@ -4,7 +4,6 @@
 #include <filesystem>
 #include <iostream>
 #include <memory>
-#include <optional>
 
 #include <CLI/CLI.hpp>
 
@@ -48,13 +47,10 @@ std::string step_line(const StepReport& report, int64_t total, double mfu, doubl
       report.learning_rate, report.grad_norm,
       human_count(static_cast<double>(report.batch_tokens) / report.seconds).c_str(), 100 * mfu);
   std::string line = text.data();
-  const auto add = [&](const char* name, const std::optional<double>& loss) {
-    if (!loss) return;
-    std::snprintf(text.data(), text.size(), "  %s loss %.4g", name, *loss);
+  for (const auto& [name, value] : report.auxiliary) {
+    std::snprintf(text.data(), text.size(), "  %s %.4g", name.c_str(), value);
     line += text.data();
-  };
-  add("reconstruction", report.reconstruction_loss);
-  add("kv", report.kv_loss);
+  }
   if (remaining >= 0) line += "  eta " + human_seconds(remaining);
   if (report.skipped) line += "  SKIPPED (not finite)";
   return line;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -49,6 +50,38 @@ void check_vocabulary(const LoadedModel& source,
   }
 }
 
+/// Heads that a layer computes of its keys or values.
+std::vector<int64_t> own_heads(int64_t heads, const std::vector<int64_t>& reused) {
+  std::vector<int64_t> out;
+  for (int64_t head = 0; head < heads; ++head)
+    if (std::ranges::find(reused, head) == reused.end()) out.push_back(head);
+  return out;
+}
+
+/// Of a key or value projection, the rows of the heads that `model` does not reuse (KV-CAR),
+/// undefined where one of them is not there; every other parameter as it is.
+at::Tensor own_rows(const std::string& name,
+                    const at::Tensor& tensor,
+                    const DecoderImpl& source,
+                    const DecoderImpl& model) {
+  constexpr std::string_view kLayers = "model.layers.";
+  const bool keys = name.find(".self_attn.k_proj.") != std::string::npos;
+  if (!keys && name.find(".self_attn.v_proj.") == std::string::npos) return tensor;
+  const int64_t layer = std::stoll(name.substr(kLayers.size()));
+  const LayerSpec &from = source.graph()[layer], &to = model.graph()[layer];
+  if (from.kv_heads != to.kv_heads || (!from.reuses_heads() && !to.reuses_heads())) return tensor;
+  const auto there = own_heads(from.kv_heads, keys ? from.reused_keys : from.reused_values);
+  const auto wanted = own_heads(to.kv_heads, keys ? to.reused_keys : to.reused_values);
+  if (!std::ranges::includes(there, wanted)) return {};
+  std::vector<int64_t> places;
+  for (const int64_t head : wanted)
+    places.push_back(std::ranges::find(there, head) - there.begin());
+  const auto count = static_cast<int64_t>(there.size());
+  return tensor.unflatten(0, {count, tensor.size(0) / count})
+      .index_select(0, torch::tensor(places, tensor.device()))
+      .flatten(0, 1);
+}
+
 }  // namespace
 
 std::string init_from(DecoderImpl& model,
@@ -72,10 +105,12 @@ std::string init_from(DecoderImpl& model,
       added.push_back(name);
       continue;
     }
-    if (found->second.sizes() != tensor.sizes()) {
-      problems.push_back(cat(name, " is ", found->second.sizes(), ", expected ", tensor.sizes()));
-    }
-    copies.emplace_back(tensor, found->second);
+    const auto taken = own_rows(name, found->second, *source.model, model);
+    if (!taken.defined())
+      problems.push_back(cat(name, " has other heads: those that are reused there are needed"));
+    else if (taken.sizes() != tensor.sizes())
+      problems.push_back(cat(name, " is ", taken.sizes(), ", expected ", tensor.sizes()));
+    copies.emplace_back(tensor, taken);
     there.erase(found);
   }
   if (!problems.empty()) {

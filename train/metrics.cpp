@@ -58,8 +58,7 @@ void MetricsLog::log(const StepReport& report, std::optional<double> validation_
                {"grad_norm", finite(report.grad_norm)},
                {"tokens_per_second", speed},
                {"mfu", mfu}};
-  if (report.reconstruction_loss) line["reconstruction_loss"] = finite(*report.reconstruction_loss);
-  if (report.kv_loss) line["kv_loss"] = finite(*report.kv_loss);
+  for (const auto& [name, value] : report.auxiliary) line[name] = finite(value);
   if (report.skipped) line["skipped"] = true;
   if (validation_loss) line["validation_loss"] = finite(*validation_loss);
   waiting_ += line.dump() + "\n";
@@ -73,8 +72,7 @@ void MetricsLog::log(const StepReport& report, std::optional<double> validation_
     events_->scalar(report.step, tag, static_cast<float>(value));
   };
   scalar("train/loss", report.loss);
-  if (report.reconstruction_loss) scalar("train/reconstruction_loss", *report.reconstruction_loss);
-  if (report.kv_loss) scalar("train/kv_loss", *report.kv_loss);
+  for (const auto& [name, value] : report.auxiliary) scalar(("train/" + name).c_str(), value);
   scalar("train/learning_rate", report.learning_rate);
   scalar("train/grad_norm", report.grad_norm);
   scalar("train/tokens_per_second", speed);

@@ -19,6 +19,7 @@
 #include "train/device.h"
 #include "train/init_from.h"
 #include "train/metrics.h"
+#include "train/run_directory.h"
 #include "train/trainable.h"
 
 namespace kvsmith {
@@ -106,9 +107,9 @@ class Run {
   }
 
   RunResult train() {
-    const auto start_point = find_checkpoint();
-    build(start_point);
-    if (options_.resume != "auto") drop_newer();
+    build(checkpoint_to_continue(store_, options_, [&](const std::string& text) { note(text); }));
+    // only now: a run that is refused must lose nothing
+    if (options_.resume != "auto") drop_newer(store_, options_, trainer_step());
     const int64_t total = config_.train.total_steps();
     if (total > 0 && trainer_step() >= total) {
       result_.finished = true;
@@ -120,53 +121,6 @@ class Run {
   }
 
  private:
-  std::optional<CheckpointInfo> find_checkpoint() {
-    if (options_.resume == "never") {
-      start_over();
-      return std::nullopt;
-    }
-    if (options_.resume == "auto") {
-      return store_.newest([&](const CheckpointInfo& bad) {
-        note(cat("ignored ", bad.path.filename().string(), ": ", bad.problem));
-      });
-    }
-    CheckpointInfo info = inspect_checkpoint(fs::canonical(options_.resume), true);
-    if (!info.complete) {
-      throw Error(ExitCode::kBadData, {info.problem, options_.resume, "choose another checkpoint"});
-    }
-    const auto there = store_.list();
-    if (!there.empty() && there.front().step > info.step && !options_.force) {
-      throw Error(ExitCode::kCannotCreate,
-                  {cat("holds checkpoints up to step ", there.front().step, ", newer than step ",
-                       info.step),
-                   options_.output.string(), "choose another --output, or drop them with --force"});
-    }
-    return info;
-  }
-
-  /// Leaves nothing of a future that the run has gone back from. Only after the checkpoint has been
-  /// loaded: a run that is refused must lose nothing.
-  void drop_newer() const {
-    for (const auto& info : store_.list()) {
-      if (info.step > trainer_step()) remove_durably(info.path);
-    }
-  }
-
-  /// Empties the run directory of what an earlier run left, when that is wanted.
-  void start_over() const {
-    const auto old = store_.list();
-    const fs::path& run = options_.output;
-    if ((!old.empty() || fs::exists(run / "metrics.jsonl")) && !options_.force) {
-      throw Error(ExitCode::kCannotCreate,
-                  {cat("holds an earlier run with ", old.size(), " checkpoints"), run.string(),
-                   "resume it, or start over with --force"});
-    }
-    for (const auto& info : old) remove_durably(info.path);
-    for (const char* name : {"best", "latest", "metrics.jsonl", "tensorboard", "evaluation.json"}) {
-      remove_durably(run / name);
-    }
-  }
-
   void build(const std::optional<CheckpointInfo>& checkpoint) {
     const auto& t = config_.train;
     const auto info = texts_.corpora.at(0).info();
@@ -217,8 +171,10 @@ class Run {
 
   /// A full disk is better found before training than after an hour of it.
   void check_space() const {
-    const auto cost = training_footprint(config_);
-    const auto checkpoint = static_cast<uint64_t>(cost.weights + cost.optimizer);
+    uint64_t checkpoint = 0;
+    for (const auto& [name, tensor] : named_parameters(*trainer_->model()))
+      checkpoint += tensor.nbytes();
+    for (const auto& [name, tensor] : trainer_->optimizer().state()) checkpoint += tensor.nbytes();
     const uint64_t needed = 2 * checkpoint + checkpoint / 10, there = free_bytes(options_.output);
     if (there >= needed) return;
     throw Error(ExitCode::kIo,

@@ -1,7 +1,9 @@
 #include "train/trainer.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <map>
 
 #include <torch/types.h>
 
@@ -26,38 +28,13 @@ Positions positions_of(const Batch& batch, at::Device device) {
   return Positions::packed(tensor_of(batch.positions, batch, device), std::move(segments));
 }
 
-namespace {
-
-/// One auxiliary loss of a step: its mean over micro-batches, which all have as many tokens.
-class Auxiliary {
- public:
-  Auxiliary(double weight, double parts) : weight_(weight), parts_(parts) {}
-
-  /// What a micro-batch adds to `total`, the loss that is differentiated.
-  void add_to(at::Tensor& total, const at::Tensor& loss) {
-    if (weight_ == 0) return;
-    total = total + loss * (weight_ / parts_);
-    const auto part = loss.detach().to(torch::kDouble) / parts_;
-    mean_ = mean_.defined() ? mean_ + part : part;
-  }
-  std::optional<double> mean() const {
-    return mean_.defined() ? std::optional(mean_.item<double>()) : std::nullopt;
-  }
-
- private:
-  double weight_, parts_;
-  at::Tensor mean_;
-};
-
-}  // namespace
-
 Trainer::Trainer(const RunConfig& config, Decoder model, BatchStream& batches)
     : config_(config),
       model_(std::move(model)),
       batches_(batches),
       optimizer_(choose_trainable(*model_, config.train.trainable), config.train) {
   model_->set_gradient_checkpointing(config.train.gradient_checkpointing);
-  model_->keep_auxiliary_losses(has_auxiliary_losses());
+  model_->keep_auxiliary_losses(!config.train.auxiliary_weights().empty());
 }
 
 at::Tensor Trainer::loss_sum(const Batch& batch) {
@@ -83,18 +60,23 @@ StepReport Trainer::step() {
   model_->train();
   optimizer_.zero_gradients();
   auto total = torch::zeros({}, torch::dtype(torch::kDouble).device(model_->device()));
-  const auto parts = static_cast<double>(batches.size());
-  Auxiliary reconstruction(t.reconstruction_loss, parts), kv(t.kv_loss, parts);
+  const auto weights = t.auxiliary_weights();
+  const auto parts = static_cast<double>(batches.size());  // micro-batches have as many tokens each
+  std::map<std::string, at::Tensor> means;
   for (size_t i = 0; i < batches.size(); ++i) {
     // dropout is the only user of the global generator: keyed, so a resumed run draws the same
     torch::manual_seed(
         hash_of(static_cast<uint64_t>(t.seed), "dropout", static_cast<uint64_t>(step_), i));
     const auto sum = loss_sum(batches[i]);
     auto loss = sum / static_cast<double>(targets);
-    if (has_auxiliary_losses()) {
-      const auto auxiliary = model_->take_auxiliary_losses();
-      reconstruction.add_to(loss, auxiliary.reconstruction);
-      kv.add_to(loss, auxiliary.kv);
+    const auto auxiliary = model_->take_auxiliary_losses();
+    for (const auto& [name, weight] : weights) {
+      const auto found = std::ranges::find(auxiliary, name, &AuxiliaryLoss::name);
+      if (found == auxiliary.end()) continue;
+      loss = loss + found->value * (weight / parts);
+      const auto part = found->value.detach().to(torch::kDouble) / parts;
+      at::Tensor& mean = means[name];
+      mean = mean.defined() ? mean + part : part;
     }
     loss.backward();
     total += sum.detach();
@@ -103,8 +85,7 @@ StepReport Trainer::step() {
   StepReport report;
   report.learning_rate = learning_rate(t, step_);
   report.loss = total.item<double>() / static_cast<double>(targets);
-  report.reconstruction_loss = reconstruction.mean();
-  report.kv_loss = kv.mean();
+  for (const auto& [name, mean] : means) report.auxiliary.emplace_back(name, mean.item<double>());
   report.grad_norm = optimizer_.clip_gradients(t.max_grad_norm);
   report.skipped = !std::isfinite(report.loss) || !std::isfinite(report.grad_norm);
   if (report.skipped) {

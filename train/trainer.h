@@ -1,7 +1,8 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -19,9 +20,8 @@ struct StepReport {
   int64_t tokens = 0;        ///< tokens read since the start of the run
   int64_t batch_tokens = 0;  ///< of this step
   double loss = 0;           ///< on tokens: mean over the targets of the global batch
-  /// Auxiliary losses before their weights, means over the tokens of the global batch; where the
-  /// run has them.
-  std::optional<double> reconstruction_loss = {}, kv_loss = {};
+  /// Auxiliary losses by name, before their weights: means over the tokens of the global batch.
+  std::vector<std::pair<std::string, double>> auxiliary = {};
   double grad_norm = 0;
   double learning_rate = 0;
   double seconds = 0;
@@ -55,9 +55,6 @@ class Trainer {
 
  private:
   at::Tensor loss_sum(const Batch& batch);
-  bool has_auxiliary_losses() const {
-    return config_.train.reconstruction_loss > 0 || config_.train.kv_loss > 0;
-  }
 
   RunConfig config_;
   Decoder model_;

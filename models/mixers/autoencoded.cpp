@@ -111,13 +111,13 @@ class Autoencoded final : public RowMixer {
     return o_proj_(merge_heads(mixed));
   }
 
-  at::Tensor take_auxiliary_loss() override {
+  AuxiliaryLoss take_auxiliary_loss() override {
     at::Tensor sum;
     for (auto& error : errors_) {
       if (error.defined()) sum = sum.defined() ? sum + error : error;
       error.reset();
     }
-    return sum;
+    return {"reconstruction_loss", sum};
   }
 
  private:

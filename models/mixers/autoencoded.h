@@ -12,6 +12,7 @@ namespace kvsmith {
 /// reads it. One encoder and decoder for the keys of all heads and one for the values. RMSNorm
 /// stands where the authors have BatchNorm, which would let a token see the batch. Heads that the
 /// layer reuses have no rows in k_proj and v_proj: the decoder puts them in from the layer below.
+/// Its auxiliary loss is mean |decoded - key| + mean |decoded - value|, keys not rotated.
 std::shared_ptr<Mixer> make_autoencoded(const ModelConfig& config,
                                         const KvGraph& graph,
                                         int64_t layer);

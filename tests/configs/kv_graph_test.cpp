@@ -101,6 +101,26 @@ TEST(Patterns, FillingInTwiceChangesNothingAndTheTableSurvivesAFile) {
   }
 }
 
+TEST(KvGraph, APeriodUnderAPatternIsThatTableWrittenOut) {
+  using Kinds = std::vector<std::string>;
+  for (const Kinds& period : {Kinds{"sliding", "full"}, Kinds{"full", "sliding"}}) {
+    const auto build = [&](const Kinds& types) {
+      return filled([&](auto& c) {
+               c.layer_types = types;
+               c.pattern = "trailing-reuse-2";
+             })
+          .config;
+    };
+    Kinds written;
+    for (size_t i = 0; i < 6; ++i) written.push_back(period[i % 2]);
+    const auto config = build(period);
+    EXPECT_EQ(config, build(written));
+    auto again = config;
+    EXPECT_TRUE(fill_in(again).empty());
+    EXPECT_EQ(again, config);
+  }
+}
+
 TEST(KvGraph, AListThatFitsSeveralTimesIsAPeriod) {
   const auto config = filled([](auto& c) {
                         c.layer_types = {"full", "gla", "gla"};
@@ -207,9 +227,14 @@ TEST(KvGraph, ImpossibleTablesAreRefusedWithLayersAndReason) {
        "memory_capacity", "give at least 21"},
       {[](auto& c) {
          c.layer_types = {"bounded"};
-         c.bounded.memory_capacity_bytes = 20000;
+         c.num_key_value_heads = 2;
+         c.head_dim = 8;
+         c.num_sink_tokens = 3;
+         c.linear.num_slots = 5;
+         c.bounded.memory_capacity_bytes = 935;
        },
-       "memory_capacity_bytes", "give at least "},
+       "memory_capacity_bytes",
+       "give at least 936"},  // 2 heads (4 tokens 16 bf16, 5 slots 17 fp32)
       {[](auto& c) {
          c.layer_types = {"bounded"};
          c.bounded.memory_capacity = 200;

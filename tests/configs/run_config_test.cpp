@@ -54,6 +54,9 @@ INSTANTIATE_TEST_SUITE_P(
             "t.toml:3:1: model.num_key_value_heads: 6 key/value heads do not divide 9 query heads; "
             "choose one of 1, 3, 9"},
         Bad{"[model]\nhidden_size = 3\nnum_attention_heads = 4", "too small"},
+        Bad{"[model]\nhidden_size = 3\nnum_attention_heads = 4\nlayer_types = \"bounded\"\n"
+            "memory_capacity_bytes = 100",
+            "too small"},
         Bad{"[model]\nhead_dim = 7", "head_dim 7 is odd"},
         Bad{"[model]\nlayer_types = \"gsa\"\nnum_slots = 0",
             "t.toml:3:1: model.num_slots: layer 0 is gsa, which remembers nothing but its slots"},
@@ -207,11 +210,17 @@ TEST(RunConfig, MorePassesThanTokensAreRefused) {
 }
 
 TEST(RunConfig, CheckpointingIsRefusedWhereItCannotRepeatAStep) {
-  for (const std::string more : {"kv_loss = 1", "[model]\ndropout = 0.1\npattern = \"mha\""}) {
-    const std::string pattern = more[0] == 'k' ? "[model]\npattern = \"lckv\"\n" : "";
-    expect_error(
-        [&] { parse_run_config(pattern + "[train]\ngradient_checkpointing = true\n" + more, "x"); },
-        ExitCode::kConfig, "set it to false");
+  struct Case {
+    std::string model, train, fragment;
+  };
+  for (const auto& c :
+       {Case{"pattern = \"lckv\"", "kv_loss = 1", "auxiliary losses"},
+        Case{"layer_types = \"autoencoded\"", "reconstruction_loss = 1", "auxiliary losses"},
+        Case{"dropout = 0.1", "", "would drop other elements"}}) {
+    const std::string text = "[model]\n" + c.model + "\n[train]\ngradient_checkpointing = ";
+    EXPECT_NO_THROW(parse_run_config(text + "false\n" + c.train, "x"));
+    expect_error([&] { parse_run_config(text + "true\n" + c.train, "x"); }, ExitCode::kConfig,
+                 c.fragment);
   }
 }
 

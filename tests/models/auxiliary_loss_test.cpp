@@ -20,9 +20,20 @@ Decoder made(const ModelConfig& config) {
   return model;
 }
 
-AuxiliaryLosses losses_after_a_step(Decoder& model) {
+struct Losses {
+  at::Tensor reconstruction, kv;
+};
+
+Losses taken_from(Decoder& model) {
+  Losses out;
+  for (const auto& [name, value] : model->take_auxiliary_losses())
+    (name == "kv_loss" ? out.kv : out.reconstruction) = value;
+  return out;
+}
+
+Losses losses_after_a_step(Decoder& model) {
   model->forward(text());
-  return model->take_auxiliary_losses();
+  return taken_from(model);
 }
 
 /// Expects the gradients of two losses on two models of the same weights to agree, and to reach
@@ -193,7 +204,7 @@ TEST(AuxiliaryLosses, AreLeftOnlyWhereTheyAreWanted) {
   });
   auto model = made(config);
   const auto expect = [&](bool wanted, const std::string& when) {
-    const auto losses = model->take_auxiliary_losses();
+    const auto losses = taken_from(model);
     EXPECT_EQ(losses.reconstruction.defined(), wanted) << when;
     EXPECT_EQ(losses.kv.defined(), wanted) << when;
   };

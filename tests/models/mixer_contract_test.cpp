@@ -86,8 +86,12 @@ TEST_P(MixerContract, CheckpointingChangesNoGradient) {
     return out;
   };
   const auto plain = gradients(false), again = gradients(true);
-  for (size_t i = 0; i < plain.size(); ++i)
-    EXPECT_TRUE(close(again[i], plain[i], 1e-4)) << model_->named_parameters()[i].key();
+  const bool adds_up = model_->graph().is_cyclic();  // gradients of several passes, in any order
+  for (size_t i = 0; i < plain.size(); ++i) {
+    EXPECT_TRUE(adds_up ? close(again[i], plain[i], 1e-4)
+                        : ::testing::AssertionResult(torch::equal(again[i], plain[i])))
+        << model_->named_parameters()[i].key();
+  }
 }
 
 TEST_P(MixerContract, CacheBytesAreThoseOfTheFormula) {

@@ -62,7 +62,7 @@ TEST(Checkpoint, ReachesParametersWhereNoInputNeedsAGradient) {
   const auto x = torch::ones({2, 2}), weight = parameter(2, 2, 1);
   const auto out = checkpointed(
       [weight](const auto& in) { return std::vector<at::Tensor>{torch::matmul(in[0], weight)}; },
-      {x});
+      {x}, /*learns=*/true);
   out[0].sum().backward();
   EXPECT_TRUE(torch::equal(weight.grad(), torch::full({2, 2}, 2.0)));
 }
@@ -96,7 +96,10 @@ TEST(Checkpoint, KeepsNothingButInputsAndOutputs) {
   EXPECT_LT(live_after(true), 2 * kOne);
 }
 
-TEST(Checkpoint, IsAPlainCallWithoutGradients) {
+TEST(Checkpoint, IsAPlainCallWhereNothingNeedsAGradient) {
+  const auto frozen =
+      checkpointed([](const auto& in) { return std::vector{in[0] + 1}; }, {torch::ones({1})});
+  EXPECT_FALSE(frozen[0].requires_grad());
   const torch::NoGradGuard no_grad;
   const auto x = torch::ones({1}).requires_grad_();
   const auto out = checkpointed([](const auto& in) { return std::vector{in[0] + 1}; }, {x});

@@ -62,6 +62,32 @@ TEST_F(InitFrom, TakesWhatBothHaveAndKeepsTheRest) {
                       "1 unused (lm_head.weight)");
 }
 
+TEST_F(InitFrom, HeadsThatAreNotReusedKeepTheirRows) {
+  const auto with = [](const std::vector<std::string>& reused) {
+    return tiny_model(2, [&](ModelConfig& c) {
+      c.layer_types = {"autoencoded"};
+      c.attention_bias = true;
+      c.autoencoder.reused_heads = reused;
+    });
+  };
+  const auto all = with({});
+  const auto whole = made(all, 1)->named_parameters();
+  auto model = made(with({"1:0:k", "1:1:v"}), 2);
+  init_from(*model, saved(directory_ / "all.safetensors", all), "");
+  const auto got = model->named_parameters();
+  const int64_t width = all.head_dim;
+  for (const char* part : {"weight", "bias"}) {
+    const std::string k = std::string("model.layers.1.self_attn.k_proj.") + part;
+    const std::string v = std::string("model.layers.1.self_attn.v_proj.") + part;
+    EXPECT_TRUE(torch::equal(got[k], whole[k].narrow(0, width, width))) << part;
+    EXPECT_TRUE(torch::equal(got[v], whole[v].narrow(0, 0, width))) << part;
+  }
+  auto fewer = made(with({"1:0"}), 2);
+  const auto path = saved(directory_ / "fewer.safetensors", with({"1:0:k", "1:1:v"}));
+  expect_error([&] { init_from(*fewer, path, ""); }, ExitCode::kConfig,
+               "layers.1.self_attn.v_proj.weight has other heads");
+}
+
 TEST_F(InitFrom, UntyingBeginsWithTheSameLogits) {
   const auto tied = tiny_model(),
              untied = tiny_model(2, [](ModelConfig& c) { c.tie_word_embeddings = false; });

@@ -113,6 +113,34 @@ TEST_F(StagedTest, ResumesExactlyWithFrozenParametersAndWithoutTheSource) {
     EXPECT_NE(name.find("coder."), std::string::npos) << name;
 }
 
+TEST_F(StagedTest, ARefusedStartOverLosesNothing) {
+  train(config(), "base");
+  const std::string before = file("base", "model.safetensors");
+  auto wrong = config();
+  wrong.train.trainable = {"*_incoder.*"};
+  const auto start_over = [&] {
+    run_training(wrong, {.output = directory_ / "base", .resume = "never", .force = true}, {});
+  };
+  expect_error(start_over, ExitCode::kConfig, "no parameter fits");
+  EXPECT_EQ(file("base", "model.safetensors"), before);
+  EXPECT_EQ(metrics(directory_ / "base").size(), 12U);
+}
+
+TEST_F(StagedTest, CheckpointingLayersChangesNothing) {
+  train(config(), "base");
+  for (const char* precision : {"fp32", "bf16"}) {
+    auto run = coders_alone();
+    run.train.reconstruction_loss = 0;
+    run.train.precision = precision;
+    run.data.document_mask = true;
+    const std::string plain = std::string("plain-") + precision, lean = "lean-" + plain;
+    train(run, plain);
+    run.train.gradient_checkpointing = true;
+    train(run, lean);
+    EXPECT_EQ(file(lean, "model.safetensors"), file(plain, "model.safetensors")) << precision;
+  }
+}
+
 TEST_F(StagedTest, TiedEmbeddingsCanBeFrozenAndTrained) {
   train(config(), "base");
   const auto before = load_model(directory_ / "base").model->named_parameters();
@@ -167,6 +195,13 @@ struct Bench {
   std::unique_ptr<Trainer> trainer;
 };
 
+/// The auxiliary loss of that name; none where the step had none.
+std::optional<double> loss(const StepReport& report, const std::string& name) {
+  const auto found =
+      std::ranges::find(report.auxiliary, name, &std::pair<std::string, double>::first);
+  return found == report.auxiliary.end() ? std::nullopt : std::optional(found->second);
+}
+
 class AuxiliaryTraining : public StagedTest {
  protected:
   RunConfig both() const {
@@ -195,8 +230,9 @@ TEST_F(AuxiliaryTraining, MicroBatchesGiveTheGradientOfTheWholeBatch) {
       Bench parts(run);
       const auto b = parts.trainer->step();
       EXPECT_NEAR(a.loss, b.loss, 1e-6);
-      EXPECT_NEAR(a.reconstruction_loss.value(), b.reconstruction_loss.value(), 1e-6);
-      EXPECT_NEAR(a.kv_loss.value(), b.kv_loss.value(), 1e-6);
+      EXPECT_NEAR(loss(a, "reconstruction_loss").value(), loss(b, "reconstruction_loss").value(),
+                  1e-6);
+      EXPECT_NEAR(loss(a, "kv_loss").value(), loss(b, "kv_loss").value(), 1e-6);
       EXPECT_NEAR(a.grad_norm, b.grad_norm, 1e-5);
       const auto gradients = parts.model->named_parameters();
       for (const auto& [name, parameter] : named_parameters(*whole.model))
@@ -213,8 +249,8 @@ TEST_F(AuxiliaryTraining, GradientsAddUpByWeightAndTheReportedLossesHaveNone) {
     changed.train.kv_loss = kv;
     Bench bench(changed);
     const auto report = bench.trainer->step();
-    EXPECT_EQ(report.reconstruction_loss.has_value(), reconstruction > 0);
-    EXPECT_EQ(report.kv_loss.has_value(), kv > 0);
+    EXPECT_EQ(loss(report, "reconstruction_loss").has_value(), reconstruction > 0);
+    EXPECT_EQ(loss(report, "kv_loss").has_value(), kv > 0);
     std::vector<at::Tensor> gradients;
     for (const auto& parameter : bench.model->parameters())
       gradients.push_back(parameter.grad().flatten());
@@ -225,8 +261,8 @@ TEST_F(AuxiliaryTraining, GradientsAddUpByWeightAndTheReportedLossesHaveNone) {
   const auto [second, other] = gradient_of(0, 1);
   const auto [all, sum] = gradient_of(0.5, 3);
   EXPECT_EQ(plain.loss, all.loss);
-  EXPECT_EQ(first.reconstruction_loss.value(), all.reconstruction_loss.value());
-  EXPECT_EQ(second.kv_loss.value(), all.kv_loss.value());
+  EXPECT_EQ(loss(first, "reconstruction_loss").value(), loss(all, "reconstruction_loss").value());
+  EXPECT_EQ(loss(second, "kv_loss").value(), loss(all, "kv_loss").value());
   EXPECT_GT((one - none).norm().item<double>(), 1e-3);
   EXPECT_GT((other - none).norm().item<double>(), 1e-3);
   EXPECT_TRUE(close(sum, none + 0.5 * (one - none) + 3 * (other - none), 1e-5));
@@ -255,7 +291,7 @@ TEST_F(AuxiliaryTraining, TheKvLossDrawsPassesTogether) {
     bench.model->keep_auxiliary_losses(true);
     bench.model->train();
     bench.model->forward(torch::arange(16, torch::kLong).unsqueeze(0));
-    return bench.model->take_auxiliary_losses().kv.item<double>();
+    return bench.model->take_auxiliary_losses().at(0).value.item<double>();
   };
   EXPECT_LT(change_after(10), 0.5 * change_after(0));
 }
