@@ -5,6 +5,7 @@
 #include <cmath>
 #include <numbers>
 #include <set>
+#include <utility>
 
 #include <torch/types.h>
 
@@ -100,6 +101,17 @@ double parallel_batch(DecoderImpl& model, const Padded& batch) {
   return sum;
 }
 
+/// The same with other numbers of passes.
+void score_passes(DecoderImpl& model, const Padded& batch, Evaluation& result) {
+  const auto [forward, backward] =
+      std::pair(model.config().forward_passes, model.config().backward_passes);
+  for (auto& passes : result.passes) {
+    model.set_passes(passes.forward_passes, backward);
+    passes.nll += parallel_batch(model, batch);
+  }
+  model.set_passes(forward, backward);
+}
+
 /// Largest difference between logits of the two protocols on the first tokens of a window.
 double protocol_difference(DecoderImpl& model, const at::Tensor& window) {
   const auto tokens =
@@ -142,6 +154,10 @@ void check(EvaluateOptions& options, const LoadedModel& model, const Corpus& cor
   if (options.stride < 1 || options.stride > options.context) {
     refuse(cat("stride ", options.stride),
            cat("give 1 to the context, ", options.context, ", or 0 for no overlap"));
+  }
+  if (!options.passes.empty() && !model.model->graph().is_cyclic()) {
+    refuse("passes are for layers that read ahead (LCKV), and this model has none",
+           "leave --passes out");
   }
   if (options.batch < 1) refuse(cat("batch ", options.batch), "give at least 1 window");
   check_fits(corpus, model);
@@ -212,6 +228,7 @@ Evaluation evaluate(LoadedModel& loaded,
   Evaluation result;
   result.options = options;
   result.documents = windows.back().document + 1;
+  for (const int64_t forward : options.passes) result.passes.push_back({forward, 0});
   int64_t total = 0;
   for (const Window& window : windows) total += window.scored();
   std::ranges::stable_sort(windows, std::greater{}, &Window::length);
@@ -230,6 +247,7 @@ Evaluation evaluate(LoadedModel& loaded,
       result.decode_vs_parallel = protocol_difference(model, batch.inputs.narrow(0, 0, 1));
     result.nll += options.protocol == Protocol::kDecode ? decode_batch(model, batch, result)
                                                         : parallel_batch(model, batch);
+    score_passes(model, batch, result);
     for (int64_t b = 0; b < count; ++b) {
       const Window& window = windows[first + static_cast<size_t>(b)];
       const auto& ids = batch.ids[static_cast<size_t>(b)];
@@ -313,6 +331,10 @@ nlohmann::ordered_json to_json(const Evaluation& e,
   if (model.graph().is_cyclic()) {
     json["forward_passes"] = model.config().forward_passes;
     json["backward_passes"] = model.config().backward_passes;
+  }
+  for (const auto& passes : e.passes) {
+    json["passes"].push_back(
+        {{"forward_passes", passes.forward_passes}, {"perplexity", std::exp(passes.nll / tokens)}});
   }
   json["decode_vs_parallel_max_abs_diff"] = e.decode_vs_parallel;
   json["tokens_per_second"] = tokens / e.seconds;

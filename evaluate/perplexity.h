@@ -31,6 +31,14 @@ struct EvaluateOptions {
   int64_t batch = 16;      ///< windows scored side by side
   bool unigram = false;    ///< also score a unigram model of the split "train"
   bool recall = false;     ///< also probe exact memory, evaluate/recall.h
+  /// Also score whole windows with each of these forward_passes, of layers that read ahead (LCKV).
+  std::vector<int64_t> passes = {};
+};
+
+/// The loss of training's parallel passes over the same tokens.
+struct PassesLoss {
+  int64_t forward_passes = 0;
+  double nll = 0;  ///< sum over scored tokens
 };
 
 /// Cache bytes of one sequence, from the storages of the running inference path, beside the
@@ -51,6 +59,7 @@ struct Evaluation {
   CacheMeasurement cache_at_8k;
   std::vector<CacheMeasurement> cache_lengths;  ///< around each window, at and beyond the context
   std::vector<RecallPoint> recall;
+  std::vector<PassesLoss> passes;
   int64_t cache_bytes_peak = 0;   ///< most reserved at any time, per sequence
   double decode_vs_parallel = 0;  ///< largest logit difference on a sample
   double seconds = 0;

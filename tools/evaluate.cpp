@@ -62,6 +62,10 @@ void print(const Json& json) {
             << json["decode_vs_parallel_max_abs_diff"] << "\n"
             << "speed          " << human_count(json["tokens_per_second"].get<double>())
             << " tokens/s\n";
+  for (const Json& passes : json.value("passes", Json::array())) {
+    std::cout << "in parallel    perplexity " << fixed(passes["perplexity"], 3) << " with "
+              << passes["forward_passes"] << " + " << json["backward_passes"] << " passes\n";
+  }
   for (const Json& point : json.value("recall", Json::array())) {
     std::cout << "recall         " << fixed(point["gain"], 3) << " nats a token, "
               << fixed(100 * point["accuracy"].get<double>(), 1) << " % right, "
@@ -157,6 +161,10 @@ void add_evaluate(CLI::App& app) {
                  "score a unigram model of the split train over the same tokens");
   verb->add_flag("--recall", flags->options.recall,
                  "repeat passages after growing distances: how many nats a token the memory saves");
+  verb->add_option("--passes", flags->options.passes,
+                   "also score whole windows with so many forward passes (LCKV); may be repeated")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 20))
+      ->take_all();
   verb->add_option("--name", flags->name, "of the run in reports");
   verb->add_option("--json", flags->json, "write the result to this file");
   verb->add_flag("--force", flags->force, "replace the file");

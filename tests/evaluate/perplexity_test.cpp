@@ -79,6 +79,30 @@ TEST_F(EvaluateTest, MeasuredBytesAreThoseOfTheFormulaAtTheWindow) {
   EXPECT_LT(result.decode_vs_parallel, 1e-4);
 }
 
+TEST_F(EvaluateTest, PassesComeToTheLossOfDecoding) {
+  loaded_.model = Decoder(tiny_model(2, [](ModelConfig& c) {
+    c.num_hidden_layers = 6;
+    c.pattern = "lckv";
+  }));
+  initialize(*loaded_.model, 8);
+  loaded_.model->eval();
+  constexpr int64_t kContext = 24;
+  EvaluateOptions options{.context = kContext, .batch = 5, .passes = {0, 4, kContext - 2}};
+  const auto result = evaluate(loaded_, corpus_, options);
+  EXPECT_EQ(loaded_.model->config().forward_passes, 7) << "left as it was";
+  ASSERT_EQ(result.passes.size(), 3U);
+  const auto off = [&](size_t i) { return std::abs(result.passes[i].nll - result.nll); };
+  EXPECT_GT(off(0), 2 * off(1));
+  EXPECT_GT(off(1), 2 * off(2));
+  EXPECT_LT(off(2), 1e-5 * result.nll);
+  const auto json = to_json(result, loaded_, "c.h5");
+  EXPECT_EQ(json["passes"][1]["forward_passes"], 4);
+
+  loaded_.model = Decoder(tiny_model());
+  expect_error([&] { evaluate(loaded_, corpus_, options); }, ExitCode::kUsage,
+               "leave --passes out");
+}
+
 TEST_F(EvaluateTest, StopsAtMaxTokensAndUsesTheSameTokensInBothProtocols) {
   const auto a = run(Protocol::kDecode, 16, 0, 100), b = run(Protocol::kParallel, 16, 0, 100);
   EXPECT_EQ(a.tokens, 100);
