@@ -2,7 +2,7 @@
 and writes one report and one table. Interrupt it at will: run again, it goes on where it was.
 
 Usage: architectures.py KVSMITH CORPUS OUTPUT [--size 15m] [--tokens 4e6] [--only mha gqa ...]
-                        [--also NAME=TEXT ...] [--set section.key=value ...]
+                        [--also NAME=TEXT ...] [--speed-of NAME ...] [--set section.key=value ...]
 
 All models get the parameters of GQA: what a design saves goes into its feed-forward width. Each TEXT
 is one more corpus to evaluate on, out of domain, made with the tokenizer of CORPUS. Training speed is
@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 CONTEXT = 512
 DTYPE = "bf16"
 ROUNDS = 3
-STEPS = 8
+STEPS = 6
+COSTS = ["training tokens/s", "time, gqa = 1", "FLOPs, gqa = 1"]
 
 
 def named_text(word):
@@ -38,6 +39,7 @@ def arguments():
     parser.add_argument("--tokens", type=float, default=4e6)
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--also", nargs="*", type=named_text, default=[])
+    parser.add_argument("--speed-of", nargs="*", default=[], help="measured for training speed only")
     parser.add_argument("--set", nargs="*", default=[])
     parser.add_argument("--evaluate-tokens", type=int, default=65536)
     return parser.parse_args()
@@ -109,7 +111,7 @@ class Sweep:
     def speed(self, name):
         extra = [self.equal_parameters(name), f"train.max_steps={STEPS}", "train.max_tokens=0", "train.warmup_steps=1",
                  "train.threads=0", "train.log_every=1", "train.validate_every=0", "train.checkpoint_every=0",
-                 "train.validate_tokens=1"]
+                 "train.validate_tokens=1", "train.peak_flops=1e12", "train.tensorboard=false"]
         with tempfile.TemporaryDirectory() as folder:
             run = Path(folder) / name
             self.run("train", *self.configs(name), "--output", run, "-q", *settings([*self.base, *extra]))
@@ -117,17 +119,23 @@ class Sweep:
         return statistics.median(step["tokens_per_second"] for step in steps[2:])
 
 
+def cost(sweep, name, speeds):
+    return [f"{speeds[name]:,.0f}", f"{speeds['gqa'] / speeds[name]:.2f}", f"{sweep.flops(name) / sweep.flops('gqa'):.2f}"]
+
+
 def row(sweep, run, speeds):
     home = sweep.evaluate(run, sweep.options.corpus, run / "evaluation.json", "--recall")
     others = [sweep.evaluate(run, sweep.other_corpus(*text), run / f"{text[0]}.eval") for text in sweep.options.also]
     at = {point["tokens"]: point["bytes_measured"] for point in home["cache"]["lengths"]}
     recall = {point["distance"]: point["gain"] for point in home["recall"]}
-    slower = speeds["gqa"] / speeds[run.name]
-    flops = sweep.flops(run.name) / sweep.flops("gqa")
     return [run.name, home["architecture"], f"{home['parameters'] / 1e6:.2f}M", f"{home['perplexity']:.2f}",
             *[f"{other['perplexity']:.1f}" for other in others], f"{at[4 * CONTEXT] / 1024:,.0f}",
             f"{home['cache']['bytes_at_8k'] / 1024:,.0f}", f"{recall[0]:.2f}", f"{recall[256]:.2f}",
-            f"{speeds[run.name]:,.0f}", f"{slower:.2f}", f"{flops:.2f}"]
+            *cost(sweep, run.name, speeds)]
+
+
+def markdown(head, rows):
+    return "".join("| " + " | ".join(cells) + " |\n" for cells in [head, ["---"] * len(head), *rows])
 
 
 def main():
@@ -136,13 +144,13 @@ def main():
     names = options.only or sorted(path.stem for path in (ROOT / "configs/architectures").glob("*.toml"))
     sweep = Sweep(options)
     runs = [sweep.train(name) for name in names]
-    speeds = sweep.speeds(names)
+    speeds = sweep.speeds([*names, *options.speed_of])
     head = ["name", "architecture", "parameters", "perplexity", *[name for name, _ in options.also],
-            "KiB at 2k", "KiB at 8k", "recall at 0", "recall at 256", "training tokens/s", "time, gqa = 1",
-            "FLOPs, gqa = 1"]
-    rows = [row(sweep, run, speeds) for run in runs]
-    table = "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
-    (options.output / "table.md").write_text(table + "\n")
+            "KiB at 2k", "KiB at 8k", "recall at 0", "recall at 256", *COSTS]
+    table = markdown(head, [row(sweep, run, speeds) for run in runs])
+    if options.speed_of:
+        table += "\n" + markdown(["name", *COSTS], [[name, *cost(sweep, name, speeds)] for name in options.speed_of])
+    (options.output / "table.md").write_text(table)
     print(table)
     sweep.run("report", *runs, "--title", f"Architectures at {options.size}", "--output", options.output / "report.html", "--force")
 

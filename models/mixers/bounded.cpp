@@ -93,7 +93,8 @@ class Bounded final : public Mixer {
   SlotWrites writes_of(const BoundedRows& rows) const {
     const auto token = torch::cat({rows.k, rows.v}, 3).to(torch::kFloat);
     const auto apply = [&](const Gate& gate) {
-      const auto weight = gate.weight.view({spec_.kv_heads, slots_, -1}).transpose(1, 2);
+      const auto weight =
+          gate.weight.to(torch::kFloat).view({spec_.kv_heads, slots_, -1}).transpose(1, 2);
       return torch::matmul(token, weight) + gate.offset.view({spec_.kv_heads, 1, slots_});
     };
     SlotWrites writes;

@@ -176,10 +176,14 @@ TEST_P(MixerContract, PackedDocumentsDoNotSeeEachOther) {
 
 TEST_P(MixerContract, StaysNearFp32InBf16) {
   model_->set_compute_type(at::kBFloat16);
-  auto cache = model_->make_cache({.batch = 2});
-  const auto coarse = in_chunks(1, cache);
-  EXPECT_LT((coarse - whole_).abs().mean().item<double>(),
-            0.03 * whole_.abs().mean().item<double>());
+  for (const auto weights : {at::kFloat, at::kBFloat16}) {  // in training, and as loaded for use
+    model_->to(weights);
+    auto cache = model_->make_cache({.batch = 2});
+    const auto coarse = in_chunks(1, cache);
+    EXPECT_LT((coarse - whole_).abs().mean().item<double>(),
+              0.03 * whole_.abs().mean().item<double>())
+        << weights;
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds,
