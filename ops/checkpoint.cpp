@@ -6,6 +6,7 @@
 
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/types.h>
 
 namespace kvsmith {
 namespace {
