@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CONTEXT = 512
 DTYPE = "bf16"
-ROUNDS = 3
+ROUNDS = 2
 STEPS = 6
 COSTS = ["training tokens/s", "time, gqa = 1", "FLOPs, gqa = 1"]
 
