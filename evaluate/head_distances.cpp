@@ -33,7 +33,7 @@ std::vector<Comparison> comparisons_of(const KvGraph& graph) {
 /// The keys or values of a layer, [batch, kv_heads, rows, head_dim] fp32. Keys are turned back to
 /// position 0: L1 distances, unlike L2, change with the rotation.
 at::Tensor stream_of(const Rows& rows, bool keys, double theta) {
-  const auto stream = rows.streams[keys ? 0 : 1].to(torch::kFloat);
+  auto stream = rows.streams[keys ? 0 : 1].to(torch::kFloat);
   if (!keys) return stream;
   return rotate(stream, Positions::scattered(rows.positions.at().neg()), theta);
 }
