@@ -11,6 +11,7 @@ machine for itself.
 """
 
 import argparse
+import functools
 import json
 import statistics
 import subprocess
@@ -65,6 +66,7 @@ class Sweep:
         command = [self.options.kvsmith, "estimate", *map(str, self.configs(name)), "--json", *settings([*self.base, *extra])]
         return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
+    @functools.cache
     def equal_parameters(self, name):
         """The feed-forward width with which `name` has the parameters of GQA."""
         width = {}
@@ -74,6 +76,7 @@ class Sweep:
         inner = 1024 + (self.reference["parameters"] - width[1024]) / step
         return f"model.intermediate_size={max(8, round(inner / 8) * 8)}"
 
+    @functools.cache
     def flops(self, name):
         """Of a token in training, by the formula."""
         return self.estimate(name, self.equal_parameters(name))["training"]["flops_per_token"]

@@ -102,7 +102,7 @@ LoadedModel load_hf(const fs::path& folder, const LoadOptions& options) {
   const auto shards = hf_shards(folder);
   bool has_sinks = false;
   for (const auto& [name, path] : shards) {
-    if (config.tie_word_embeddings && name == "lm_head.weight")
+    if (config.tie_word_embeddings && name == kOutputMatrix)
       continue;  // some exporters store the alias as well
     const auto file = files.try_emplace(path, path).first;
     const TensorInfo* info = file->second.find(name);

@@ -11,8 +11,8 @@ namespace kvsmith {
 /// Layers that cache keys and values as an autoencoder makes them (KV-CAR).
 struct AutoencoderConfig {
   std::string autoencoder_kind = "mlp";
-  int64_t autoencoder_dim = 0;
-  int64_t autoencoder_hidden = 0;
+  int64_t autoencoder_dim = 0;     ///< elements of a code
+  int64_t autoencoder_hidden = 0;  ///< inner elements of an mlp coder
   std::vector<std::string> reused_heads = {};
 
   template <class Self, class Visit>

@@ -268,9 +268,10 @@ std::vector<KeyProblem> fill_in_layers(ModelConfig& c) {
     }
   }
   if (problems.empty()) check_reused_heads(c, problems);
-  if (problems.empty()) check_edges(KvGraph(c), problems);
+  if (!problems.empty()) return problems;
+  const KvGraph graph(c);
+  check_edges(graph, problems);
   if (problems.empty()) {
-    const KvGraph graph(c);
     check_options(c, graph, problems);
     check_bounded(c, graph, problems);
     check_head_reuse(c, graph, problems);

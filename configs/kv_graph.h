@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -21,6 +22,10 @@ struct LayerSpec {
   /// Heads, ascending, that it takes from the layer below instead of computing them.
   std::vector<int64_t> reused_keys = {}, reused_values = {};
 
+  /// Tokens that a memory of exact rows holds of a text of `tokens`.
+  int64_t rows(int64_t tokens) const {
+    return window > 0 ? std::min(tokens, window + sinks) : tokens;
+  }
   bool reuses_heads() const { return !reused_keys.empty() || !reused_values.empty(); }
   bool operator==(const LayerSpec&) const = default;
 };

@@ -8,6 +8,7 @@
 
 #include "core/random.h"
 #include "ops/checkpoint.h"
+#include "ops/layers.h"
 
 namespace kvsmith {
 
@@ -200,9 +201,8 @@ class DecoderImpl::Step {
   void add_change(const std::vector<at::Tensor>& before, const std::vector<at::Tensor>& after) {
     for (size_t stream = 0; stream < after.size(); ++stream) {
       if (!after[stream].defined()) continue;
-      const auto change = (after[stream] - before[stream]).to(torch::kFloat).square().mean();
-      auto& loss = model_.kv_loss_;
-      loss = loss.defined() ? loss + change : change;
+      accumulate(model_.kv_loss_,
+                 (after[stream] - before[stream]).to(torch::kFloat).square().mean());
     }
   }
 

@@ -89,6 +89,9 @@ class DecoderImpl : public torch::nn::Module {
 };
 TORCH_MODULE(Decoder);
 
+/// The parameter that is the output matrix where the embedding is not.
+inline constexpr const char* kOutputMatrix = "lm_head.weight";
+
 /// Names and parameters in registration order; the tensors are the model's own.
 std::vector<std::pair<std::string, at::Tensor>> named_parameters(const DecoderImpl& model);
 

@@ -140,6 +140,10 @@ at::Tensor rotate(const at::Tensor& x, const Positions& positions, double theta)
   return Rotation::apply(x, cos, sin);
 }
 
+void accumulate(at::Tensor& sum, const at::Tensor& term) {
+  sum = sum.defined() ? sum + term : term;
+}
+
 at::Tensor linear_cross_entropy(const at::Tensor& hidden,
                                 const at::Tensor& weight,
                                 const at::Tensor& targets) {

@@ -24,6 +24,9 @@ at::Tensor merge_heads(const at::Tensor& x);
 /// theta 0, a layer without positions (NoPE). x: [batch, heads, seq, head_dim].
 at::Tensor rotate(const at::Tensor& x, const Positions& positions, double theta);
 
+/// sum + term, for a sum that begins undefined.
+void accumulate(at::Tensor& sum, const at::Tensor& term);
+
 /// Sum of -log softmax(hidden W^T)[target] over targets that are not -1, in fp32. The logits exist
 /// for a few thousand tokens at a time and never all at once; gradients are formed with them.
 /// hidden: [tokens, width]; weight: [vocab_size, width]; targets: [tokens] int64 -> scalar.

@@ -2,6 +2,8 @@
 
 #include <torch/types.h>
 
+#include "ops/layers.h"
+
 namespace kvsmith {
 namespace {
 
@@ -34,7 +36,7 @@ ShortConv short_conv(const at::Tensor& x,
           segments.narrow(1, back, seq - back).ne(segments.narrow(1, 0, seq - back));
       term = term.masked_fill(torch::constant_pad_nd(foreign, {back, 0}).unsqueeze(-1), 0);
     }
-    out = out.defined() ? out + term : term;
+    accumulate(out, term);
   }
   return {out, last_columns(wide, positions, reach)};
 }

@@ -57,8 +57,7 @@ ReportRow row_of(const Json& evaluation) {
                    .stride = optional_number(evaluation, "stride"),
                    .bits_per_byte = optional_number(evaluation, "bits_per_byte"),
                    .unigram_perplexity = optional_number(evaluation, "unigram_perplexity")};
-  constexpr int64_t kLong = 8192;
-  row.bytes_at[kLong] = cache("bytes_at_8k");
+  row.bytes_at[kLongContext] = cache("bytes_at_8k");
   for (const Json& at : evaluation.at("cache").value("lengths", Json::array()))
     row.bytes_at[at.at("tokens").get<int64_t>()] = at.at("bytes_measured").get<double>();
   return row;
@@ -77,10 +76,7 @@ void label_rows(std::vector<ReportRow>& rows) {
   }
 }
 
-bool dominates(const ReportRow& a, const ReportRow& b) {
-  return a.bytes_per_token <= b.bytes_per_token && a.perplexity <= b.perplexity &&
-         (a.bytes_per_token < b.bytes_per_token || a.perplexity < b.perplexity);
-}
+Standing standing(const ReportRow& row) { return {row.bytes_per_token, row.perplexity}; }
 
 std::string factor(double ratio) { return fixed(ratio, ratio < 100 ? 1 : 0) + "x"; }
 
@@ -205,7 +201,8 @@ Findings judge_runs(const std::vector<ReportRun>& runs) {
           cat("Not comparable: ", rows[i].label, " has ", join(differences), "."));
     }
     for (size_t j = 0; j < rows.size(); ++j) {
-      if (measurements[i] == measurements[j] && dominates(rows[j], rows[i])) rows[i].pareto = false;
+      if (measurements[i] == measurements[j] && standing(rows[j]).dominates(standing(rows[i])))
+        rows[i].pareto = false;
     }
   }
   note_training(findings);
@@ -293,13 +290,13 @@ std::string report_table(const std::vector<ReportRun>& runs) {
                                "bits/byte", "bytes/token", "at 8k", "formula", "protocol",
                                "context/stride"}};
   for (const auto& row : findings.rows) {
-    lines.push_back({row.name, row.architecture, compact_count(row.parameters),
-                     compact_count(row.tokens_seen),
-                     fixed(row.perplexity, 2) + (row.pareto ? " *" : "  "),
-                     row.bits_per_byte ? fixed(*row.bits_per_byte, 3) : "-",
-                     compact_bytes(row.bytes_per_token), compact_bytes(row.bytes_at.at(8192)),
-                     row.bytes_measured == row.bytes_formula ? "equal" : "DIFFERS", row.protocol,
-                     cat(fixed(row.context, 0), "/", row.stride ? fixed(*row.stride, 0) : "-")});
+    lines.push_back(
+        {row.name, row.architecture, compact_count(row.parameters), compact_count(row.tokens_seen),
+         fixed(row.perplexity, 2) + (row.pareto ? " *" : "  "),
+         row.bits_per_byte ? fixed(*row.bits_per_byte, 3) : "-", compact_bytes(row.bytes_per_token),
+         compact_bytes(row.bytes_at.at(kLongContext)),
+         row.bytes_measured == row.bytes_formula ? "equal" : "DIFFERS", row.protocol,
+         cat(fixed(row.context, 0), "/", row.stride ? fixed(*row.stride, 0) : "-")});
   }
   std::array<size_t, std::tuple_size_v<Cells>> widths{};
   for (auto& line : lines) {

@@ -38,6 +38,9 @@ std::vector<ReportRun> read_runs(
     const std::vector<std::filesystem::path>& paths,
     const std::function<void(const std::filesystem::path&)>& on_repeat = {});
 
+/// The longest text whose cache every evaluation measures, in tokens.
+inline constexpr int64_t kLongContext = 8192;
+
 /// A run as the report shows it. Byte counts are of the cache.
 struct ReportRow {
   std::string label;  ///< short, and like no other of the report
@@ -45,7 +48,7 @@ struct ReportRow {
   double parameters = 0, tokens_seen = 0, context = 0;
   double perplexity = 0;
   double bytes_per_token = 0, bytes_measured = 0, bytes_formula = 0;
-  std::map<int64_t, double> bytes_at;  ///< measured after so many tokens; 8192 among them
+  std::map<int64_t, double> bytes_at;  ///< measured after so many tokens; kLongContext among them
   std::optional<double> stride, bits_per_byte, unigram_perplexity;
   bool measured_alike = true;  ///< false: corpus, split, tokens, context, stride or protocol differ
   bool pareto = true;          ///< no run measured alike is as small and as good, and better in one
@@ -62,6 +65,17 @@ struct Findings {
 
 /// Throws Error 64 when there are no runs.
 Findings judge_runs(const std::vector<ReportRun>& runs);
+
+/// Where a run stands on the memory-perplexity plane.
+struct Standing {
+  double bytes = 0, perplexity = 0;
+
+  /// As small and as good, and better in one of the two.
+  bool dominates(const Standing& other) const {
+    return bytes <= other.bytes && perplexity <= other.perplexity &&
+           (bytes < other.bytes || perplexity < other.perplexity);
+  }
+};
 
 /// Lengths of text, in tokens, from the context on, after which the cache of every run was
 /// measured.

@@ -227,8 +227,7 @@ std::string longer_planes(const std::vector<ReportRow>& rows) {
         plane_points(rows, what, [&](const ReportRow& row) { return row.bytes_at.at(tokens); });
     for (auto& point : points) {
       point.on_front = std::ranges::none_of(points, [&](const PlanePoint& other) {
-        return other.bytes <= point.bytes && other.perplexity <= point.perplexity &&
-               (other.bytes < point.bytes || other.perplexity < point.perplexity);
+        return Standing{other.bytes, other.perplexity}.dominates({point.bytes, point.perplexity});
       });
     }
     out += cat("<div>", plane_svg(points, "KV cache " + what, true, kHalf), "</div>\n");

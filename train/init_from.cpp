@@ -18,8 +18,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kOutputMatrix = "lm_head.weight";
-
 std::string where(const fs::path& path) { return "train.init_from: " + path.string(); }
 
 /// "2 new (a, b)"; long lists are cut.

@@ -9,9 +9,6 @@
 namespace kvsmith {
 namespace {
 
-/// The name of the output matrix in models whose embedding does not serve as one.
-constexpr const char* kOutputMatrix = "lm_head.weight";
-
 [[noreturn]] void refuse(const std::string& pattern,
                          const NamedTensors& parameters,
                          bool has_tied_embeddings) {

@@ -74,9 +74,7 @@ StepReport Trainer::step() {
       const auto found = std::ranges::find(auxiliary, name, &AuxiliaryLoss::name);
       if (found == auxiliary.end()) continue;
       loss = loss + found->value * (weight / parts);
-      const auto part = found->value.detach().to(torch::kDouble) / parts;
-      at::Tensor& mean = means[name];
-      mean = mean.defined() ? mean + part : part;
+      accumulate(means[name], found->value.detach().to(torch::kDouble) / parts);
     }
     loss.backward();
     total += sum.detach();

@@ -137,7 +137,7 @@ int64_t attention_cache_bytes(const ModelConfig& config,
   const LayerSpec& spec = graph[layer];
   const int64_t streams =
       config.attention_k_eq_v ? 1 : int64_t{graph.keeps_keys(layer)} + graph.keeps_values(layer);
-  const int64_t rows = spec.window > 0 ? std::min(tokens, spec.window + spec.sinks) : tokens;
+  const int64_t rows = spec.rows(tokens);
   return streams * spec.kv_heads * config.head_dim * rows * element_bytes;
 }
 

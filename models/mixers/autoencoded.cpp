@@ -114,7 +114,7 @@ class Autoencoded final : public RowMixer {
   AuxiliaryLoss take_auxiliary_loss() override {
     at::Tensor sum;
     for (auto& error : errors_) {
-      if (error.defined()) sum = sum.defined() ? sum + error : error;
+      if (error.defined()) accumulate(sum, error);
       error.reset();
     }
     return {"reconstruction_loss", sum};

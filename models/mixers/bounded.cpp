@@ -150,7 +150,7 @@ int64_t bounded_cache_bytes(const ModelConfig& config,
                             int64_t element_bytes) {
   if (tokens == 0) return 0;
   const LayerSpec& spec = graph[layer];
-  const int64_t rows = std::min(tokens, spec.window + spec.sinks);
+  const int64_t rows = spec.rows(tokens);
   return spec.kv_heads * (rows * 2 * config.head_dim * element_bytes +
                           config.linear.num_slots * (2 * config.head_dim + 1) * kStateBytes);
 }

@@ -103,7 +103,7 @@ int64_t rattention_cache_bytes(const ModelConfig& config,
                                int64_t element_bytes) {
   if (tokens == 0) return 0;
   const LayerSpec& spec = graph[layer];
-  const int64_t rows = std::min(tokens, spec.window + spec.sinks);
+  const int64_t rows = spec.rows(tokens);
   return spec.kv_heads * 2 * config.head_dim *
          (rows * element_bytes + config.head_dim * kStateBytes);
 }

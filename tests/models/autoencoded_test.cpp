@@ -1,6 +1,6 @@
 #include "models/decoder.h"
-#include "tests/support/allocations.h"
 #include "tests/support/close.h"
+#include "tests/support/decoding.h"
 #include "tests/support/tiny.h"
 
 namespace kvsmith {
@@ -79,13 +79,7 @@ TEST(Autoencoded, RowsAreDecodedForOneLayerAtATime) {
       config.autoencoder.autoencoder_dim = 2;
     }));
     initialize(*model, 3);
-    constexpr int64_t kTokens = 600;
-    auto cache = model->make_cache({.batch = 1, .initial_rows = kTokens + 1});
-    for (int64_t first = 0; first < kTokens; first += 20)
-      model->step(torch::zeros({1, 20}, torch::kLong), Positions::range(first, 20), cache);
-    const AllocationCounter allocations;
-    model->step(torch::zeros({1, 1}, torch::kLong), Positions::range(kTokens, 1), cache);
-    return allocations.peak_bytes();
+    return peak_of_decoding(model);
   };
   EXPECT_LT(static_cast<double>(peak_of(6)), 1.2 * static_cast<double>(peak_of(1)));
 }

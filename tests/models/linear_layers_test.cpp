@@ -8,6 +8,7 @@
 #include "ops/linear_attention.h"
 #include "tests/support/allocations.h"
 #include "tests/support/close.h"
+#include "tests/support/decoding.h"
 #include "tests/support/tiny.h"
 
 namespace kvsmith {
@@ -85,15 +86,7 @@ TEST_P(StateLayers, StepsMayEndAnywhereInTheChunksOfTheScan) {
   const auto tokens = torch::randint(0, 67, {2, 200}, torch::kLong);
   const auto whole = model->forward(tokens);
   for (const auto& steps : {std::vector<int64_t>{63, 1, 1, 135}, {64, 64, 72}, {1, 130, 2, 67}}) {
-    auto cache = model->make_cache({.batch = 2});
-    std::vector<at::Tensor> out;
-    int64_t first = 0;
-    for (const int64_t count : steps) {
-      out.push_back(model->logits(
-          model->step(tokens.narrow(1, first, count), Positions::range(first, count), cache)));
-      first += count;
-    }
-    EXPECT_TRUE(close(torch::cat(out, 1), whole, 2e-5));
+    EXPECT_TRUE(close(logits_in_steps(model, tokens, steps), whole, 2e-5));
   }
 }
 

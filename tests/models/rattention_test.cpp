@@ -1,5 +1,6 @@
 #include "models/decoder.h"
 #include "tests/support/close.h"
+#include "tests/support/decoding.h"
 #include "tests/support/tiny.h"
 
 namespace kvsmith {
@@ -75,15 +76,7 @@ TEST(RAttention, LongStepsEndAnywhere) {
   auto model = model_of(layers("rattention", 9, 2));
   const auto whole = model->forward(tokens);
   for (const auto& steps : {std::vector<int64_t>{63, 1, 1, 135}, {4, 3, 100, 1, 92}, {1, 199}}) {
-    auto cache = model->make_cache({.batch = 2});
-    std::vector<at::Tensor> out;
-    int64_t first = 0;
-    for (const int64_t count : steps) {
-      out.push_back(model->logits(
-          model->step(tokens.narrow(1, first, count), Positions::range(first, count), cache)));
-      first += count;
-    }
-    EXPECT_TRUE(close(torch::cat(out, 1), whole, 2e-5));
+    EXPECT_TRUE(close(logits_in_steps(model, tokens, steps), whole, 2e-5));
   }
 }
 
