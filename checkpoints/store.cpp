@@ -5,6 +5,7 @@
 #include <charconv>
 #include <cstdio>
 
+#include "checkpoints/tokenizer_file.h"
 #include "core/error.h"
 #include "core/files.h"
 #include "core/hash.h"
@@ -54,7 +55,8 @@ void check_manifest(CheckpointInfo& info, bool check_hashes) {
   info.state = Json::parse(read_file(info.path / "state.json", 1 << 26));
 }
 
-/// Bytes and SHA-256 of every file in `directory`; written last, it makes a checkpoint complete.
+}  // namespace
+
 void write_manifest(const fs::path& directory, int64_t step) {
   std::vector<fs::path> files;
   for (const auto& entry : fs::directory_iterator(directory)) {
@@ -68,8 +70,6 @@ void write_manifest(const fs::path& directory, int64_t step) {
   }
   write_file(directory / "manifest.json", manifest.dump(2) + "\n");
 }
-
-}  // namespace
 
 std::string checkpoint_name(int64_t step) {
   std::array<char, 32> name{};
@@ -102,7 +102,7 @@ fs::path CheckpointStore::save(const Snapshot& snapshot, int64_t step, bool is_b
   save_tensors(inside / "optimizer.safetensors", snapshot.optimizer, {});
   write_file(inside / "config.toml", to_toml(snapshot.config));
   write_file(inside / "state.json", snapshot.state.dump(2) + "\n");
-  if (!snapshot.tokenizer.empty()) write_file(inside / "tokenizer.model", snapshot.tokenizer);
+  write_tokenizer(inside, snapshot.tokenizer);
   write_manifest(inside, step);
   directory.commit();
   replace_link(run_ / "latest", name);

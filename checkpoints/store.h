@@ -66,6 +66,10 @@ class CheckpointStore {
 /// the result, not thrown.
 CheckpointInfo inspect_checkpoint(const std::filesystem::path& directory, bool check_hashes);
 
+/// Writes manifest.json, with bytes and SHA-256 of every other file in `directory`: the last thing
+/// that a checkpoint needs to be complete.
+void write_manifest(const std::filesystem::path& directory, int64_t step);
+
 /// A name such as step-000001000.
 std::string checkpoint_name(int64_t step);
 

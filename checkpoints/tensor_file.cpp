@@ -47,19 +47,14 @@ at::ScalarType dtype_of(const std::string& name, const std::string& where) {
 }
 
 std::string save_tensors(const std::filesystem::path& path,
-                         const NamedTensors& tensors,
+                         std::vector<TensorInfo> tensors,
+                         const TensorSource& source,
                          const std::map<std::string, std::string>& metadata) {
-  std::vector<TensorInfo> infos;
-  for (const auto& [name, tensor] : tensors) {
-    TensorInfo info;
-    info.name = name;
-    info.dtype = dtype_name(tensor.scalar_type());
-    info.shape = tensor.sizes().vec();
-    infos.push_back(std::move(info));
-  }
-  SafetensorsWriter writer(path, std::move(infos), metadata);
-  for (const auto& [name, tensor] : tensors) {
-    const auto host = tensor.detach().cpu().contiguous();
+  std::vector<std::string> names;
+  for (const auto& info : tensors) names.push_back(info.name);
+  SafetensorsWriter writer(path, std::move(tensors), metadata);
+  for (const auto& name : names) {
+    const auto host = source(name).detach().cpu().contiguous();
     if (host.is_floating_point() && !torch::isfinite(host).all().item<bool>()) {
       throw Error(ExitCode::kNumerical, {"tensor " + name + " holds values that are not finite",
                                          path.string(), "resume from an earlier checkpoint"});
@@ -69,20 +64,36 @@ std::string save_tensors(const std::filesystem::path& path,
   return writer.commit();
 }
 
+std::string save_tensors(const std::filesystem::path& path,
+                         const NamedTensors& tensors,
+                         const std::map<std::string, std::string>& metadata) {
+  std::vector<TensorInfo> infos;
+  std::map<std::string, at::Tensor> by_name;
+  for (const auto& [name, tensor] : tensors) {
+    TensorInfo info;
+    info.name = name;
+    info.dtype = dtype_name(tensor.scalar_type());
+    info.shape = tensor.sizes().vec();
+    infos.push_back(std::move(info));
+    by_name[name] = tensor;
+  }
+  return save_tensors(
+      path, std::move(infos), [&](const std::string& name) { return by_name.at(name); }, metadata);
+}
+
 at::Tensor load_tensor(const SafetensorsFile& file, const TensorInfo& info) {
   auto tensor = torch::empty(info.shape, dtype_of(info.dtype, info.name));
   file.read(info, tensor.data_ptr());
   return tensor;
 }
 
-void copy_into(const NamedTensors& destination,
-               const std::map<std::string, std::vector<int64_t>>& available,
-               const TensorSource& source,
-               const std::string& where) {
+void expect_shapes(const NamedTensors& wanted,
+                   const TensorShapes& available,
+                   const std::string& where) {
   std::vector<std::string> problems;
-  std::set<std::string> wanted;
-  for (const auto& [name, tensor] : destination) {
-    wanted.insert(name);
+  std::set<std::string> names;
+  for (const auto& [name, tensor] : wanted) {
+    names.insert(name);
     const auto found = available.find(name);
     if (found == available.end()) {
       problems.push_back("missing " + name);
@@ -92,24 +103,27 @@ void copy_into(const NamedTensors& destination,
     }
   }
   for (const auto& [name, shape] : available) {
-    if (!wanted.contains(name)) problems.push_back("surplus " + name);
+    if (!names.contains(name)) problems.push_back("surplus " + name);
   }
   if (!problems.empty()) {
     throw Error(ExitCode::kConfig,
                 {"the tensors are not those of the model: " + join(problems, "; "), where,
                  "is this the checkpoint of another configuration?"});
   }
+}
+
+void copy_into(const NamedTensors& destination,
+               const TensorShapes& available,
+               const TensorSource& source,
+               const std::string& where) {
+  expect_shapes(destination, available, where);
   const torch::NoGradGuard no_grad;
   for (const auto& [name, tensor] : destination) at::Tensor(tensor).copy_(source(name));
 }
 
-void load_into(const NamedTensors& destination,
-               const SafetensorsFile& file,
-               const std::vector<std::string>& ignored) {
-  std::map<std::string, std::vector<int64_t>> available;
-  for (const auto& [name, info] : file.tensors()) {
-    if (std::ranges::find(ignored, name) == ignored.end()) available[name] = info.shape;
-  }
+void load_into(const NamedTensors& destination, const SafetensorsFile& file) {
+  TensorShapes available;
+  for (const auto& [name, info] : file.tensors()) available[name] = info.shape;
   copy_into(
       destination, available,
       [&](const std::string& name) { return load_tensor(file, *file.find(name)); },

@@ -1,0 +1,128 @@
+#include <memory>
+#include <optional>
+
+#include <torch/types.h>
+
+#include "checkpoints/hf_config.h"
+#include "checkpoints/model_source.h"
+#include "checkpoints/rotary_rows.h"
+#include "checkpoints/tokenizer_file.h"
+#include "core/error.h"
+#include "core/files.h"
+
+namespace kvsmith {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+Json read_json(const fs::path& path) {
+  constexpr uint64_t kLargest = uint64_t{1} << 26;
+  try {
+    return Json::parse(read_file(path, kLargest));
+  } catch (const Json::exception& error) {
+    throw Error(ExitCode::kBadData, {error.what(), path.string(), "the file is damaged"});
+  }
+}
+
+/// The tensors of a folder's safetensors files.
+class Shards {
+ public:
+  explicit Shards(const fs::path& folder) {
+    const fs::path index = folder / "model.safetensors.index.json";
+    if (!fs::exists(index)) {
+      const fs::path single = folder / "model.safetensors";
+      for (const auto& [name, info] : open(single).tensors()) file_of_[name] = single;
+      return;
+    }
+    const Json json = read_json(index);
+    for (const auto& [name, file] : json.at("weight_map").items()) {
+      const fs::path shard = file.get<std::string>();
+      if (shard != shard.filename() || shard == "..") {
+        throw Error(ExitCode::kBadData,
+                    {"shard name " + shard.string() + " is not a plain file name", index.string(),
+                     "the file is damaged or hostile"});
+      }
+      if (!open(folder / shard).find(name)) {
+        throw Error(ExitCode::kBadData,
+                    {"tensor " + name + " is not in the shard that the index names",
+                     (folder / shard).string(), "download the folder again"});
+      }
+      file_of_[name] = folder / shard;
+    }
+  }
+
+  /// By tensor name.
+  const std::map<std::string, fs::path>& names() const { return file_of_; }
+  const TensorInfo& info(const std::string& name) const { return *file(name).find(name); }
+  at::Tensor read(const std::string& name) const { return load_tensor(file(name), info(name)); }
+
+ private:
+  const SafetensorsFile& open(const fs::path& path) {
+    return files_.try_emplace(path, path).first->second;
+  }
+  const SafetensorsFile& file(const std::string& name) const {
+    return files_.at(file_of_.at(name));
+  }
+
+  std::map<fs::path, SafetensorsFile> files_;
+  std::map<std::string, fs::path> file_of_;
+};
+
+/// A token id of config.json: a number, the first of a list, or none.
+std::optional<int32_t> id_of(const Json& json, const char* key) {
+  Json value = json.value(key, Json());
+  if (value.is_array() && !value.empty()) value = Json(value[0]);
+  return value.is_number_integer() ? std::optional(value.get<int32_t>()) : std::nullopt;
+}
+
+/// Whether the tensor says nothing: classes of Hugging Face want it where a model has none.
+bool is_filler(const std::string& name, const Shards& shards, const fs::path& folder) {
+  if (!name.ends_with("o_proj.bias")) return false;
+  if (shards.read(name).any().item<bool>()) {
+    throw Error(ExitCode::kConfig,
+                {name + " is not zero, and output biases are not supported", folder.string(), ""});
+  }
+  return true;
+}
+
+bool is_sink(const std::string& name) { return name.ends_with(".self_attn.sinks"); }
+
+/// Sink logits that some layer uses: exporters write less where a model has none.
+bool has_sinks(const Shards& shards) {
+  constexpr double kNoSink = -1e29;
+  for (const auto& [name, path] : shards.names())
+    if (is_sink(name) && shards.read(name).gt(kNoSink).any().item<bool>()) return true;
+  return false;
+}
+
+}  // namespace
+
+ModelSource open_hf_folder(const fs::path& folder) {
+  const Json json = read_json(folder / "config.json");
+  const auto shards = std::make_shared<const Shards>(folder);
+  ModelSource out;
+  out.config = from_hf_config(json, (folder / "config.json").string());
+  out.config.attention_sink_logits = out.config.attention_sink_logits && has_sinks(*shards);
+  for (const auto& [name, path] : shards->names()) {
+    // some exporters store the alias of a tied embedding as well
+    if (out.config.tie_word_embeddings && name == kOutputMatrix) continue;
+    if (is_filler(name, *shards, folder)) continue;
+    if (is_sink(name) && !out.config.attention_sink_logits) continue;
+    const TensorInfo& info = shards->info(name);
+    out.tensors[name] = {info.shape, dtype_of(info.dtype, name)};
+  }
+  const bool interleaved = has_interleaved_rotation(json);
+  out.read = [shards, interleaved, sizes = out.config.latent](const std::string& name) {
+    const auto tensor = shards->read(name);
+    return interleaved ? from_interleaved_rows(name, tensor, sizes) : tensor;
+  };
+  out.tokenizer = read_tokenizer(folder);
+  out.bos_id = id_of(json, "bos_token_id").value_or(-1);
+  out.eos_id = id_of(json, "eos_token_id").value_or(-1);
+  out.name = fs::canonical(folder).filename().string();
+  out.path = folder;
+  return out;
+}
+
+}  // namespace kvsmith

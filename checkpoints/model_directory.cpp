@@ -1,0 +1,63 @@
+#include "checkpoints/model_directory.h"
+
+#include <torch/types.h>
+
+#include "checkpoints/store.h"
+#include "checkpoints/tokenizer_file.h"
+#include "configs/run_config.h"
+#include "core/error.h"
+#include "core/files.h"
+
+namespace kvsmith {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// What safetensors stores: widest elements first, so that all are aligned.
+std::vector<TensorInfo> stored(const ModelSource& source, std::optional<at::ScalarType> type) {
+  std::vector<TensorInfo> out;
+  for (const auto& [name, tensor] : source.tensors) {
+    TensorInfo info;
+    info.name = name;
+    info.dtype = dtype_name(type.value_or(tensor.type));
+    info.shape = tensor.shape;
+    out.push_back(std::move(info));
+  }
+  sort_for_alignment(out);
+  return out;
+}
+
+}  // namespace
+
+void write_model(const ModelSource& source,
+                 const fs::path& output,
+                 bool force,
+                 const nlohmann::ordered_json& origin,
+                 std::optional<at::ScalarType> type) {
+  create_parents(output);
+  expect_writable(output, force);
+  if (fs::is_directory(output) && !fs::is_empty(output) && !fs::exists(output / "manifest.json")) {
+    throw Error(ExitCode::kCannotCreate,
+                {"is a directory, and not of an earlier model", output.string(),
+                 "choose another --output; even with --force this is not replaced"});
+  }
+  // only names and shapes are looked at: the memory of its parameters is never touched
+  const Decoder model(source.config);
+  expect_shapes(named_parameters(*model), shapes_of(source), source.path.string());
+
+  AtomicDirectory directory(output);
+  const fs::path& inside = directory.path();
+  const auto read = [&](const std::string& name) {
+    const auto tensor = source.read(name);
+    return type ? tensor.to(*type) : tensor;
+  };
+  save_tensors(inside / "model.safetensors", stored(source, type), read, {{"format", "pt"}});
+  write_file(inside / "config.toml", to_toml(run_config_of(source.config)));
+  write_tokenizer(inside, source.tokenizer);
+  const nlohmann::ordered_json state = {{"version", 1}, {"origin", origin}};
+  write_file(inside / "state.json", state.dump(2) + "\n");
+  write_manifest(inside, source.step);
+  directory.commit();
+}
+
+}  // namespace kvsmith

@@ -1,0 +1,73 @@
+#include <memory>
+
+#include "checkpoints/model_source.h"
+#include "checkpoints/store.h"
+#include "checkpoints/tokenizer_file.h"
+#include "configs/run_config.h"
+#include "core/error.h"
+#include "core/files.h"
+
+namespace kvsmith {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kTokenizer = "tokenizer.model";
+
+/// Configuration and tensors; the tokenizer is not among the latter.
+ModelSource source_of(const std::shared_ptr<const SafetensorsFile>& file,
+                      const std::string& config,
+                      const std::string& config_path) {
+  ModelSource out;
+  out.config = parse_run_config(config, config_path).model;
+  for (const auto& [name, info] : file->tensors())
+    if (name != kTokenizer) out.tensors[name] = {info.shape, dtype_of(info.dtype, name)};
+  out.read = [file](const std::string& name) { return load_tensor(*file, *file->find(name)); };
+  return out;
+}
+
+}  // namespace
+
+TensorShapes shapes_of(const ModelSource& source) {
+  TensorShapes out;
+  for (const auto& [name, tensor] : source.tensors) out[name] = tensor.shape;
+  return out;
+}
+
+ModelSource open_checkpoint(const fs::path& directory) {
+  const CheckpointInfo info = inspect_checkpoint(directory, true);
+  if (!info.complete)
+    throw Error(ExitCode::kBadData,
+                {info.problem, directory.string(), "choose another checkpoint"});
+  const fs::path config = directory / "config.toml";
+  ModelSource out =
+      source_of(std::make_shared<const SafetensorsFile>(directory / "model.safetensors"),
+                read_file(config), config.string());
+  out.tokenizer = read_tokenizer(directory);
+  const fs::path place = fs::canonical(directory);
+  out.name = (info.state.contains("trainer") ? place.parent_path() : place).filename().string();
+  out.path = directory;
+  out.step = info.step;
+  if (info.state.contains("trainer"))
+    out.tokens_seen = info.state.at("trainer").at("tokens").get<int64_t>();
+  return out;
+}
+
+ModelSource open_single_file(const fs::path& path) {
+  const auto file = std::make_shared<const SafetensorsFile>(path);
+  const auto config = file->metadata().find("kvsmith.config");
+  if (config == file->metadata().end()) {
+    throw Error(ExitCode::kBadData, {"a safetensors file without a model configuration",
+                                     path.string(), "give the folder with its config.json"});
+  }
+  ModelSource out = source_of(file, config->second, path.string());
+  if (const TensorInfo* info = file->find(kTokenizer)) {
+    out.tokenizer.resize(info->bytes);
+    file->read(*info, out.tokenizer.data());
+  }
+  out.name = path.stem().string();
+  out.path = path;
+  return out;
+}
+
+}  // namespace kvsmith
