@@ -69,6 +69,7 @@ void add_verbs(CLI::App& app, int& exit_code) {
   app.require_subcommand(1);
   add_tokenizer(app);
   add_data(app);
+  add_import(app);
   add_train(app, exit_code);
   add_evaluate(app);
   add_logits(app);

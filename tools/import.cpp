@@ -1,0 +1,75 @@
+#include <filesystem>
+#include <iostream>
+#include <memory>
+#include <optional>
+
+#include <CLI/CLI.hpp>
+
+#include "checkpoints/load.h"
+#include "checkpoints/model_directory.h"
+#include "core/files.h"
+#include "core/text.h"
+#include "tools/console.h"
+#include "tools/text_sample.h"
+#include "tools/verbs.h"
+
+namespace kvsmith {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct ImportFlags {
+  fs::path source, output;
+  std::string dtype = "stored";
+  TextSample text;
+  bool force = false, quiet = false;
+};
+
+std::optional<at::ScalarType> type_of(const std::string& name) {
+  if (name == "stored") return {};
+  return name == "bf16" ? at::kBFloat16 : at::kFloat;
+}
+
+void import(const ImportFlags& flags) {
+  Console console(flags.quiet);
+  const ModelSource source = open_model(flags.source);
+  console.note(cat("reading ", source.tensors.size(), " tensors of ", flags.source.string()));
+  write_model(source, flags.output, flags.force,
+              {{"imported_from", flags.source.filename().string()}}, type_of(flags.dtype));
+  LoadedModel model = load_model(flags.output);
+  const auto& config = model.model->config();
+  std::cout << flags.output.string() << ": " << architecture_name(config) << ", "
+            << human_count(static_cast<double>(model.model->parameter_count())) << " parameters, "
+            << (model.tokenizer ? cat("tokenizer of ", model.tokenizer->vocab_size(), " tokens")
+                                : "no tokenizer")
+            << "\n";
+  if (flags.text.path.empty()) return;
+  const auto ids = read_sample(model, flags.text);
+  std::cout << describe(score_text(*model.model, ids, flags.text.context), flags.text) << "\n";
+}
+
+}  // namespace
+
+void add_import(CLI::App& app) {
+  auto* verb = app.add_subcommand("import", "Make a checkpoint of a pretrained model");
+  auto flags = std::make_shared<ImportFlags>();
+  verb->add_option("source", flags->source,
+                   "Hugging Face folder (safetensors), GGUF file, or anything that kvsmith wrote")
+      ->required();
+  verb->add_option("--output,-o", flags->output, "directory of the checkpoint")->required();
+  verb->add_option("--dtype", flags->dtype,
+                   "of the weights; stored: as in the source, quantised blocks as fp32")
+      ->check(CLI::IsMember({"stored", "fp32", "bf16"}))
+      ->capture_default_str();
+  add_text_flags(*verb, flags->text, "--text",
+                 "score this text afterwards: is it a language model?");
+  verb->add_flag("--force", flags->force, "replace the output");
+  verb->add_flag("--quiet,-q", flags->quiet, "no progress on stderr");
+  verb->footer(
+      "Examples:\n"
+      "  kvsmith import models/SmolLM2-135M --output smollm2 --text wikitext-2/test.txt\n"
+      "  kvsmith import smollm2.gguf --output smollm2");
+  verb->callback([flags] { import(*flags); });
+}
+
+}  // namespace kvsmith

@@ -1,0 +1,65 @@
+#include "tools/text_sample.h"
+
+#include <cmath>
+#include <cstdio>
+
+#include <CLI/CLI.hpp>
+
+#include "core/error.h"
+#include "core/files.h"
+#include "core/text.h"
+
+namespace kvsmith {
+namespace {
+
+/// The longest part of a file's first `bytes` that does not end inside a character.
+std::string head_of(const std::filesystem::path& path, uint64_t bytes) {
+  const InputFile file(path);
+  std::string text(std::min(bytes, file.size()), '\0');
+  file.read(0, text.data(), text.size());
+  if (text.size() == file.size()) return text;
+  const auto is_inside = [](char c) { return (static_cast<unsigned char>(c) & 0xC0U) == 0x80U; };
+  while (!text.empty() && is_inside(text.back())) text.pop_back();
+  if (!text.empty()) text.pop_back();
+  return text;
+}
+
+}  // namespace
+
+void add_text_flags(CLI::App& verb, TextSample& sample, const std::string& name, const char* help) {
+  verb.add_option(name, sample.path, help);
+  verb.add_option(name + "-tokens", sample.tokens, "tokens of it to read")
+      ->check(CLI::Range(int64_t{2}, int64_t{1} << 30))
+      ->capture_default_str();
+  verb.add_option(name + "-context", sample.context, "tokens a window")
+      ->check(CLI::Range(int64_t{2}, int64_t{1} << 24))
+      ->capture_default_str();
+}
+
+std::vector<int32_t> read_sample(const LoadedModel& model, const TextSample& sample) {
+  if (!model.tokenizer) {
+    throw Error(ExitCode::kConfig,
+                {"has no tokenizer, so no text can be read", model.path.string(),
+                 "put its tokenizer.json or tokenizer.model beside the weights"});
+  }
+  constexpr uint64_t kBytesPerToken = 8;  // more than texts have; what is too much is cut
+  const auto wanted = static_cast<size_t>(sample.tokens);
+  std::vector<int32_t> ids;
+  if (model.bos_id >= 0) ids.push_back(model.bos_id);
+  model.tokenizer->encode_to(ids, head_of(sample.path, wanted * kBytesPerToken));
+  if (ids.size() > wanted) ids.resize(wanted);
+  return ids;
+}
+
+std::string describe(const TextScore& score, const TextSample& sample) {
+  std::array<char, 64> figure{};
+  std::snprintf(figure.data(), figure.size(), "%.2f", score.perplexity());
+  return cat("perplexity ", figure.data(), " over ", score.tokens, " tokens of ",
+             sample.path.filename().string(), ", context ", sample.context, ": ",
+             score.looks_like_language_model()
+                 ? "looks like a language model"
+                 : cat("NOT a language model: token frequencies alone give ",
+                       static_cast<int64_t>(std::lround(std::exp(score.unigram_nll)))));
+}
+
+}  // namespace kvsmith
