@@ -61,6 +61,7 @@ std::string latent_obstacle(const ModelConfig& c, const KvGraph& graph) {
       return cat("layer ", i, " is of kind \"", spec.kind, "\" beside latent ones");
     if (spec.k_source != i) return cat("layer ", i, " reads the latents of layer ", spec.k_source);
   }
+  if (!c.latent.latent_norm) return "latents are not normed (latent_norm)";
   return has_one_theta(c) ? "" : "latent layers differ in rope_theta, or have none";
 }
 

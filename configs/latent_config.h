@@ -13,6 +13,7 @@ struct LatentConfig {
   int64_t qk_rope_head_dim = 0;  ///< elements of the rotated key that all heads share
   int64_t qk_nope_head_dim = 0;  ///< elements of a head's unrotated query and key
   int64_t v_head_dim = 0;        ///< elements of a head's value
+  bool latent_norm = true;       ///< latents are normed before they are cached
 
   template <class Self, class Visit>
   static void fields(Self& self, Visit&& visit) {
@@ -43,6 +44,10 @@ struct LatentConfig {
               .min = 0,
               .max = 4096},
           self.v_head_dim);
+    visit(Key{.name = "latent_norm",
+              .help = "latent layers: RMSNorm on cached latents, as DeepSeek has it; without it a "
+                      "conversion can begin where the source was"},
+          self.latent_norm);
   }
   bool operator==(const LatentConfig&) const = default;
 };

@@ -136,8 +136,7 @@ void check_auxiliary_losses(const RunConfig& config,
          "model.backward_passes");
 }
 
-RunConfig resolve(const Settings& settings) {
-  RunConfig config;
+RunConfig resolve(const Settings& settings, RunConfig config = {}) {
   std::vector<Complaint> complaints;
   complain_of_unknown_keys(settings, complaints);
   for_each_section(config, [&](const std::string& section, auto& value) {
@@ -169,11 +168,12 @@ RunConfig resolve(const Settings& settings) {
 }  // namespace
 
 RunConfig load_run_config(const std::vector<std::filesystem::path>& files,
-                          const std::vector<std::string>& assignments) {
+                          const std::vector<std::string>& assignments,
+                          const RunConfig& base) {
   Settings settings;
   for (const auto& file : files) settings.merge(Settings::from_file(file));
   for (const auto& assignment : assignments) settings.set(assignment);
-  return resolve(settings);
+  return resolve(settings, base);
 }
 
 RunConfig parse_run_config(const std::string& toml, const std::string& source) {

@@ -19,12 +19,13 @@ struct RunConfig {
   bool operator==(const RunConfig&) const = default;
 };
 
-/// Reads TOML files, later ones winning, then `--set` assignments; fills in defaults and checks
-/// that the values fit together. Throws Error (78; 64 for a bad assignment) that lists every
-/// problem with file:line:column and the nearest valid key. Relative corpus paths are relative to
-/// the working directory.
+/// Reads TOML files, later ones winning, then `--set` assignments, over the values of `base`; fills
+/// in defaults and checks that the values fit together. Throws Error (78; 64 for a bad assignment)
+/// that lists every problem with file:line:column and the nearest valid key. Relative corpus paths
+/// are relative to the working directory.
 RunConfig load_run_config(const std::vector<std::filesystem::path>& files,
-                          const std::vector<std::string>& assignments = {});
+                          const std::vector<std::string>& assignments = {},
+                          const RunConfig& base = {});
 
 /// The same from text; `source` names it in errors.
 RunConfig parse_run_config(const std::string& toml, const std::string& source);

@@ -135,15 +135,21 @@ class DecoderImpl::Step {
   template <class Remember>
   at::Tensor run(int64_t layer, const at::Tensor& x, const Remember& remember) {
     return block(layer)->forward(x, [&](const at::Tensor& normed) {
-      RowMixer* rows = block(layer)->rows;
-      if (!rows) return block(layer)->mixer->step(normed, positions_, cache_.of(layer));
-      if (graph_.is_owner(layer))
-        shown(layer) = rows->expand(remember(rows->project(normed, positions_)));
-      const LayerSpec& spec = graph_[layer];
-      if (spec.reuses_heads())
-        shown(layer) = with_reused_heads(spec, shown(layer), shown(layer - 1));
-      return rows->attend(normed, positions_, rows_for(layer));
+      auto mixed = mix(layer, normed, remember);
+      if (model_.observer_) model_.observer_(layer, normed, mixed);
+      return mixed;
     });
+  }
+
+  template <class Remember>
+  at::Tensor mix(int64_t layer, const at::Tensor& normed, const Remember& remember) {
+    RowMixer* rows = block(layer)->rows;
+    if (!rows) return block(layer)->mixer->step(normed, positions_, cache_.of(layer));
+    if (graph_.is_owner(layer))
+      shown(layer) = rows->expand(remember(rows->project(normed, positions_)));
+    const LayerSpec& spec = graph_[layer];
+    if (spec.reuses_heads()) shown(layer) = with_reused_heads(spec, shown(layer), shown(layer - 1));
+    return rows->attend(normed, positions_, rows_for(layer));
   }
 
   /// The same from nothing, keeping only its input, its output and the rows that it shows. Rows of

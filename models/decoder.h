@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <torch/nn/module.h>
@@ -16,6 +17,11 @@
 #include "models/modules.h"
 
 namespace kvsmith {
+
+/// Is shown what enters the mixer of a layer, after its norm, and what comes out: both
+/// [batch, seq, hidden_size].
+using MixerObserver =
+    std::function<void(int64_t layer, const at::Tensor& input, const at::Tensor& output)>;
 
 /// A decoder-only language model. Parameters carry the names of Hugging Face's Llama
 /// ("model.layers.0.self_attn.q_proj.weight"). Weights are fp32 unless moved; activations have the
@@ -47,6 +53,9 @@ class DecoderImpl : public torch::nn::Module {
   /// leaves each layer and compute the rest again in the backward pass. Such a step leaves its
   /// cache unwritten, and no auxiliary losses.
   void set_gradient_checkpointing(bool on) { gradient_checkpointing_ = on; }
+  /// Calls `observer` in every step; an empty one ends it. Layers that are run in several passes
+  /// (LCKV) are shown in each.
+  void observe_mixers(MixerObserver observer) { observer_ = std::move(observer); }
   /// fp32 logits. hidden: [..., hidden_size] -> [..., vocab_size].
   at::Tensor logits(const at::Tensor& hidden) const;
   /// Logits of whole texts, as training sees them: a step from nothing.
@@ -81,6 +90,7 @@ class DecoderImpl : public torch::nn::Module {
   at::ScalarType compute_type_ = at::kFloat;
   bool gradient_checkpointing_ = false;
   bool keeps_auxiliary_losses_ = false;
+  MixerObserver observer_;
   at::Tensor kv_loss_;  ///< of the last step
   Embedding embed_tokens_{nullptr};
   std::vector<Block> blocks_;

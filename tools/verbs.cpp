@@ -70,6 +70,7 @@ void add_verbs(CLI::App& app, int& exit_code) {
   add_tokenizer(app);
   add_data(app);
   add_import(app);
+  add_convert(app);
   add_train(app, exit_code);
   add_evaluate(app);
   add_logits(app);

@@ -13,6 +13,7 @@ namespace kvsmith {
 void add_tokenizer(CLI::App& app);
 void add_data(CLI::App& app);
 void add_import(CLI::App& app);
+void add_convert(CLI::App& app);
 void add_train(CLI::App& app, int& exit_code);
 void add_evaluate(CLI::App& app);
 void add_logits(CLI::App& app);

@@ -39,7 +39,8 @@ class Latent final : public RowMixer {
     if (graph.is_owner(layer)) {
       kv_a_proj_ = add("kv_a_proj_with_mqa", width, sizes_.kv_lora_rank + sizes_.qk_rope_head_dim);
       // one weight serves both heads of a grouped latent: kv_b_proj can scale each on its own
-      kv_a_norm_ = register_module("kv_a_layernorm", RmsNorm(latent_width, kLatentEps));
+      if (sizes_.latent_norm)
+        kv_a_norm_ = register_module("kv_a_layernorm", RmsNorm(latent_width, kLatentEps));
     }
     kv_b_proj_ = add("kv_b_proj", latent_width, key_and_value);
     o_proj_ = add("o_proj", heads * sizes_.v_head_dim, width);
@@ -50,7 +51,7 @@ class Latent final : public RowMixer {
     const auto latent = split_heads(both.narrow(-1, 0, sizes_.kv_lora_rank),
                                     sizes_.kv_lora_rank / latent_heads(spec_));
     const auto key = both.narrow(-1, sizes_.kv_lora_rank, sizes_.qk_rope_head_dim).unsqueeze(1);
-    return {kv_a_norm_(latent), rotate(key, positions, spec_.rope_theta)};
+    return {kv_a_norm_ ? kv_a_norm_(latent) : latent, rotate(key, positions, spec_.rope_theta)};
   }
 
   at::Tensor attend(const at::Tensor& x, const Positions& positions, const Rows& rows) override {
@@ -108,13 +109,14 @@ MixerCost latent_cost(const ModelConfig& config,
   cost.matrices = latent_width * key_and_value + value * width +
                   (compresses ? sizes.q_lora_rank * (width + query) : width * query) +
                   (owns ? width * row : 0);
-  cost.vectors = sizes.q_lora_rank + (owns ? latent_width : 0);
+  cost.vectors = sizes.q_lora_rank + (owns && sizes.latent_norm ? latent_width : 0);
   // The kernel keeps queries, keys, values and its output, padded to one width; o_proj its input,
   // the norms theirs and their results.
   const int64_t padded = heads * std::max(head_key, sizes.v_head_dim);
   const bool makes_padding = head_key > sizes.v_head_dim;
   cost.activations = 3 * padded + (makes_padding ? padded : key_and_value) + value +
-                     2 * sizes.q_lora_rank + (owns ? row + sizes.kv_lora_rank : 0);
+                     2 * sizes.q_lora_rank +
+                     (owns ? row + (sizes.latent_norm ? sizes.kv_lora_rank : 0) : 0);
   cost.mixing_flops = 2.0 * static_cast<double>(query + value) * mean_tokens_seen(spec, context);
   return cost;
 }

@@ -1,0 +1,89 @@
+#include "convert/attention_weights.h"
+
+#include <torch/types.h>
+
+#include "core/text.h"
+
+namespace kvsmith {
+namespace {
+
+using Parameters = std::map<std::string, at::Tensor>;
+
+/// The rows of a Linear in heads of `width`, each with its bias as the last input.
+std::vector<at::Tensor> heads_of(const Parameters& all, const std::string& name, int64_t width) {
+  auto weight = all.at(name + ".weight").to(torch::kDouble).cpu();  // [heads * width, inputs]
+  if (const auto bias = all.find(name + ".bias"); bias != all.end())
+    weight = torch::cat({weight, bias->second.to(torch::kDouble).cpu().unsqueeze(1)}, 1);
+  std::vector<at::Tensor> out;
+  for (int64_t first = 0; first < weight.size(0); first += width)
+    out.push_back(weight.narrow(0, first, width).t().contiguous());
+  return out;
+}
+
+}  // namespace
+
+std::string mixer_name(int64_t layer) { return cat("model.layers.", layer, ".self_attn."); }
+
+std::vector<size_t> AttentionWeights::readers(size_t kv_head) const {
+  const size_t group = queries.size() / keys.size();
+  std::vector<size_t> out;
+  for (size_t head = kv_head * group; head < (kv_head + 1) * group; ++head) out.push_back(head);
+  return out;
+}
+
+at::Tensor AttentionWeights::key_cost(size_t kv_head, const at::Tensor& input_moments) const {
+  at::Tensor sum;
+  for (const size_t head : readers(kv_head)) {
+    const auto& q = queries[head];
+    const auto energy = (q * torch::matmul(input_moments, q)).sum(0);
+    const auto planes = energy.unflatten(0, {2, energy.size(0) / 2}).sum(0);
+    sum = sum.defined() ? sum + planes : planes;
+  }
+  return sum;
+}
+
+at::Tensor AttentionWeights::value_cost(size_t kv_head) const {
+  at::Tensor sum;
+  for (const size_t head : readers(kv_head)) {
+    const auto cost = torch::matmul(outputs[head], outputs[head].t());
+    sum = sum.defined() ? sum + cost : cost;
+  }
+  return sum;
+}
+
+void AttentionWeights::turn_queries(size_t kv_head, const at::Tensor& turn) {
+  for (const size_t head : readers(kv_head))
+    queries[head] = from_planes(to_planes(queries[head]) * turn);
+}
+
+void AttentionWeights::read_out(size_t kv_head, const at::Tensor& readout) {
+  for (const size_t head : readers(kv_head)) outputs[head] = torch::matmul(readout, outputs[head]);
+}
+
+AttentionWeights read_attention(const DecoderImpl& model, int64_t layer) {
+  Parameters all;
+  for (const auto& [name, tensor] : named_parameters(model)) all[name] = tensor.detach();
+  const int64_t head_dim = model.config().head_dim;
+  const std::string at = mixer_name(layer);
+  AttentionWeights out;
+  out.queries = heads_of(all, at + "q_proj", head_dim);
+  out.keys = heads_of(all, at + "k_proj", head_dim);
+  out.values = heads_of(all, at + "v_proj", head_dim);
+  const auto output = all.at(at + "o_proj.weight").to(torch::kDouble).cpu();
+  for (size_t head = 0; head < out.queries.size(); ++head)
+    out.outputs.push_back(
+        output.narrow(1, static_cast<int64_t>(head) * head_dim, head_dim).t().contiguous());
+  return out;
+}
+
+void write_projection(std::map<std::string, at::Tensor>& out,
+                      const std::string& name,
+                      const std::vector<at::Tensor>& heads,
+                      int64_t hidden_size) {
+  const auto all = torch::cat(heads, 1).t();  // [heads * width, inputs]
+  out[name + ".weight"] = all.narrow(1, 0, hidden_size).to(torch::kFloat).contiguous();
+  if (all.size(1) > hidden_size)
+    out[name + ".bias"] = all.select(1, hidden_size).to(torch::kFloat).contiguous();
+}
+
+}  // namespace kvsmith

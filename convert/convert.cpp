@@ -1,0 +1,324 @@
+#include "convert/convert.h"
+
+#include <algorithm>
+
+#include <torch/types.h>
+
+#include "configs/run_config.h"
+#include "convert/attention_weights.h"
+#include "convert/autoencoded.h"
+#include "convert/latent.h"
+#include "core/error.h"
+#include "core/text.h"
+
+namespace kvsmith {
+namespace {
+
+[[noreturn]] void refuse(const std::string& what, const std::string& remedy) {
+  throw Error(ExitCode::kConfig, {what, "convert", remedy});
+}
+
+/// Layers that read the keys (values) of `owner`.
+std::vector<int64_t> readers_of(const KvGraph& graph, int64_t owner, bool keys) {
+  std::vector<int64_t> out;
+  for (int64_t layer = 0; layer < graph.size(); ++layer)
+    if ((keys ? graph[layer].k_source : graph[layer].v_source) == owner) out.push_back(layer);
+  return out;
+}
+
+void check_source(const DecoderImpl& source) {
+  for (int64_t i = 0; i < source.graph().size(); ++i) {
+    const LayerSpec& spec = source.graph()[i];
+    if ((spec.kind != "full" && spec.kind != "sliding") || spec.k_source != i ||
+        spec.v_source != i) {
+      refuse(cat("layer ", i, " of the source is ", spec.kind,
+                 spec.k_source != i ? " and reads other layers" : ""),
+             "convert a model whose layers all have full or sliding attention of their own");
+    }
+  }
+  if (source.config().attention_k_eq_v)
+    refuse("the source makes values from keys (attention_k_eq_v)", "convert another model");
+}
+
+void check_target(const DecoderImpl& source, const ModelConfig& target, const KvGraph& graph) {
+  const auto &from = source.config(), rest = sizes_of(target);
+  auto wanted = sizes_of(from);
+  wanted.num_key_value_heads = rest.num_key_value_heads;
+  if (rest != wanted) {
+    std::vector<std::string> changes;
+    for (const auto& difference : differences(run_config_of(wanted), run_config_of(rest), true))
+      changes.push_back(cat(difference.key, ": ", difference.before, " -> ", difference.after));
+    refuse("more than the KV graph would change: " + join(changes, "; "),
+           "leave these keys out of the recipe");
+  }
+  for (int64_t i = 0; i < graph.size(); ++i) {
+    const LayerSpec &is = source.graph()[i], &becomes = graph[i];
+    if (becomes.kind != "latent" && is.kv_heads % becomes.kv_heads != 0) {
+      refuse(cat("layer ", i, " has ", is.kv_heads, " key/value heads, which ", becomes.kv_heads,
+                 " cannot share evenly"),
+             cat("choose a divisor of ", is.kv_heads, " for num_key_value_heads"));
+    }
+    if (becomes.rope_theta != is.rope_theta) {
+      refuse(cat("layer ", i, " would have rope_theta ", becomes.rope_theta, " instead of ",
+                 is.rope_theta),
+             "queries and keys are trained for their angles; leave rope_local_theta and "
+             "layer_rope_theta out");
+    }
+    if (becomes.reuses_heads() || becomes.kind == "fused")
+      refuse(cat("layer ", i, " would fuse or reuse rows of other layers"),
+             "convert without, then train with train.init_from");
+  }
+}
+
+class Converter {
+ public:
+  Converter(const DecoderImpl& source,
+            const ModelConfig& target,
+            const Moments& moments,
+            Pooling pooling,
+            uint64_t seed)
+      : source_(source), moments_(moments), pooling_(pooling) {
+    const torch::NoGradGuard no_grad;
+    out_.model = Decoder(target);
+    initialize(*out_.model, seed);
+    for (int64_t i = 0; i < source.graph().size(); ++i)
+      layers_.push_back(read_attention(source, i));
+    sources_ = layers_;
+  }
+
+  Conversion run() {
+    const torch::NoGradGuard no_grad;
+    const KvGraph& graph = out_.model->graph();
+    for (int64_t layer = 0; layer < graph.size(); ++layer) {
+      if (graph[layer].kind == "latent") {
+        if (graph.is_owner(layer)) make_latents(layer);
+        continue;
+      }
+      if (graph.keeps_keys(layer)) share_keys(layer);
+      if (graph.keeps_values(layer)) share_values(layer);
+    }
+    for (int64_t layer = 0; layer < graph.size(); ++layer)
+      if (graph[layer].kind != "latent") write_layer(layer);
+    fill();
+    return std::move(out_);
+  }
+
+ private:
+  AttentionWeights& of(int64_t layer) { return layers_[static_cast<size_t>(layer)]; }
+  const AttentionWeights& source_of(int64_t layer) const {
+    return sources_[static_cast<size_t>(layer)];
+  }
+
+  /// A head of a layer of the source, and those that `head` of `kv_heads` stands in for.
+  struct Place {
+    int64_t layer = 0;
+    size_t head = 0;
+  };
+  std::vector<Place> places_of(const std::vector<int64_t>& readers,
+                               size_t head,
+                               int64_t kv_heads) const {
+    std::vector<Place> out;
+    for (const int64_t layer : readers) {
+      const size_t group = source_of(layer).keys.size() / static_cast<size_t>(kv_heads);
+      for (size_t i = head * group; i < (head + 1) * group; ++i) out.push_back({layer, i});
+    }
+    return out;
+  }
+
+  Member key_member(const Place& place) const {
+    const auto& layer = source_of(place.layer);
+    const auto input = moments_.between(place.layer, place.layer);
+    return {place.layer, layer.keys[place.head], layer.key_cost(place.head, input)};
+  }
+  Member value_member(const Place& place) const {
+    const auto& layer = source_of(place.layer);
+    return {place.layer, layer.values[place.head], layer.value_cost(place.head)};
+  }
+
+  void share_keys(int64_t owner) {
+    const auto readers = readers_of(out_.model->graph(), owner, true);
+    const int64_t heads = out_.model->graph()[owner].kv_heads;
+    std::vector<at::Tensor> shared;
+    for (size_t head = 0; head < static_cast<size_t>(heads); ++head) {
+      const auto places = places_of(readers, head, heads);
+      std::vector<Member> members;
+      for (const Place& place : places) members.push_back(key_member(place));
+      if (members.size() == 1 && members[0].layer == owner) {
+        shared.push_back(members[0].weight);
+      } else if (pooling_ == Pooling::kMean || source_.config().qk_norm) {
+        shared.push_back(mean_of(members));
+      } else {
+        const SharedKeys fitted = fit_keys(members, owner, moments_);
+        shared.push_back(fitted.weight);
+        for (size_t i = 0; i < places.size(); ++i)
+          of(places[i].layer).turn_queries(places[i].head, fitted.turns[i]);
+      }
+    }
+    note("k_proj", owner, readers, heads, pooling_ == Pooling::kMean || source_.config().qk_norm);
+    keys_[owner] = std::move(shared);
+  }
+
+  void share_values(int64_t owner) {
+    const auto readers = readers_of(out_.model->graph(), owner, false);
+    const int64_t heads = out_.model->graph()[owner].kv_heads;
+    std::vector<at::Tensor> shared;
+    for (size_t head = 0; head < static_cast<size_t>(heads); ++head) {
+      const auto places = places_of(readers, head, heads);
+      std::vector<Member> members;
+      for (const Place& place : places) members.push_back(value_member(place));
+      if (members.size() == 1 && members[0].layer == owner) {
+        shared.push_back(members[0].weight);
+      } else if (pooling_ == Pooling::kMean) {
+        shared.push_back(mean_of(members));
+      } else {
+        const auto fitted = fit_subspace(members, owner, source_.config().head_dim, moments_);
+        shared.push_back(fitted.weight);
+        for (size_t i = 0; i < places.size(); ++i)
+          of(places[i].layer).read_out(places[i].head, fitted.readouts[i]);
+      }
+    }
+    note("v_proj", owner, readers, heads, pooling_ == Pooling::kMean);
+    values_[owner] = std::move(shared);
+  }
+
+  static at::Tensor mean_of(const std::vector<Member>& members) {
+    at::Tensor sum = members[0].weight;
+    for (size_t i = 1; i < members.size(); ++i) sum = sum + members[i].weight;
+    return sum / static_cast<double>(members.size());
+  }
+
+  /// Says where keys or values come from, unless it is from the same place as before.
+  void note(const char* projection,
+            int64_t owner,
+            const std::vector<int64_t>& readers,
+            int64_t heads,
+            bool is_mean) {
+    const auto before = static_cast<int64_t>(source_of(owner).keys.size());
+    if (readers == std::vector<int64_t>{owner} && heads == before) return;
+    std::vector<std::string> names;
+    for (const int64_t layer : readers) names.push_back(std::to_string(layer));
+    out_.origins.push_back(
+        {mixer_name(owner) + projection, cat(is_mean ? "mean" : "fit", " of ", before / heads,
+                                             " heads each of layers ", join(names))});
+  }
+
+  void make_latents(int64_t owner) {
+    std::vector<LatentReader> readers;
+    for (const int64_t layer : readers_of(out_.model->graph(), owner, true))
+      readers.push_back({layer, source_of(layer)});
+    convert_to_latent(out_.model->config(), owner, out_.model->graph()[owner].rope_theta, readers,
+                      moments_, made_);
+    out_.origins.push_back(
+        {mixer_name(owner) + "*", cat("fit of keys and values of ", readers.size(), " layers")});
+  }
+
+  void write_layer(int64_t layer) {
+    const auto& weights = of(layer);
+    const int64_t width = source_.config().hidden_size;
+    const std::string name = mixer_name(layer);
+    write_projection(made_, name + "q_proj", weights.queries, width);
+    if (const auto keys = keys_.find(layer); keys != keys_.end())
+      write_projection(made_, name + "k_proj", keys->second, width);
+    if (const auto values = values_.find(layer); values != values_.end())
+      write_projection(made_, name + "v_proj", values->second, width);
+    made_[name + "o_proj.weight"] = torch::cat(weights.outputs, 0).t().to(torch::kFloat);
+    if (out_.model->graph()[layer].kind == "autoencoded")
+      fit_linear_coders(out_.model->config(), name, layer, keys_, values_, moments_, made_);
+  }
+
+  /// Gives every parameter what was made for it, what the source has under its name, or leaves it
+  /// as initialised.
+  void fill() {
+    std::map<std::string, at::Tensor> there;
+    for (const auto& [name, tensor] : named_parameters(source_)) there[name] = tensor.detach();
+    std::map<std::string, int64_t> fresh;  // by the end of the name
+    for (auto& [name, tensor] : named_parameters(*out_.model)) {
+      const auto made = made_.find(name);
+      if (made != made_.end()) {
+        expect_same_shape(name, made->second, tensor);
+        tensor.copy_(made->second);
+        made_.erase(made);
+      } else if (const auto found = there.find(name);
+                 found != there.end() && found->second.sizes() == tensor.sizes()) {
+        tensor.copy_(found->second);
+      } else {
+        ++fresh[name.substr(name.find("self_attn") == name.npos ? 0 : name.find("self_attn"))];
+      }
+    }
+    if (!made_.empty()) {
+      refuse("this kind of layer has no " + made_.begin()->first,
+             "kinds that begin from attention: full, sliding, latent, bounded, rattention, "
+             "autoencoded");
+    }
+    for (const auto& [name, count] : fresh)
+      out_.origins.push_back({name, cat("new, in ", count, " layers")});
+  }
+
+  static void expect_same_shape(const std::string& name,
+                                const at::Tensor& made,
+                                const at::Tensor& wanted) {
+    if (made.sizes() == wanted.sizes()) return;
+    refuse(cat(name, " would be ", made.sizes(), ", this kind of layer has ", wanted.sizes()),
+           "kinds that begin from attention: full, sliding, latent, bounded, rattention, "
+           "autoencoded");
+  }
+
+  const DecoderImpl& source_;
+  const Moments& moments_;
+  Pooling pooling_;
+  Conversion out_;
+  std::vector<AttentionWeights> sources_;  ///< as they were
+  std::vector<AttentionWeights> layers_;   ///< queries and outputs as they become
+  std::map<int64_t, std::vector<at::Tensor>> keys_, values_;  ///< of each owner
+  std::map<std::string, at::Tensor> made_;                    ///< by parameter name
+};
+
+}  // namespace
+
+ModelConfig sizes_of(const ModelConfig& source) {
+  ModelConfig out = source;
+  const ModelConfig plain;
+  out.pattern = plain.pattern;
+  out.layer_types = plain.layer_types;
+  out.kv_source_layers = plain.kv_source_layers;
+  out.k_source_layers = plain.k_source_layers;
+  out.v_source_layers = plain.v_source_layers;
+  out.layer_num_key_value_heads = plain.layer_num_key_value_heads;
+  const auto& theta = source.layer_rope_theta;
+  if (std::ranges::all_of(theta, [&](double base) { return base == source.rope_theta; }))
+    out.layer_rope_theta = plain.layer_rope_theta;
+  out.sliding_window = plain.sliding_window;
+  out.num_sink_tokens = plain.num_sink_tokens;
+  out.rope_local_theta = plain.rope_local_theta;
+  out.lckv_warmup_layers = plain.lckv_warmup_layers;
+  out.forward_passes = plain.forward_passes;
+  out.backward_passes = plain.backward_passes;
+  out.latent = plain.latent;
+  out.linear = plain.linear;
+  out.bounded = plain.bounded;
+  out.autoencoder = plain.autoencoder;
+  return out;
+}
+
+Moments::Pairs moments_needed(const DecoderImpl& source, const ModelConfig& target) {
+  const KvGraph graph(target);
+  Moments::Pairs out;
+  for (int64_t layer = 0; layer < source.graph().size(); ++layer) {
+    const LayerSpec& spec = graph[layer];
+    for (const int64_t owner : {spec.k_source, spec.v_source}) out.insert({owner, layer});
+    out.insert({layer, layer});
+  }
+  return out;
+}
+
+Conversion convert(const DecoderImpl& source,
+                   const ModelConfig& target,
+                   const Moments& moments,
+                   Pooling pooling,
+                   uint64_t seed) {
+  check_source(source);
+  check_target(source, target, KvGraph(target));
+  return Converter(source, target, moments, pooling, seed).run();
+}
+
+}  // namespace kvsmith

@@ -1,0 +1,186 @@
+#include "convert/convert.h"
+
+#include <gtest/gtest.h>
+#include <torch/types.h>
+
+#include "convert/attention_weights.h"
+#include "tests/support/close.h"
+#include "tests/support/expect_error.h"
+#include "tests/support/tiny.h"
+
+namespace kvsmith {
+namespace {
+
+Decoder random_model(const ModelConfig& config, uint64_t seed = 1) {
+  Decoder model(config);
+  initialize(*model, seed);
+  return model;
+}
+
+/// `source` turned into what `change` makes of its sizes.
+Conversion converted(const Decoder& source,
+                     const std::function<void(ModelConfig&)>& change,
+                     Pooling pooling = Pooling::kFit) {
+  ModelConfig target = sizes_of(source->config());
+  change(target);
+  const auto problems = fill_in(target);
+  if (!problems.empty()) throw std::logic_error(problems[0].key + ": " + problems[0].text);
+  std::vector<int32_t> ids;
+  for (int32_t i = 0; i < 400; ++i) ids.push_back(static_cast<int32_t>(hash_of(i, "text") % 67));
+  Decoder reader = source;
+  const auto moments = Moments::of(*reader, ids, 100, moments_needed(*source, target));
+  return convert(*source, target, moments, pooling, 1);
+}
+
+at::Tensor logits(const Decoder& model) {
+  const torch::NoGradGuard no_grad;
+  Decoder it = model;
+  return it->forward((torch::arange(50) * 7 % 67).unsqueeze(0));
+}
+
+at::Tensor parameter(const Decoder& model, const std::string& name) {
+  for (auto& [other, tensor] : named_parameters(*model))
+    if (other == name) return tensor;
+  throw std::logic_error("no parameter " + name);
+}
+
+TEST(Convert, TheSameGraphGivesTheSameModel) {
+  const auto source = random_model(tiny_model(2));
+  EXPECT_TRUE(torch::equal(logits(converted(source, [](ModelConfig&) {}).model), logits(source)));
+}
+
+TEST(Convert, WindowsAsLongAsTheTextChangeNothing) {
+  const auto source = random_model(tiny_model(2));
+  const auto out = converted(source, [](ModelConfig& c) {
+    c.layer_types = {"sliding", "full"};
+    c.sliding_window = 64;
+  });
+  EXPECT_TRUE(close(logits(out.model), logits(source), 1e-6));
+}
+
+/// Key head 1 is head 0 with every rotary plane turned and stretched, value head 1 a linear map of
+/// head 0: one head can serve both.
+TEST(Convert, HeadsThatOneCanServeAreMergedExactly) {
+  const torch::NoGradGuard no_grad;
+  for (const bool biased : {false, true}) {
+    const auto source =
+        random_model(tiny_model(2, [&](ModelConfig& c) { c.attention_bias = biased; }));
+    const auto twist =
+        torch::complex(torch::tensor({0.8, -1.1, 0.3, 1.4}), torch::tensor({0.1, 0.9, -0.7, 0.2}));
+    const auto map = torch::randn({8, 8}) * 0.4;
+    for (const char* layer : {"model.layers.0.self_attn.", "model.layers.1.self_attn."}) {
+      for (const char* part : {"weight", "bias"}) {
+        if (!biased && std::string(part) == "bias") continue;
+        auto k = parameter(source, std::string(layer) + "k_proj." + part);
+        auto v = parameter(source, std::string(layer) + "v_proj." + part);
+        if (std::string(part) == "bias") {
+          k.normal_(0, 0.1);
+          v.normal_(0, 0.1);
+        }
+        const auto first = k.narrow(0, 0, 8).t();
+        k.narrow(0, 8, 8).copy_(from_planes(to_planes(first) * twist).t());
+        v.narrow(0, 8, 8).copy_(torch::matmul(v.narrow(0, 0, 8).t(), map).t());
+      }
+    }
+    const auto out = converted(source, [](ModelConfig& c) { c.num_key_value_heads = 1; });
+    EXPECT_TRUE(close(logits(out.model), logits(source), 1e-4));
+    const auto mean =
+        converted(source, [](ModelConfig& c) { c.num_key_value_heads = 1; }, Pooling::kMean);
+    EXPECT_FALSE(close(logits(mean.model), logits(source), 1e-2));
+  }
+}
+
+TEST(Convert, MeanIsTheMeanOfTheProjections) {
+  const auto source = random_model(tiny_model(2));
+  const auto out = converted(source, [](ModelConfig& c) { c.pattern = "cla-2"; }, Pooling::kMean);
+  const auto mean = (parameter(source, "model.layers.0.self_attn.k_proj.weight") +
+                     parameter(source, "model.layers.1.self_attn.k_proj.weight")) /
+                    2;
+  EXPECT_TRUE(close(parameter(out.model, "model.layers.0.self_attn.k_proj.weight"), mean, 1e-6));
+  EXPECT_TRUE(torch::equal(parameter(out.model, "model.layers.1.self_attn.q_proj.weight"),
+                           parameter(source, "model.layers.1.self_attn.q_proj.weight")));
+}
+
+/// How far the keys that layer 1 reads are from its own, where it reads those of layer 0.
+TEST(Convert, AFitIsNearerThanTheMean) {
+  const auto source = random_model(tiny_model(2));
+  const auto share = [](ModelConfig& c) { c.pattern = "cla-2"; };
+  const auto error = [&](Pooling pooling) {
+    return (logits(converted(source, share, pooling).model) - logits(source))
+        .square()
+        .mean()
+        .item<double>();
+  };
+  EXPECT_LT(error(Pooling::kFit), 0.9 * error(Pooling::kMean));
+}
+
+TEST(Convert, LatentsOfFullRankAreExact) {
+  const auto latent = [](int64_t rank, int64_t rope) {
+    return [=](ModelConfig& c) {
+      c.layer_types = {"latent"};
+      c.latent.kv_lora_rank = rank;
+      c.latent.qk_rope_head_dim = rope;
+      c.latent.latent_norm = false;
+    };
+  };
+  const auto one_head = random_model(tiny_model(1));
+  EXPECT_TRUE(close(logits(converted(one_head, latent(8, 8)).model), logits(one_head), 1e-4));
+  // without positions nothing has to be rotated, and two heads fit into a latent of all their rows
+  const auto nope =
+      random_model(tiny_model(2, [](ModelConfig& c) { c.layer_rope_theta = {0, 0}; }));
+  EXPECT_TRUE(close(logits(converted(nope, latent(32, 4)).model), logits(nope), 1e-4));
+  EXPECT_FALSE(close(logits(converted(nope, latent(8, 4)).model), logits(nope), 1e-2));
+}
+
+TEST(Convert, LinearCodesAsWideAsHeadsAreExact) {
+  const auto source = random_model(tiny_model(2));
+  const auto out = converted(source, [](ModelConfig& c) {
+    c.layer_types = {"autoencoded"};
+    c.autoencoder.autoencoder_kind = "linear";
+    c.autoencoder.autoencoder_dim = 8;
+  });
+  EXPECT_TRUE(close(logits(out.model), logits(source), 1e-4));
+}
+
+TEST(Convert, BoundedMemoriesKeepTheProjections) {
+  const auto source = random_model(tiny_model(2));
+  const auto out = converted(source, [](ModelConfig& c) {
+    c.layer_types = {"bounded", "full"};
+    c.sliding_window = 64;
+    c.linear.num_slots = 4;
+  });
+  // nothing has left the window yet
+  EXPECT_TRUE(close(logits(out.model), logits(source), 1e-4));
+  bool names_new = false;
+  for (const auto& origin : out.origins) names_new |= origin.from.starts_with("new");
+  EXPECT_TRUE(names_new);
+}
+
+TEST(Convert, LayersThatReadAheadGetKeysOfTheTop) {
+  const auto source = random_model(tiny_model(2, [](ModelConfig& c) { c.num_hidden_layers = 4; }));
+  const auto out = converted(source, [](ModelConfig& c) { c.pattern = "lckv"; });
+  EXPECT_TRUE(torch::isfinite(logits(out.model)).all().item<bool>());
+}
+
+TEST(Convert, RefusesWhatItCannotMake) {
+  const auto source = random_model(tiny_model(2));
+  const auto refuses = [&](const std::function<void(ModelConfig&)>& change, const char* text) {
+    expect_error([&] { converted(source, change); }, ExitCode::kConfig, text);
+  };
+  refuses([](ModelConfig& c) { c.hidden_size = 64; }, "hidden_size");
+  refuses([](ModelConfig& c) { c.num_key_value_heads = 4; }, "cannot share evenly");
+  refuses([](ModelConfig& c) { c.layer_types = {"gla"}; }, "kinds that begin from attention");
+  refuses([](ModelConfig& c) { c.layer_rope_theta = {0, 10000}; }, "rope_theta");
+  refuses(
+      [](ModelConfig& c) {
+        c.layer_types = {"latent"};
+        c.latent.kv_lora_rank = 64;
+      },
+      "kv_lora_rank 64");
+  const auto shared = random_model(tiny_model(2, [](ModelConfig& c) { c.pattern = "cla-2"; }));
+  expect_error([&] { converted(shared, [](ModelConfig&) {}); }, ExitCode::kConfig,
+               "layer 1 of the source");
+}
+
+}  // namespace
+}  // namespace kvsmith

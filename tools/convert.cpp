@@ -1,0 +1,133 @@
+#include "convert/convert.h"
+
+#include <filesystem>
+#include <iostream>
+#include <memory>
+
+#include <CLI/CLI.hpp>
+#include <torch/types.h>
+
+#include "checkpoints/load.h"
+#include "checkpoints/model_directory.h"
+#include "configs/run_config.h"
+#include "core/error.h"
+#include "core/files.h"
+#include "core/text.h"
+#include "evaluate/perplexity.h"
+#include "tools/console.h"
+#include "tools/model_flags.h"
+#include "tools/text_sample.h"
+#include "tools/verbs.h"
+
+namespace kvsmith {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct ConvertFlags {
+  ModelFlags source;
+  std::vector<fs::path> recipes;
+  std::vector<std::string> assignments;
+  fs::path output;
+  std::string pooling = "fit";
+  TextSample text, score;
+  uint64_t seed = 0;
+  bool force = false, quiet = false;
+};
+
+/// Perplexity and measured cache of one side of a conversion.
+void describe_side(const char* side,
+                   DecoderImpl& model,
+                   const std::vector<int32_t>& ids,
+                   const TextSample& sample) {
+  constexpr int64_t kLong = 8192;
+  const int64_t context = sample.context;
+  std::cout << side << architecture_name(model.config());
+  const auto at_context = measure_cache(model, context).bytes_used;
+  std::cout << ": " << at_context / context << " bytes a token at " << context << ", "
+            << human_bytes(static_cast<double>(measure_cache(model, kLong).bytes_used)) << " at 8k";
+  if (!ids.empty()) std::cout << "; " << describe(score_text(model, ids, context), sample);
+  std::cout << "\n";
+}
+
+/// The model with its tensors by name, for writing.
+ModelSource source_of(const DecoderImpl& model, const ModelSource& original) {
+  ModelSource out = original;
+  out.config = model.config();
+  out.tensors.clear();
+  std::map<std::string, at::Tensor> all;
+  for (const auto& [name, tensor] : named_parameters(model)) {
+    out.tensors[name] = {tensor.sizes().vec(), tensor.scalar_type()};
+    all[name] = tensor.detach();
+  }
+  out.read = [all](const std::string& name) { return all.at(name); };
+  out.step = out.tokens_seen = 0;
+  return out;
+}
+
+void convert_it(ConvertFlags& flags) {
+  expect_writable(flags.output, flags.force);
+  Console console(flags.quiet);
+  const ModelSource original = open_model(flags.source.checkpoint);
+  RunConfig base = run_config_of(sizes_of(original.config));
+  const ModelConfig target = load_run_config(flags.recipes, flags.assignments, base).model;
+  LoadedModel source = load(flags.source);
+  DecoderImpl& model = *source.model;
+
+  const int64_t inputs = target.hidden_size + (target.attention_bias ? 1 : 0);
+  Moments moments(inputs);
+  if (!flags.text.path.empty()) {
+    console.note("reading " + flags.text.path.string());
+    moments = Moments::of(model, read_sample(source, flags.text), flags.text.context,
+                          moments_needed(model, target));
+  }
+  const Conversion out = convert(
+      model, target, moments, flags.pooling == "mean" ? Pooling::kMean : Pooling::kFit, flags.seed);
+  for (const auto& origin : out.origins) std::cout << origin.tensor << ": " << origin.from << "\n";
+  std::cout << "everything else: as it was\n\n";
+  write_model(
+      source_of(*out.model, original), flags.output, flags.force,
+      {{"converted_from", fs::weakly_canonical(flags.source.checkpoint).filename().string()},
+       {"pooling", flags.pooling}});
+
+  if (flags.score.path.empty()) flags.score.path = flags.text.path;
+  std::vector<int32_t> ids;
+  if (!flags.score.path.empty()) ids = read_sample(source, flags.score);
+  describe_side("before  ", model, ids, flags.score);
+  source.model = nullptr;
+  describe_side("after   ", *load_model(flags.output, {.device = at::kCPU}).model, ids,
+                flags.score);
+}
+
+}  // namespace
+
+void add_convert(CLI::App& app) {
+  auto* verb = app.add_subcommand("convert", "Give a pretrained model a smaller KV cache");
+  auto flags = std::make_shared<ConvertFlags>();
+  add_model_flags(*verb, flags->source);
+  verb->add_option("--to", flags->recipes,
+                   "configuration whose [model] says what changes, such as "
+                   "configs/architectures/cla.toml; later files win")
+      ->required();
+  verb->add_option("--set", flags->assignments, "model.KEY=VALUE, over the files");
+  verb->add_option("--output,-o", flags->output, "directory of the checkpoint")->required();
+  verb->add_option("--pooling", flags->pooling,
+                   "how heads and layers that are to share are joined: fit (least squares) or mean")
+      ->check(CLI::IsMember({"fit", "mean"}))
+      ->capture_default_str();
+  add_text_flags(*verb, flags->text, "--calibration",
+                 "text that fits look at; without one they see weights alone");
+  add_text_flags(*verb, flags->score, "--score", "text to score; default: that of --calibration");
+  verb->add_option("--seed", flags->seed, "of new parameters");
+  verb->add_flag("--force", flags->force, "replace the output");
+  verb->add_flag("--quiet,-q", flags->quiet, "no progress on stderr");
+  verb->footer(
+      "Examples:\n"
+      "  kvsmith convert smollm2 --to configs/architectures/mqa.toml --calibration novels.txt \\\n"
+      "      --score wikitext-2/test.txt --output smollm2-mqa\n"
+      "  kvsmith train smollm2-mqa/config.toml heal.toml --set train.init_from=smollm2-mqa \\\n"
+      "      --output runs/smollm2-mqa");
+  verb->callback([flags] { convert_it(*flags); });
+}
+
+}  // namespace kvsmith
