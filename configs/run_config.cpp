@@ -15,11 +15,12 @@ void for_each_section(Config& config, Visit&& visit) {
   visit("model", config.model);
   visit("data", config.data);
   visit("train", config.train);
+  visit("distill", config.distill);
 }
 
 /// What somebody may have meant by `path`, which is not among `keys`.
 std::string advice_on(const std::string& path, const std::vector<KeyValue>& keys) {
-  const std::vector<std::string> sections = {"model", "data", "train"};
+  const std::vector<std::string> sections = {"model", "data", "train", "distill"};
   const size_t dot = path.find('.');
   const std::string section = path.substr(0, dot), name = path.substr(dot + 1);
   const bool known_section = std::ranges::find(sections, section) != sections.end();
@@ -96,6 +97,12 @@ void check_relations(const RunConfig& config,
          "train.gradient_checkpointing",
          "auxiliary losses are taken from what is not kept; set it to false, or leave "
          "reconstruction_loss and kv_loss at 0");
+  expect(!t.gradient_checkpointing || config.distill.mixer_loss == 0,
+         "train.gradient_checkpointing",
+         "outputs of layers are not kept, and distill.mixer_loss compares them; set one of them to "
+         "0 or false");
+  expect(config.distill.mixer_loss == 0 || !config.distill.teacher.empty(), "distill.mixer_loss",
+         "there is no teacher to compare with; set distill.teacher");
   const auto& d = config.data;
   expect(d.weights.empty() || d.weights.size() == d.corpus.size(), "data.weights",
          cat(d.weights.size(), " weights for ", d.corpus.size(), " corpora; give one each"));

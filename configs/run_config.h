@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "configs/data_config.h"
+#include "configs/distill_config.h"
 #include "configs/model_config.h"
 #include "configs/train_config.h"
 
@@ -15,6 +16,7 @@ struct RunConfig {
   ModelConfig model;
   DataConfig data;
   TrainConfig train;
+  DistillConfig distill;
 
   bool operator==(const RunConfig&) const = default;
 };

@@ -37,13 +37,14 @@ struct TrainConfig {
   int64_t threads = 0;  ///< CPU threads; 0: all cores
   bool deterministic = false;
   bool gradient_checkpointing = false;
-  int64_t max_nonfinite = 3;        ///< steps skipped in a row before training stops
-  int64_t log_every = 10;           ///< steps
-  int64_t validate_every = 0;       ///< steps; 0: at the end only
-  int64_t validate_tokens = 65536;  ///< tokens; 0: the whole split
-  int64_t checkpoint_every = 500;   ///< steps; 0: at the end only
-  int64_t keep_last = 3;            ///< checkpoints
-  int64_t keep_every = 0;           ///< steps; 0: none for good
+  int64_t max_nonfinite = 3;            ///< steps skipped in a row before training stops
+  int64_t log_every = 10;               ///< steps
+  int64_t validate_every = 0;           ///< steps; 0: at the end only
+  int64_t validate_tokens = 65536;      ///< tokens; 0: the whole split
+  int64_t early_stopping_patience = 0;  ///< validations; 0: never
+  int64_t checkpoint_every = 500;       ///< steps; 0: at the end only
+  int64_t keep_last = 3;                ///< checkpoints
+  int64_t keep_every = 0;               ///< steps; 0: none for good
   bool keep_best = true;
   bool tensorboard = true;
   double peak_flops = 0;  ///< FLOP/s of the device; 0: measured
@@ -166,6 +167,12 @@ struct TrainConfig {
               .min = 0,
               .shapes_result = false},
           self.validate_tokens);
+    visit(
+        Key{.name = "early_stopping_patience",
+            .help = "validations in a row without a lower loss after which the run ends; 0: never",
+            .min = 0,
+            .shapes_result = false},
+        self.early_stopping_patience);
     visit(Key{.name = "checkpoint_every",
               .help = "steps between checkpoints; 0: at the end only",
               .min = 0,

@@ -14,7 +14,7 @@
 #include "evaluate/decoding.h"
 #include "evaluate/unigram.h"
 #include "evaluate/windows.h"
-#include "ops/layers.h"
+#include "ops/losses.h"
 
 namespace kvsmith {
 namespace {

@@ -8,7 +8,7 @@
 #include "core/random.h"
 #include "core/text.h"
 #include "evaluate/decoding.h"
-#include "ops/layers.h"
+#include "ops/losses.h"
 
 namespace kvsmith {
 namespace {

@@ -7,7 +7,7 @@
 #include <torch/types.h>
 
 #include "core/error.h"
-#include "ops/layers.h"
+#include "ops/losses.h"
 
 namespace kvsmith {
 

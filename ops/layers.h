@@ -27,14 +27,4 @@ at::Tensor rotate(const at::Tensor& x, const Positions& positions, double theta)
 /// sum + term, for a sum that begins undefined.
 void accumulate(at::Tensor& sum, const at::Tensor& term);
 
-/// Sum of -log softmax(hidden W^T)[target] over targets that are not -1, in fp32. The logits exist
-/// for a few thousand tokens at a time and never all at once; gradients are formed with them.
-/// hidden: [tokens, width]; weight: [vocab_size, width]; targets: [tokens] int64 -> scalar.
-at::Tensor linear_cross_entropy(const at::Tensor& hidden,
-                                const at::Tensor& weight,
-                                const at::Tensor& targets);
-
-/// -log softmax(logits)[target] per token, in fp32. logits: [tokens, vocab_size] -> [tokens].
-at::Tensor token_losses(const at::Tensor& logits, const at::Tensor& targets);
-
 }  // namespace kvsmith

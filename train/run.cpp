@@ -6,6 +6,7 @@
 #include <limits>
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include <torch/types.h>
 
@@ -17,6 +18,7 @@
 #include "data/tokenizer.h"
 #include "models/footprint.h"
 #include "train/device.h"
+#include "train/distiller.h"
 #include "train/init_from.h"
 #include "train/metrics.h"
 #include "train/run_directory.h"
@@ -111,7 +113,7 @@ class Run {
     // only now: a run that is refused must lose nothing
     if (options_.resume != "auto") drop_newer(store_, options_, trainer_step());
     const int64_t total = config_.train.total_steps();
-    if (total > 0 && trainer_step() >= total) {
+    if ((total > 0 && trainer_step() >= total) || is_stale()) {
       result_.finished = true;
       return result_;
     }
@@ -146,12 +148,19 @@ class Run {
       model->to(device_);
     }
     model->set_compute_type(compute_type_of(t));
-    trainer_ = std::make_unique<Trainer>(config_, model, *batches_);
+    std::unique_ptr<Distiller> distiller;
+    if (!config_.distill.teacher.empty()) {
+      distiller = std::make_unique<Distiller>(config_.distill, *model);
+      note("learning from " + config_.distill.teacher);
+    }
+    trainer_ = std::make_unique<Trainer>(config_, model, *batches_, std::move(distiller));
     if (checkpoint) {
       load_into(trainer_->optimizer().state(),
                 SafetensorsFile(checkpoint->path / "optimizer.safetensors"));
       trainer_->restore(checkpoint->state.at("trainer"));
       best_loss_ = checkpoint->state.value("best_validation_loss", best_loss_);
+      lowest_validation_ = checkpoint->state.value("lowest_validation_loss", lowest_validation_);
+      stale_validations_ = checkpoint->state.value("stale_validations", stale_validations_);
       tail_ = checkpoint->state.value("metrics_tail", Json::array());
       saved_step_ = trainer_step();
       result_.checkpoint = checkpoint->path;
@@ -202,12 +211,13 @@ class Run {
       const bool at_end = report.step == total || (t.max_time > 0 && elapsed() >= t.max_time);
       const int signal = StopSignals::requested();
       const bool validates = texts_.validation && (at_end || due(t.validate_every, report.step));
-      const bool saves = at_end || signal != 0 || due(t.checkpoint_every, report.step);
 
       std::optional<double> validation;
       if (validates) {
         validation = trainer_->validation_loss(*texts_.validation, t.validate_tokens);
         result_.validation_loss = *validation;
+        stale_validations_ = *validation < lowest_validation_ ? 0 : stale_validations_ + 1;
+        lowest_validation_ = std::min(lowest_validation_, *validation);
         if (hooks_.on_validation) hooks_.on_validation(report.step, *validation);
       }
       const double mfu = flops * static_cast<double>(report.batch_tokens) / report.seconds / peak;
@@ -220,12 +230,22 @@ class Run {
       }
       result_.last = report;
       if (trainer_->nonfinite_in_a_row() > t.max_nonfinite) diverged(report);
-      if (saves) save(metrics, validation, at_end || signal != 0);
+      const bool stops = at_end || signal != 0 || is_stale();
+      if (stops || due(t.checkpoint_every, report.step)) save(metrics, validation, stops);
       result_.signal = signal;
-      if (at_end || signal != 0) break;
+      if (stops) break;
     }
-    result_.finished = total > 0 && trainer_step() >= total;
+    if (is_stale())
+      note(cat("stopped: ", stale_validations_, " validations without a lower loss than ",
+               lowest_validation_));
+    result_.finished = (total > 0 && trainer_step() >= total) || is_stale();
     return result_;
+  }
+
+  /// The loss on the validation split falls no more.
+  bool is_stale() const {
+    const int64_t patience = config_.train.early_stopping_patience;
+    return patience > 0 && stale_validations_ >= patience;
   }
 
   static bool due(int64_t every, int64_t step) { return every > 0 && step % every == 0; }
@@ -264,6 +284,10 @@ class Run {
     out["version"] = KVSMITH_VERSION;
     if (validation) out["validation_loss"] = *validation;
     if (best < std::numeric_limits<double>::max()) out["best_validation_loss"] = best;
+    if (lowest_validation_ < std::numeric_limits<double>::max()) {
+      out["lowest_validation_loss"] = lowest_validation_;
+      out["stale_validations"] = stale_validations_;
+    }
     out["metrics_tail"] = tail_;
     return out;
   }
@@ -303,6 +327,8 @@ class Run {
   std::unique_ptr<Trainer> trainer_;
   RunResult result_;
   double best_loss_ = std::numeric_limits<double>::max();
+  double lowest_validation_ = std::numeric_limits<double>::max();
+  int64_t stale_validations_ = 0;  ///< since the lowest
   int64_t saved_step_ = 0;
   int failed_saves_ = 0;
 };

@@ -33,7 +33,7 @@ struct RunResult {
   double validation_loss = -1;  ///< the last one, negative when there was none
   std::filesystem::path checkpoint;
   int signal = 0;         ///< that ended the run early, after saving; 0: none
-  bool finished = false;  ///< the budget in steps and tokens is used up
+  bool finished = false;  ///< the budget in steps and tokens is used up, or learning has ended
 };
 
 /// Opens the corpora, creates or resumes the model, trains to the end of the budget, and leaves

@@ -9,6 +9,7 @@
 
 #include "core/random.h"
 #include "ops/layers.h"
+#include "ops/losses.h"
 #include "train/schedule.h"
 #include "train/trainable.h"
 
@@ -28,22 +29,30 @@ Positions positions_of(const Batch& batch, at::Device device) {
   return Positions::packed(tensor_of(batch.positions, batch, device), std::move(segments));
 }
 
-Trainer::Trainer(const RunConfig& config, Decoder model, BatchStream& batches)
+Trainer::Trainer(const RunConfig& config,
+                 Decoder model,
+                 BatchStream& batches,
+                 std::unique_ptr<Distiller> distiller)
     : config_(config),
       model_(std::move(model)),
       batches_(batches),
+      distiller_(std::move(distiller)),
       optimizer_(choose_trainable(*model_, config.train.trainable), config.train) {
   model_->set_gradient_checkpointing(config.train.gradient_checkpointing);
   model_->keep_auxiliary_losses(!config.train.auxiliary_weights().empty());
 }
 
-at::Tensor Trainer::loss_sum(const Batch& batch) {
+TokenLoss Trainer::token_loss(const Batch& batch, Distiller* distiller) {
   const auto device = model_->device();
+  const auto tokens = tensor_of(batch.tokens, batch, device),
+             targets = tensor_of(batch.targets, batch, device);
+  const auto positions = positions_of(batch, device);
+  if (distiller) return distiller->loss(*model_, tokens, positions, targets);
   auto cache = model_->make_transient();
-  const auto hidden =
-      model_->step(tensor_of(batch.tokens, batch, device), positions_of(batch, device), cache);
-  return linear_cross_entropy(hidden.flatten(0, 1), model_->head_weight(),
-                              tensor_of(batch.targets, batch, device).flatten());
+  const auto hidden = model_->step(tokens, positions, cache);
+  const auto sum =
+      linear_cross_entropy(hidden.flatten(0, 1), model_->head_weight(), targets.flatten());
+  return {sum, sum.detach(), {}, {}};
 }
 
 StepReport Trainer::step() {
@@ -67,8 +76,13 @@ StepReport Trainer::step() {
     // dropout is the only user of the global generator: keyed, so a resumed run draws the same
     torch::manual_seed(
         hash_of(static_cast<uint64_t>(t.seed), "dropout", static_cast<uint64_t>(step_), i));
-    const auto sum = loss_sum(batches[i]);
-    auto loss = sum / static_cast<double>(targets);
+    const TokenLoss tokens = token_loss(batches[i], distiller_.get());
+    auto loss = tokens.total / static_cast<double>(targets);
+    if (tokens.divergence.defined())
+      accumulate(means["distillation_kl"],
+                 tokens.divergence.to(torch::kDouble) / static_cast<double>(targets));
+    if (tokens.mixer_loss.defined())
+      accumulate(means["mixer_loss"], tokens.mixer_loss.to(torch::kDouble) / parts);
     const auto auxiliary = model_->take_auxiliary_losses();
     for (const auto& [name, weight] : weights) {
       const auto found = std::ranges::find(auxiliary, name, &AuxiliaryLoss::name);
@@ -77,7 +91,7 @@ StepReport Trainer::step() {
       accumulate(means[name], found->value.detach().to(torch::kDouble) / parts);
     }
     loss.backward();
-    total += sum.detach();
+    total += tokens.cross_entropy;
   }
 
   StepReport report;
@@ -121,7 +135,7 @@ double Trainer::validation_loss(const CorpusSplit& split, int64_t max_tokens) {
       batch.tokens.insert(batch.tokens.end(), ids.begin(), ids.end() - 1);
       batch.targets.insert(batch.targets.end(), ids.begin() + 1, ids.end());
     }
-    sum += loss_sum(batch).item<double>();
+    sum += token_loss(batch, nullptr).cross_entropy.item<double>();
     targets += batch.sequences * batch.length;
   }
   return sum / static_cast<double>(targets);

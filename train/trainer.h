@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "configs/run_config.h"
 #include "data/batches.h"
 #include "models/decoder.h"
+#include "train/distiller.h"
 #include "train/optimizer.h"
 
 namespace kvsmith {
@@ -20,7 +22,7 @@ struct StepReport {
   int64_t tokens = 0;        ///< tokens read since the start of the run
   int64_t batch_tokens = 0;  ///< of this step
   double loss = 0;           ///< on tokens: mean over the targets of the global batch
-  /// Auxiliary losses by name, before their weights: means over the tokens of the global batch.
+  /// Other losses by name, before their weights: means over the tokens of the global batch.
   std::vector<std::pair<std::string, double>> auxiliary = {};
   double grad_norm = 0;
   double learning_rate = 0;
@@ -33,11 +35,15 @@ class Trainer {
  public:
   /// `batches` yields micro-batches; batch_size / micro_batch_size of them make a step. Only what
   /// `train.trainable` names will have gradients. Throws Error (78) when it names nothing.
-  Trainer(const RunConfig& config, Decoder model, BatchStream& batches);
+  /// `distiller` may be null.
+  Trainer(const RunConfig& config,
+          Decoder model,
+          BatchStream& batches,
+          std::unique_ptr<Distiller> distiller = {});
 
-  /// Accumulates the gradient of sum(token losses) / (targets of the global batch) + the weighted
-  /// auxiliary losses / (micro-batches), so that the split into micro-batches does not change the
-  /// result; clips; updates.
+  /// Accumulates the gradient of sum(token losses, distilled where there is a teacher) / (targets
+  /// of the global batch) + the weighted auxiliary losses / (micro-batches), so that the split into
+  /// micro-batches does not change the result; clips; updates.
   StepReport step();
 
   /// Mean loss over the first `max_tokens` (0: all) of the windows of a split, without gradient.
@@ -54,11 +60,12 @@ class Trainer {
   void restore(const nlohmann::ordered_json& state);
 
  private:
-  at::Tensor loss_sum(const Batch& batch);
+  TokenLoss token_loss(const Batch& batch, Distiller* distiller);
 
   RunConfig config_;
   Decoder model_;
   BatchStream& batches_;
+  std::unique_ptr<Distiller> distiller_;
   AdamW optimizer_;
   int64_t step_ = 0, tokens_ = 0, nonfinite_in_a_row_ = 0, skipped_ = 0;
 };

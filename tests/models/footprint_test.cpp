@@ -4,7 +4,7 @@
 #include <torch/types.h>
 
 #include "models/decoder.h"
-#include "ops/layers.h"
+#include "ops/losses.h"
 #include "tests/support/allocations.h"
 #include "tests/support/tiny.h"
 

@@ -5,6 +5,7 @@
 #include "models/mixer.h"
 #include "models/state_memory.h"
 #include "ops/layers.h"
+#include "ops/losses.h"
 #include "ops/linear_attention.h"
 #include "tests/support/allocations.h"
 #include "tests/support/close.h"

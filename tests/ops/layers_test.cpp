@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "ops/losses.h"
 #include "tests/support/allocations.h"
 #include "tests/support/close.h"
 
@@ -50,47 +51,6 @@ TEST(Heads, AreNeighboursInTheWidthOfAToken) {
   for (int64_t head = 0; head < 3; ++head)
     EXPECT_TRUE(heads.select(1, head).equal(x.narrow(2, 4 * head, 4)));
   EXPECT_TRUE(merge_heads(heads).equal(x));
-}
-
-TEST(LinearCrossEntropy, EqualsTheUnfusedLossWithItsGradients) {
-  torch::manual_seed(5);
-  // more rows than one slice of logits holds, so that slices are joined
-  const int64_t rows = 300, vocab = 70001;
-  const auto hidden = torch::randn({rows, 6}), weight = torch::randn({vocab, 6}) * 0.3;
-  auto targets = torch::randint(0, vocab, {rows}, torch::kLong);
-  targets[7] = targets[299] = -1;
-  const auto fused = [&](const auto& t) { return linear_cross_entropy(t[0], t[1], targets); };
-  const auto plain = [&](const auto& t) {
-    return at::cross_entropy_loss(torch::matmul(t[0], t[1].t()), targets, {}, at::Reduction::Sum,
-                                  -1);
-  };
-  EXPECT_TRUE(close(fused(std::vector{hidden, weight}), plain(std::vector{hidden, weight}), 1e-5));
-  const auto got = grads_of(fused, {hidden, weight}), want = grads_of(plain, {hidden, weight});
-  EXPECT_TRUE(close(got[0], want[0], 1e-4));
-  EXPECT_TRUE(close(got[1], want[1], 1e-4));
-}
-
-TEST(LinearCrossEntropy, IsZeroWithoutTargets) {
-  const auto targets = torch::full({4}, -1, torch::kLong);
-  const auto loss = linear_cross_entropy(torch::randn({4, 3}), torch::randn({9, 3}), targets);
-  EXPECT_EQ(loss.item<double>(), 0);
-}
-
-TEST(LinearCrossEntropy, SpendsNothingOnAFrozenWeight) {
-  constexpr int64_t kVocab = 4000, kWidth = 64, kRows = 8;
-  const auto targets = torch::arange(kRows, torch::kLong);
-  const auto peak_of = [&](bool learns) {
-    auto hidden = torch::ones({kRows, kWidth}).requires_grad_(true);
-    const auto weight = torch::ones({kVocab, kWidth}).requires_grad_(learns);
-    const AllocationCounter allocations;
-    linear_cross_entropy(hidden, weight, targets).backward();
-    EXPECT_TRUE(hidden.grad().defined());
-    EXPECT_EQ(weight.grad().defined(), learns);
-    return allocations.peak_bytes();
-  };
-  constexpr int64_t kGradient = kVocab * kWidth * 4;
-  EXPECT_LT(peak_of(false), peak_of(true) - kGradient / 2);
-  EXPECT_LT(peak_of(false), kGradient);
 }
 
 TEST(FrozenWeights, LeaveTheOtherGradientsAsTheyAre) {

@@ -8,25 +8,13 @@
 #include "checkpoints/store.h"
 #include "core/files.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/history.h"
 #include "tests/support/tiny.h"
 
 namespace kvsmith {
 namespace {
 
 namespace fs = std::filesystem;
-
-/// Everything in metrics.jsonl that does not depend on the clock, a line a step.
-std::vector<std::string> history(const fs::path& run) {
-  std::vector<std::string> out;
-  std::istringstream lines(read_file(run / "metrics.jsonl"));
-  for (std::string line; std::getline(lines, line);) {
-    auto json = nlohmann::ordered_json::parse(line);
-    json.erase("tokens_per_second");
-    json.erase("mfu");
-    out.push_back(json.dump());
-  }
-  return out;
-}
 
 class RunTest : public ::testing::Test {
  protected:

@@ -1,0 +1,148 @@
+#include "ops/losses.h"
+
+#include <algorithm>
+
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/types.h>
+
+namespace kvsmith {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::variable_list;
+
+/// Rows of logits alive at once: large enough for a full-speed matrix product.
+int64_t chunk_rows(int64_t vocab_size) {
+  constexpr int64_t kElements = int64_t{1} << 24;  // 64 MiB of fp32 logits
+  return std::max<int64_t>(64, kElements / vocab_size);
+}
+
+/// The loss of a chunk of tokens, and its gradient by logits.
+class Chunk {
+ public:
+  /// logits: [rows, vocab_size] in the compute type; targets: [rows].
+  Chunk(const at::Tensor& logits, const at::Tensor& targets)
+      : target_(targets.clamp_min(0).unsqueeze(1)),
+        learnt_(targets.ge(0)),
+        log_p_(torch::log_softmax(logits, -1, torch::kFloat)) {}
+
+  at::Tensor cross_entropy() const {
+    return -log_p_.gather(1, target_).squeeze(1).masked_fill(learnt_.logical_not(), 0).sum();
+  }
+
+  /// Of the teacher from the model, both softened. Keeps the gradient for later.
+  at::Tensor divergence(const at::Tensor& teacher_logits, double temperature) {
+    const auto teacher = torch::log_softmax(teacher_logits.to(torch::kFloat) / temperature, -1);
+    // log p is the logits less what is the same for all tokens
+    const auto model = temperature == 1 ? log_p_ : torch::log_softmax(log_p_ / temperature, -1);
+    const auto p = teacher.exp();
+    const auto sum = (p * (teacher - model)).sum(1).masked_fill(learnt_.logical_not(), 0).sum();
+    pull_ = model.exp().sub_(p).mul_(temperature);  // of temperature^2 * divergence
+    return sum;
+  }
+
+  /// [rows, vocab_size] fp32; `share` of the divergence. The last use of this chunk.
+  at::Tensor gradient(double share) {
+    auto& grad = log_p_.exp_();
+    grad.scatter_add_(1, target_, torch::full_like(target_, -1, torch::kFloat));
+    if (pull_.defined()) grad.mul_(1 - share).add_(pull_, share);
+    return grad.mul_(learnt_.unsqueeze(1));
+  }
+
+ private:
+  at::Tensor target_, learnt_, log_p_, pull_;
+};
+
+struct LinearLoss : Function<LinearLoss> {
+  /// `out` receives the parts; `teaching` may be null.
+  static at::Tensor forward(AutogradContext* context,
+                            const at::Tensor& hidden,
+                            const at::Tensor& weight,
+                            const at::Tensor& targets,
+                            const Teaching* teaching,
+                            DistillationLoss* out,
+                            bool wants_grad_hidden,
+                            bool wants_grad_weight) {
+    const auto cast = weight.to(hidden.scalar_type());
+    out->cross_entropy = torch::zeros({}, hidden.options().dtype(torch::kFloat));
+    out->divergence = torch::zeros_like(out->cross_entropy);
+    at::Tensor grad_hidden, grad_weight;
+    if (wants_grad_hidden) grad_hidden = torch::empty_like(hidden);
+    if (wants_grad_weight) grad_weight = torch::zeros_like(weight, torch::kFloat);
+    const int64_t step = chunk_rows(weight.size(0));
+    for (int64_t first = 0; first < hidden.size(0); first += step) {
+      const int64_t rows = std::min(step, hidden.size(0) - first);
+      const auto h = hidden.narrow(0, first, rows);
+      Chunk chunk(torch::matmul(h, cast.t()), targets.narrow(0, first, rows));
+      out->cross_entropy += chunk.cross_entropy();
+      if (teaching) {
+        const auto expected =
+            torch::matmul(teaching->hidden.narrow(0, first, rows),
+                          teaching->weight.to(teaching->hidden.scalar_type()).t());
+        out->divergence += chunk.divergence(expected, teaching->temperature);
+      }
+      if (!wants_grad_hidden && !wants_grad_weight) continue;
+      const auto grad = chunk.gradient(teaching ? teaching->share : 0).to(hidden.scalar_type());
+      if (wants_grad_hidden) {
+        at::Tensor slice = grad_hidden.narrow(0, first, rows);
+        torch::matmul_out(slice, grad, cast);
+      }
+      if (!wants_grad_weight) continue;
+      if (hidden.scalar_type() == torch::kFloat) {
+        grad_weight.addmm_(grad.t(), h);
+      } else {
+        grad_weight.add_(torch::matmul(grad.t(), h));
+      }
+    }
+    context->save_for_backward({grad_hidden, grad_weight});
+    if (!teaching) return out->cross_entropy.clone();
+    const double softness = teaching->temperature * teaching->temperature;
+    return out->cross_entropy * (1 - teaching->share) +
+           out->divergence * (teaching->share * softness);
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& grads) {
+    const auto saved = context->get_saved_variables();
+    at::Tensor grad_hidden, grad_weight;
+    if (saved[0].defined())
+      grad_hidden = (saved[0].to(torch::kFloat) * grads[0]).to(saved[0].scalar_type());
+    if (saved[1].defined()) grad_weight = saved[1] * grads[0];
+    return {grad_hidden, grad_weight, {}, {}, {}, {}, {}};
+  }
+};
+
+DistillationLoss linear_loss(const at::Tensor& hidden,
+                             const at::Tensor& weight,
+                             const at::Tensor& targets,
+                             const Teaching* teaching) {
+  // inside a Function gradients are always off, so it cannot see whether they are wanted
+  const bool with_grad = at::GradMode::is_enabled();
+  DistillationLoss out;
+  out.total =
+      LinearLoss::apply(hidden, weight, targets, teaching, &out,
+                        with_grad && hidden.requires_grad(), with_grad && weight.requires_grad());
+  return out;
+}
+
+}  // namespace
+
+at::Tensor linear_cross_entropy(const at::Tensor& hidden,
+                                const at::Tensor& weight,
+                                const at::Tensor& targets) {
+  return linear_loss(hidden, weight, targets, nullptr).total;
+}
+
+DistillationLoss linear_distillation(const at::Tensor& hidden,
+                                     const at::Tensor& weight,
+                                     const at::Tensor& targets,
+                                     const Teaching& teaching) {
+  return linear_loss(hidden, weight, targets, &teaching);
+}
+
+at::Tensor token_losses(const at::Tensor& logits, const at::Tensor& targets) {
+  auto log_p = torch::log_softmax(logits, -1, torch::kFloat);
+  return log_p.gather(-1, targets.unsqueeze(-1)).squeeze(-1).neg();
+}
+
+}  // namespace kvsmith

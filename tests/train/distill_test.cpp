@@ -1,0 +1,121 @@
+#include <csignal>
+
+#include <gtest/gtest.h>
+#include <torch/types.h>
+
+#include "core/files.h"
+#include "tests/support/close.h"
+#include "tests/support/expect_error.h"
+#include "tests/support/history.h"
+#include "tests/support/tiny.h"
+#include "train/distiller.h"
+#include "train/run.h"
+
+namespace kvsmith {
+namespace {
+
+namespace fs = std::filesystem;
+
+class Distillation : public ::testing::Test {
+ protected:
+  /// A student with one key/value head of a teacher with two.
+  RunConfig config() {
+    RunConfig run = tiny_run(corpus_);
+    run.model = tiny_model(1);
+    run.distill.teacher = teacher_;
+    return run;
+  }
+
+  RunResult train(const RunConfig& run, const std::string& name, int64_t stop_after = 0) {
+    RunHooks hooks;
+    hooks.on_step = [&](const StepReport& report, int64_t, double, double) {
+      if (report.step == stop_after - 1) std::raise(SIGTERM);
+    };
+    return run_training(run, {.output = directory_ / name}, hooks);
+  }
+
+  /// A figure of the last step.
+  double last(const std::string& name, const char* key) {
+    return nlohmann::json::parse(history(directory_ / name).back()).at(key).get<double>();
+  }
+
+  std::string make_teacher() {
+    RunConfig run = tiny_run(corpus_);
+    run.train.max_steps = 60;
+    run.train.checkpoint_every = 0;
+    run_training(run, {.output = directory_ / "teacher"}, {});
+    return (directory_ / "teacher").string();
+  }
+
+  TemporaryDirectory directory_;
+  fs::path corpus_ = tiny_corpus(directory_ / "corpus.h5");
+  std::string teacher_ = make_teacher();
+};
+
+TEST_F(Distillation, DrawsTheStudentToTheTeacher) {
+  auto run = config();
+  run.train.max_steps = 60;
+  run.distill.weight = 1;
+  run.distill.mixer_loss = 0.1;
+  train(run, "student");
+  const auto lines = history(directory_ / "student");
+  const auto first = nlohmann::json::parse(lines.front());
+  EXPECT_LT(last("student", "distillation_kl"), 0.5 * first.at("distillation_kl").get<double>());
+  EXPECT_LT(last("student", "mixer_loss"), first.at("mixer_loss").get<double>());
+  EXPECT_LT(last("student", "loss"), first.at("loss").get<double>());
+}
+
+TEST_F(Distillation, OfItselfTeachesNothing) {
+  const auto loaded = load_model(teacher_);
+  DistillConfig options{.teacher = teacher_, .weight = 1, .temperature = 2, .mixer_loss = 1};
+  Distiller distiller(options, *loaded.model);
+  const auto tokens = torch::randint(0, 67, {2, 16}, torch::kLong);
+  const auto loss =
+      distiller.loss(*loaded.model, tokens, Positions::range(0, 16), tokens.roll(-1, 1));
+  EXPECT_NEAR(loss.total.item<double>(), 0, 1e-4);
+  EXPECT_NEAR(loss.mixer_loss.item<double>(), 0, 1e-6);
+  EXPECT_GT(loss.cross_entropy.item<double>(), 1);
+}
+
+TEST_F(Distillation, ResumedEqualsUninterrupted) {
+  auto run = config();
+  run.train.micro_batch_size = 2;
+  run.distill.mixer_loss = 0.5;
+  train(run, "whole");
+  EXPECT_EQ(train(run, "parts", 5).signal, SIGTERM);
+  EXPECT_TRUE(train(run, "parts").finished);
+  EXPECT_EQ(history(directory_ / "parts"), history(directory_ / "whole"));
+  EXPECT_EQ(read_file(directory_ / "parts/latest/model.safetensors"),
+            read_file(directory_ / "whole/latest/model.safetensors"));
+}
+
+TEST_F(Distillation, RefusesATeacherThatDoesNotFit) {
+  auto run = config();
+  run.model = tiny_model(1, [](ModelConfig& c) { c.num_hidden_layers = 3; });
+  run.distill.mixer_loss = 1;
+  expect_error([&] { train(run, "layers"); }, ExitCode::kConfig, "layers of width");
+  run = config();
+  run.model.vocab_size = 80;
+  expect_error([&] { train(run, "vocabulary"); }, ExitCode::kConfig, "67 token ids");
+  run = config();
+  run.distill.teacher = directory_ / "none";
+  expect_error([&] { train(run, "none"); }, ExitCode::kMissingInput, "no such checkpoint");
+  expect_error([] { parse_run_config("[distill]\nmixer_loss = 1\n", "x.toml"); }, ExitCode::kConfig,
+               "there is no teacher");
+}
+
+TEST_F(Distillation, RunsEndWhenTheLossFallsNoMore) {
+  RunConfig run = tiny_run(corpus_);
+  run.train.max_steps = 400;
+  run.train.learning_rate = run.train.min_learning_rate = 0;  // nothing is ever gained
+  run.train.validate_every = 2;
+  run.train.early_stopping_patience = 3;
+  const auto result = train(run, "stale");
+  EXPECT_TRUE(result.finished);
+  EXPECT_EQ(result.last.step, 8);  // the first validation is a gain
+  EXPECT_TRUE(train(run, "stale").finished);
+  EXPECT_EQ(history(directory_ / "stale").size(), 8U);
+}
+
+}  // namespace
+}  // namespace kvsmith

@@ -1,0 +1,95 @@
+#include "train/distiller.h"
+
+#include <torch/types.h>
+
+#include "core/error.h"
+#include "core/text.h"
+#include "ops/layers.h"
+#include "ops/losses.h"
+
+namespace kvsmith {
+namespace {
+
+/// Hidden states of whole texts, and in `mixed` what came out of the mixer of each layer, of the
+/// last pass where there are several.
+at::Tensor run(DecoderImpl& model,
+               const at::Tensor& tokens,
+               const Positions& positions,
+               std::vector<at::Tensor>* mixed) {
+  if (mixed) {
+    mixed->assign(static_cast<size_t>(model.graph().size()), {});
+    model.observe_mixers(
+        [mixed](int64_t layer, const at::Tensor& /*input*/, const at::Tensor& output) {
+          (*mixed)[static_cast<size_t>(layer)] = output;
+        });
+  }
+  auto cache = model.make_transient();
+  auto hidden = model.step(tokens, positions, cache);
+  model.observe_mixers({});
+  return hidden;
+}
+
+/// Mean over layers of |a - b|^2 / |b|^2.
+at::Tensor relative_difference(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
+  at::Tensor sum;
+  for (size_t layer = 0; layer < a.size(); ++layer) {
+    const auto wanted = b[layer].to(torch::kFloat);
+    accumulate(sum, (a[layer].to(torch::kFloat) - wanted).square().sum() /
+                        wanted.square().sum().clamp_min(1e-20));
+  }
+  return sum / static_cast<double>(a.size());
+}
+
+}  // namespace
+
+Distiller::Distiller(const DistillConfig& config, const DecoderImpl& student) : config_(config) {
+  const LoadedModel loaded =
+      load_model(config.teacher, {.type = student.compute_type(), .device = student.device()});
+  teacher_ = loaded.model;
+  const auto &theirs = teacher_->config(), &ours = student.config();
+  const auto refuse = [&](const std::string& what, const std::string& remedy) {
+    throw Error(ExitCode::kConfig, {what, "distill.teacher: " + config.teacher, remedy});
+  };
+  if (theirs.vocab_size != ours.vocab_size) {
+    refuse(cat("has ", theirs.vocab_size, " token ids, the model ", ours.vocab_size),
+           "choose a teacher with the same tokenizer");
+  }
+  const bool alike =
+      theirs.num_hidden_layers == ours.num_hidden_layers && theirs.hidden_size == ours.hidden_size;
+  if (config.mixer_loss > 0 && !alike) {
+    refuse(cat("has ", theirs.num_hidden_layers, " layers of width ", theirs.hidden_size,
+               ", the model ", ours.num_hidden_layers, " of ", ours.hidden_size),
+           "outputs of layers can only be compared between equal shapes: set distill.mixer_loss = "
+           "0");
+  }
+}
+
+TokenLoss Distiller::loss(DecoderImpl& student,
+                          const at::Tensor& tokens,
+                          const Positions& positions,
+                          const at::Tensor& targets) {
+  const bool compares = config_.mixer_loss > 0;
+  std::vector<at::Tensor> wanted, given;
+  Teaching teaching{.hidden = {},
+                    .weight = teacher_->head_weight(),
+                    .temperature = config_.temperature,
+                    .share = config_.weight};
+  {
+    const torch::NoGradGuard no_grad;
+    teaching.hidden = run(*teacher_, tokens, positions, compares ? &wanted : nullptr).flatten(0, 1);
+  }
+  const auto hidden = run(student, tokens, positions, compares ? &given : nullptr).flatten(0, 1);
+  const auto parts =
+      linear_distillation(hidden, student.head_weight(), targets.flatten(), teaching);
+  TokenLoss out{parts.total, parts.cross_entropy, parts.divergence, {}};
+  if (compares) {
+    out.mixer_loss = relative_difference(given, wanted);
+    // a sum over targets, as the rest
+    const auto count = targets.ge(0).sum();
+    out.total = out.total + out.mixer_loss * config_.mixer_loss * count;
+    out.mixer_loss = out.mixer_loss.detach();
+  }
+  return out;
+}
+
+}  // namespace kvsmith

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <vector>
+
+#include "checkpoints/load.h"
+#include "configs/distill_config.h"
+#include "models/decoder.h"
+
+namespace kvsmith {
+
+/// Sums over the targets of a micro-batch, but for `mixer_loss`.
+struct TokenLoss {
+  at::Tensor total;          ///< what is made small
+  at::Tensor cross_entropy;  ///< without gradient
+  at::Tensor divergence;     ///< KL from the teacher; undefined without one
+  at::Tensor mixer_loss;     ///< mean of layers; undefined where it is not wanted
+};
+
+/// A teacher beside the model that learns from it. It is run without gradients and never updated.
+class Distiller {
+ public:
+  /// Loads the teacher. Throws Error (78) when it has other token ids than `student`, or other
+  /// layers where their outputs are compared.
+  Distiller(const DistillConfig& config, const DecoderImpl& student);
+
+  /// The loss of `student` on tokens [batch, seq] with targets [batch, seq].
+  TokenLoss loss(DecoderImpl& student,
+                 const at::Tensor& tokens,
+                 const Positions& positions,
+                 const at::Tensor& targets);
+
+ private:
+  DistillConfig config_;
+  Decoder teacher_{nullptr};
+};
+
+}  // namespace kvsmith
