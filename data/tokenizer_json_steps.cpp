@@ -133,10 +133,12 @@ void read_decoder(const JsonNode& root, TokenizerJson& out) {
     const auto name = ours->find(key);
     return name ? special_id(*name, out) : -1;
   };
-  const int32_t bos = id("bos_token");
-  if (out.adds_bos && bos != out.bos_id)
-    ours->at("bos_token").damaged(cat("\"", out.pieces[out.bos_id], "\", as in post_processor"));
-  out.bos_id = bos;
+  if (const auto name = ours->find("bos_token")) {
+    const int32_t bos = special_id(*name, out);
+    if (out.adds_bos && bos != out.bos_id)
+      name->damaged(cat("\"", out.pieces[out.bos_id], "\", as in post_processor"));
+    out.bos_id = bos;
+  }
   out.eos_id = id("eos_token");
   out.pad_id = id("pad_token");
   if (const auto jinja = ours->find("chat_template")) out.chat_template = jinja->text();

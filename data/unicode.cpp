@@ -8,6 +8,7 @@
 #include <unicode/normalizer2.h>
 #include <unicode/stringpiece.h>
 #include <unicode/uchar.h>
+#include <unicode/uniset.h>
 
 #include "core/error.h"
 #include "core/text.h"
@@ -82,13 +83,14 @@ std::string to_nfc(std::string_view text) {
   if (std::ranges::none_of(text, [](unsigned char byte) { return byte >= 0xCC; }))
     return std::string(text);
   UErrorCode status = U_ZERO_ERROR;
-  const auto* nfc = icu::Normalizer2::getNFCInstance(status);
+  static const icu::UnicodeSet known(icu::UnicodeString("[:Age=9.0:]"), status);
+  static const icu::FilteredNormalizer2 nfc(*icu::Normalizer2::getNFCInstance(status), known);
   std::string out;
   out.reserve(text.size());
   icu::StringByteSink<std::string> sink(&out);
   if (U_SUCCESS(status))
-    nfc->normalizeUTF8(0, icu::StringPiece(text.data(), static_cast<int32_t>(text.size())), sink,
-                       nullptr, status);
+    nfc.normalizeUTF8(0, icu::StringPiece(text.data(), static_cast<int32_t>(text.size())), sink,
+                      nullptr, status);
   if (U_FAILURE(status))
     throw Error(ExitCode::kInternal, {.what = cat("ICU could not normalise: ", u_errorName(status)),
                                       .where = "tokenizer",
