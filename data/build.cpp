@@ -158,7 +158,9 @@ void add_texts(const CorpusBuild& options,
                CorpusWriter& writer) {
   const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   const int threads = options.threads > 0 ? options.threads : cores;
-  TextSource source(inputs, options.text);
+  TextSource source(inputs, options.text, [&](std::string_view text, size_t limit) {
+    return tokenizer.last_border(text, limit);
+  });
   const CorpusBuildStats before = documents.stats;
   // Only then can a document turn out bad after its first piece, and the writer takes nothing back.
   const bool may_drop = options.text.invalid_utf8 == "skip";
@@ -254,7 +256,7 @@ CorpusBuildStats build_corpus(const CorpusBuild& options,
     contradiction("texts and token files in one corpus", "valid_inputs", "build two corpora");
   if (options.tokenizer.empty() && !copies_tokens)
     contradiction("no tokenizer for texts", "data build",
-                  "name a SentencePiece model with --tokenizer");
+                  "name a SentencePiece model or a tokenizer.json with --tokenizer");
   if (options.tokenizer.empty() && options.vocab_size <= 0)
     contradiction("token files do not say their vocabulary size", "data build",
                   "give it with --vocab-size, or their --tokenizer");

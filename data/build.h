@@ -15,8 +15,9 @@ struct CorpusBuild {
   std::vector<std::string> valid_inputs;  ///< given validation files; excludes valid_fraction
   double valid_fraction = 0;  ///< of documents, chosen by a hash of (seed, index), 0 to 0.5
   uint64_t seed = 0;
-  std::filesystem::path tokenizer;  ///< SentencePiece model; may be missing for token files
-  int64_t vocab_size = 0;           ///< token files without tokenizer: their vocabulary
+  std::filesystem::path
+      tokenizer;           ///< model file or tokenizer.json; may be missing for token files
+  int64_t vocab_size = 0;  ///< token files without tokenizer: their vocabulary
   TextOptions text;
   int threads = 0;  ///< 0: all cores
 };

@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "core/text.h"
+#include "data/hf_byte_level.h"
 
 namespace kvsmith {
 namespace {
@@ -17,8 +18,12 @@ namespace {
 using Json = nlohmann::ordered_json;
 using Type = SentencePieceModel::Type;
 
+const SentencePieceModel& model_of(const Tokenizer& tokenizer) {
+  return *tokenizer.sentencepiece();
+}
+
 void expect_expressible(const Tokenizer& tokenizer) {
-  const auto& model = tokenizer.model();
+  const auto& model = model_of(tokenizer);
   const auto expect = [](bool holds, const std::string& what) {
     if (!holds)
       throw Error(ExitCode::kBadData,
@@ -37,8 +42,8 @@ void expect_expressible(const Tokenizer& tokenizer) {
 
 /// The piece as text: a space where the model has U+2581.
 std::string text_of(const Tokenizer& tokenizer, int32_t id) {
-  const bool is_text = tokenizer.model().pieces[id].type == Type::kNormal ||
-                       tokenizer.model().pieces[id].type == Type::kUserDefined;
+  const bool is_text = model_of(tokenizer).pieces[id].type == Type::kNormal ||
+                       model_of(tokenizer).pieces[id].type == Type::kUserDefined;
   return is_text ? tokenizer.surface(id) : tokenizer.piece(id);
 }
 
@@ -46,7 +51,7 @@ std::string text_of(const Tokenizer& tokenizer, int32_t id) {
 /// out, by its score, where `tokenizers` ranks the pair. The order among pairs that give the same
 /// piece has not mattered for any of 180,000 random texts over 3,000 random vocabularies.
 Json merges(const Tokenizer& tokenizer) {
-  const auto& pieces = tokenizer.model().pieces;
+  const auto& pieces = model_of(tokenizer).pieces;
   std::unordered_set<std::string> texts;
   std::vector<int32_t> order;
   for (int32_t id = 0; id < std::ssize(pieces); ++id) {
@@ -82,7 +87,7 @@ Json added_token(const std::string& content, bool is_special) {
 std::vector<std::pair<int32_t, Json>> added_tokens(const Tokenizer& tokenizer) {
   std::vector<std::pair<int32_t, Json>> tokens;
   for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
-    const Type type = tokenizer.model().pieces[id].type;
+    const Type type = model_of(tokenizer).pieces[id].type;
     if (type == Type::kControl || type == Type::kUnknown || type == Type::kUserDefined)
       tokens.emplace_back(id, added_token(text_of(tokenizer, id), type != Type::kUserDefined));
   }
@@ -105,7 +110,7 @@ std::string tokenizer_json(const Tokenizer& tokenizer) {
   }
   Json normalizer = nullptr;
   Json decoders = {{{"type", "ByteFallback"}}, {{"type", "Fuse"}}};
-  if (tokenizer.model().add_dummy_prefix) {
+  if (model_of(tokenizer).add_dummy_prefix) {
     normalizer = {{"type", "Prepend"}, {"prepend", " "}};
     decoders.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
   }
@@ -148,7 +153,7 @@ std::string tokenizer_config(const Tokenizer& tokenizer, int64_t max_positions) 
   Json config{{"tokenizer_class", "PreTrainedTokenizerFast"},
               {"add_bos_token", true},
               {"add_eos_token", false},
-              {"add_prefix_space", tokenizer.model().add_dummy_prefix},
+              {"add_prefix_space", model_of(tokenizer).add_dummy_prefix},
               {"added_tokens_decoder", added},
               {"clean_up_tokenization_spaces", false},
               {"model_input_names", {"input_ids", "attention_mask"}},
@@ -162,6 +167,7 @@ std::string tokenizer_config(const Tokenizer& tokenizer, int64_t max_positions) 
 
 std::map<std::string, std::string> hf_tokenizer_files(const Tokenizer& tokenizer,
                                                       int64_t max_positions) {
+  if (!tokenizer.sentencepiece()) return hf_byte_level_files(tokenizer, max_positions);
   expect_expressible(tokenizer);
   return {{"tokenizer.json", tokenizer_json(tokenizer) + "\n"},
           {"tokenizer_config.json", tokenizer_config(tokenizer, max_positions)},

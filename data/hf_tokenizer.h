@@ -20,8 +20,11 @@ namespace kvsmith {
 ///   special_tokens_map.json
 ///   tokenizer.model          for tools that want SentencePiece (llama.cpp's converter)
 ///
-/// `max_positions` is the longest sequence of the model. Throws Error (65) for a tokenizer these
-/// files cannot express: not BPE, not lossless, without begin- or end-of-text, unused pieces.
+/// That is for SentencePiece models; see hf_byte_level_files() for the other kind.
+///
+/// `max_positions` is the longest sequence of the model. Throws Error (65) for a SentencePiece
+/// model these files cannot express: not BPE, not lossless, without begin- or end-of-text, unused
+/// pieces.
 std::map<std::string, std::string> hf_tokenizer_files(const Tokenizer& tokenizer,
                                                       int64_t max_positions);
 

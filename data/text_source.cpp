@@ -65,22 +65,6 @@ bool is_blank(std::string_view text) {
   return text.find_first_not_of(" \t\r\n\v\f") == std::string_view::npos;
 }
 
-bool is_white(char c) { return c == ' ' || c == '\n' || c == '\t' || c == '\r'; }
-
-struct Cut {
-  size_t at;
-  bool in_word;
-};
-
-/// Where a piece of at most `limit` < text.size() bytes ends.
-Cut cut_before(std::string_view text, size_t limit) {
-  for (size_t at = limit; at > 0 && (at = text.rfind('\n', at - 1)) != text.npos;)
-    if (!is_white(text[at + 1])) return {at + 1, false};
-  for (size_t at = limit; at > 0 && (at = text.rfind(' ', at)) != text.npos && at > 0; --at)
-    if (!is_white(text[at - 1])) return {at, false};
-  return {utf8_border(text, limit), true};
-}
-
 }  // namespace
 
 std::vector<fs::path> expand_inputs(const std::vector<std::string>& inputs) {
@@ -109,8 +93,9 @@ std::vector<fs::path> expand_inputs(const std::vector<std::string>& inputs) {
 }
 
 struct TextSource::Impl {
-  Impl(const std::vector<std::string>& inputs, const TextOptions& given)
+  Impl(const std::vector<std::string>& inputs, const TextOptions& given, BorderRule rule)
       : options(given),
+        last_border(std::move(rule)),
         files(expand_inputs(inputs)),
         replaces(given.invalid_utf8 == "replace"),
         skips(given.invalid_utf8 == "skip") {
@@ -223,26 +208,34 @@ struct TextSource::Impl {
     return std::nullopt;
   }
 
+  /// Where a piece of `text`, which is longer than the limit, ends, and whether that is within a
+  /// word.
+  std::pair<size_t, bool> cut(std::string_view text) const {
+    const size_t limit = options.max_document_bytes;
+    const size_t border = last_border(text, limit);
+    return border > 0 ? std::pair{border, false} : std::pair{utf8_border(text, limit), true};
+  }
+
   bool next_of_txt(TextPiece& piece) {
     const size_t limit = options.max_document_bytes;
     const std::string& mark = options.document_separator;
     while (true) {
-      fill(limit + mark.size() + 2);
+      fill(limit + std::max<size_t>(mark.size() + 2, 4));  // a separator, a code point
       if (rest().empty() && !inside_document) return false;
       size_t end = rest().size(), after = end;
       bool ends = at_end && end <= limit;
-      Cut cut{end, false};
+      bool cuts_word = false;
       if (const auto separator = mark.empty() ? std::nullopt : find_separator(limit)) {
         std::tie(end, after) = *separator;
         ends = true;
       } else if (!ends) {
-        cut = cut_before(rest(), limit);
-        end = after = cut.at;
+        std::tie(end, cuts_word) = cut(rest());
+        after = end;
       }
       const bool begins = !inside_document;
       inside_document = !ends;
       const bool given = give(rest().substr(0, end), begins, ends, piece);
-      if (given && cut.in_word) ++counts.cuts_in_words;
+      if (given && cuts_word) ++counts.cuts_in_words;
       // The piece points into the buffer, which stays as it is until the next call.
       consume(after);
       if (given) return true;
@@ -278,16 +271,16 @@ struct TextSource::Impl {
       if (!read_line()) return false;
     }
     const std::string_view text = std::string_view(document).substr(document_at);
-    Cut cut{text.size(), false};
-    if (text.size() > options.max_document_bytes)
-      cut = cut_before(text, options.max_document_bytes);
-    counts.cuts_in_words += cut.in_word;
-    piece = {.text = text.substr(0, cut.at),
+    size_t end = text.size();
+    bool cuts_word = false;
+    if (text.size() > options.max_document_bytes) std::tie(end, cuts_word) = cut(text);
+    counts.cuts_in_words += cuts_word;
+    piece = {.text = text.substr(0, end),
              .begins_document = document_at == 0,
-             .ends_document = cut.at == text.size()};
-    counts.bytes += cut.at;
+             .ends_document = end == text.size()};
+    counts.bytes += end;
     counts.documents += piece.ends_document;
-    document_at += cut.at;
+    document_at += end;
     return true;
   }
 
@@ -325,6 +318,7 @@ struct TextSource::Impl {
   }
 
   TextOptions options;
+  BorderRule last_border;
   std::vector<fs::path> files;
   bool replaces, skips;
   Counts counts;
@@ -349,8 +343,10 @@ struct TextSource::Impl {
   size_t document_at = 0;
 };
 
-TextSource::TextSource(const std::vector<std::string>& inputs, const TextOptions& options)
-    : impl_(std::make_unique<Impl>(inputs, options)) {}
+TextSource::TextSource(const std::vector<std::string>& inputs,
+                       const TextOptions& options,
+                       BorderRule last_border)
+    : impl_(std::make_unique<Impl>(inputs, options, std::move(last_border))) {}
 TextSource::~TextSource() = default;
 
 bool TextSource::next(TextPiece& piece) { return impl_->next(piece); }

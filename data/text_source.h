@@ -2,12 +2,14 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "data/corpus.h"
+#include "data/word_border.h"
 
 namespace kvsmith {
 
@@ -19,6 +21,10 @@ struct TextOptions {
   std::string invalid_utf8 = "error";  ///< "error", "replace" (U+FFFD) or "skip" (the document)
   uint64_t max_document_bytes = uint64_t{1} << 20;  ///< pieces a longer document arrives in
 };
+
+/// The largest position from 1 to a limit < text.size() at which a text may be cut, or 0. The text
+/// may be invalid UTF-8 and may end within a code point.
+using BorderRule = std::function<size_t(std::string_view text, size_t limit)>;
 
 /// The files behind `inputs`, in the given order: files, folders (everything in them with a known
 /// extension, sorted by path, hidden entries left out), globs (sorted), "-" for standard input.
@@ -41,9 +47,8 @@ struct TextPiece {
 /// A .txt file is one document, or several with a separator line, which belongs to none of them.
 /// Each line of a .jsonl file is one. Text is handed on byte for byte, except for a byte order mark
 /// at the start of a file, which is left out. Documents of nothing but white space are passed over.
-/// A document longer than max_document_bytes is cut after a newline, else before a space that
-/// begins a word, else between code points. Pieces of the vocabulary span none but the last kind,
-/// so that the parts give the ids of the whole.
+/// A document longer than max_document_bytes is cut where `last_border` says that the parts give
+/// the ids of the whole, and where it finds no such place, between code points.
 ///
 /// Errors: 66 missing; 65 invalid UTF-8 or NUL (file, line, byte offset in the unpacked text),
 /// damaged or cut-off compression, malformed JSON, a file that changed while being read; 74.
@@ -58,7 +63,9 @@ class TextSource {
     uint64_t cuts_in_words = 0;       ///< pieces that had to end between code points
   };
 
-  TextSource(const std::vector<std::string>& inputs, const TextOptions& options);
+  TextSource(const std::vector<std::string>& inputs,
+             const TextOptions& options,
+             BorderRule last_border = last_word_border);
   ~TextSource();
   TextSource(const TextSource&) = delete;
   TextSource& operator=(const TextSource&) = delete;

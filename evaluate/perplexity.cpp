@@ -136,8 +136,7 @@ int64_t text_bytes(const Tokenizer& tokenizer,
   }
   // the space that some models put before a text is none of its bytes
   const bool begins = window.opens_document && from == 1 && ids.size() > 1;
-  if (begins && tokenizer.model().add_dummy_prefix && tokenizer.surface(ids[1]).starts_with(' '))
-    --bytes;
+  if (begins && tokenizer.adds_space() && tokenizer.surface(ids[1]).starts_with(' ')) --bytes;
   return bytes;
 }
 

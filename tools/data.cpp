@@ -11,7 +11,6 @@
 #include "data/build.h"
 #include "data/corpus.h"
 #include "data/tokenizer.h"
-#include "data/tokenizer_training.h"
 #include "tools/console.h"
 #include "tools/verbs.h"
 
@@ -20,12 +19,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
-
-struct TokenizerFlags {
-  TokenizerTraining training;
-  fs::path output;
-  bool force = false, quiet = false;
-};
 
 struct BuildFlags {
   CorpusBuild build;
@@ -39,14 +32,6 @@ struct InspectFlags {
   uint64_t show = 0;
   bool verify = false, json = false;
 };
-
-void train_it(const TokenizerFlags& flags) {
-  expect_writable(flags.output, flags.force);
-  Console console(flags.quiet);
-  train_tokenizer(flags.training, flags.output);
-  console.note(cat("wrote ", flags.output.string(), ": ",
-                   Tokenizer::load(flags.output).vocab_size(), " pieces"));
-}
 
 void build(const BuildFlags& flags) {
   expect_writable(flags.output, flags.force);
@@ -148,7 +133,8 @@ void add_build(CLI::App& data) {
   verb->add_option("--valid-fraction", build_flags.valid_fraction,
                    "share of documents for \"valid\" instead")
       ->check(CLI::Range(0.0, 0.5));
-  verb->add_option("--tokenizer", build_flags.tokenizer, "SentencePiece model");
+  verb->add_option("--tokenizer", build_flags.tokenizer,
+                   "SentencePiece model, or tokenizer.json of byte-level BPE");
   verb->add_option("--vocab-size", build_flags.vocab_size, "of token files without a tokenizer");
   verb->add_option("--json-field", build_flags.text.json_field, "field with the text in .jsonl")
       ->capture_default_str();
@@ -183,32 +169,6 @@ void add_inspect(CLI::App& data) {
 }
 
 }  // namespace
-
-void add_tokenizer(CLI::App& app) {
-  auto* tokenizer = app.add_subcommand("tokenizer", "Tokenizers");
-  tokenizer->require_subcommand(1);
-  auto* verb = tokenizer->add_subcommand("train", "Train a SentencePiece BPE tokenizer");
-  auto flags = std::make_shared<TokenizerFlags>();
-  verb->add_option("inputs", flags->training.inputs,
-                   "texts, as for `data build`; only those to train on")
-      ->required();
-  verb->add_option("--vocab-size", flags->training.vocab_size,
-                   "pieces, bytes and control tokens included")
-      ->capture_default_str();
-  verb->add_option("--json-field", flags->training.json_field, "field with the text in .jsonl")
-      ->capture_default_str();
-  verb->add_option("--max-bytes", flags->training.max_bytes,
-                   "texts are sampled down to this; bounds memory")
-      ->capture_default_str();
-  verb->add_option("--seed", flags->training.seed, "of the sampling");
-  verb->add_option("--threads", flags->training.threads, "0: all cores");
-  verb->add_option("--output,-o", flags->output, "model file (.model)")->required();
-  verb->add_flag("--force", flags->force, "replace the output");
-  verb->add_flag("--quiet,-q", flags->quiet, "no progress on stderr");
-  verb->footer(
-      "Example:\n  kvsmith tokenizer train books/ --vocab-size 8192 --output tokenizer.model");
-  verb->callback([flags] { train_it(*flags); });
-}
 
 void add_data(CLI::App& app) {
   auto* data = app.add_subcommand("data", "Corpora");

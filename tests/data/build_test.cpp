@@ -206,7 +206,7 @@ TEST_F(BuildTest, OptionsThatContradictAreErrors) {
                "no inputs");
   expect_error(with([](CorpusBuild& b) { b.valid_fraction = 0.9; }), ExitCode::kConfig, "0 to 0.5");
   expect_error(with([](CorpusBuild& b) { b.tokenizer.clear(); }), ExitCode::kConfig,
-               "no tokenizer for texts; name a SentencePiece model with --tokenizer");
+               "no tokenizer for texts; name a SentencePiece model or a tokenizer.json");
   expect_error(with([&](CorpusBuild& b) {
                  b.valid_fraction = 0.1;
                  b.valid_inputs = b.train_inputs;

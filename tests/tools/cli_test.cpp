@@ -68,6 +68,7 @@ TEST(CommandLine, MisuseGetsOneMessageAndItsExitCode) {
            {"estimate EMPTY --set model.hiden_size=3", 78, "did you mean \"model.hidden_size\"?"},
            {"data inspect /dev/null", 65, "/dev/null"},
            {"tokenizer train no-such --output t.model", 66, "no-such"},
+           {"tokenizer encode no-such", 66, "no-such"},
        }) {
     std::string arguments = m.arguments;
     if (const auto at = arguments.find("EMPTY"); at != std::string::npos)
@@ -80,10 +81,26 @@ TEST(CommandLine, MisuseGetsOneMessageAndItsExitCode) {
 }
 
 TEST(CommandLine, EveryVerbHasHelp) {
-  for (const char* verb :
-       {"", "tokenizer train", "data build", "data inspect", "train", "evaluate", "logits",
-        "head-distances", "generate", "export", "checkpoint list", "checkpoint verify", "estimate",
-        "report", "reference", "env", "help", "version", "completion"}) {
+  for (const char* verb : {"",
+                           "tokenizer train",
+                           "tokenizer encode",
+                           "data build",
+                           "data inspect",
+                           "train",
+                           "evaluate",
+                           "logits",
+                           "head-distances",
+                           "generate",
+                           "export",
+                           "checkpoint list",
+                           "checkpoint verify",
+                           "estimate",
+                           "report",
+                           "reference",
+                           "env",
+                           "help",
+                           "version",
+                           "completion"}) {
     const auto got = kvsmith(std::string(verb) + " --help");
     EXPECT_EQ(got.code, 0) << verb;
     EXPECT_NE(got.text.find("Usage"), std::string::npos) << verb;

@@ -1,0 +1,59 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "data/tokenizer.h"
+
+namespace kvsmith {
+
+struct ChatMessage {
+  std::string role;  ///< "system", "user", "assistant"
+  std::string content;
+};
+
+/// How a chat is put to a model. Not an interpreter of Jinja: a few known formats, of which a
+/// stored template is recognised by the control tokens in it.
+class ChatTemplate {
+ public:
+  enum class Format : uint8_t {
+    kPlain,   ///< "User: ...", "Assistant: ...", blank lines between; no control tokens
+    kChatml,  ///< `<|im_start|>role`, content, `<|im_end|>`
+    kLlama3,  ///< `<|start_header_id|>role<|end_header_id|>`, content trimmed, `<|eot_id|>`
+  };
+
+  /// `system` is what a chat that does not begin with a system message begins with; empty: nothing.
+  explicit ChatTemplate(Format format, std::string system = "")
+      : format_(format), system_(std::move(system)) {}
+  /// Of the Jinja text in a tokenizer: the format, and the default system prompt where one stands
+  /// in it, as in SmolLM2's and Qwen2.5's. Plain for an empty text; Error (78) for one without
+  /// known control tokens.
+  static ChatTemplate recognize(std::string_view jinja);
+
+  Format format() const { return format_; }
+  const std::string& default_system() const { return system_; }
+
+  /// The chat as one text; with `asks` up to where the assistant's answer begins.
+  std::string text(const std::vector<ChatMessage>& messages, bool asks) const;
+  /// Its token ids. Only the format's own control tokens become such: what looks like one in a role
+  /// or a content is text. Throws 78 when the tokenizer lacks them.
+  std::vector<int32_t> ids(const Tokenizer& tokenizer,
+                           const std::vector<ChatMessage>& messages,
+                           bool asks) const;
+  /// The control token after which an answer is over; empty for kPlain.
+  std::string_view end_of_turn() const;
+
+ private:
+  struct Part {
+    std::string text;
+    bool is_control = false;
+  };
+  std::vector<Part> parts(const std::vector<ChatMessage>& messages, bool asks) const;
+
+  Format format_;
+  std::string system_;
+};
+
+}  // namespace kvsmith

@@ -1,0 +1,110 @@
+#include "data/json_node.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "core/text.h"
+
+namespace kvsmith {
+
+using Json = nlohmann::json;
+
+JsonNode JsonNode::at(const std::string& key) const {
+  const auto member = object().find(key);
+  if (member == value_->end())
+    throw Error(ExitCode::kBadData, {.what = cat("no \"", key, "\""),
+                                     .where = place(),
+                                     .remedy = "a truncated or damaged file?"});
+  return {*member, where_, path_.empty() ? key : cat(path_, ".", key)};
+}
+
+std::optional<JsonNode> JsonNode::find(const std::string& key) const {
+  const auto member = object().find(key);
+  if (member == value_->end() || member->is_null()) return std::nullopt;
+  return at(key);
+}
+
+JsonNode JsonNode::operator[](size_t index) const {
+  return {value_->at(index), where_, cat(path_, "[", index, "]")};
+}
+
+const std::string& JsonNode::text() const {
+  if (!value_->is_string()) damaged("a text");
+  return value_->get_ref<const std::string&>();
+}
+
+bool JsonNode::boolean() const {
+  if (!value_->is_boolean()) damaged("true or false");
+  return value_->get<bool>();
+}
+
+int64_t JsonNode::integer(int64_t least, int64_t most) const {
+  const bool fits = value_->is_number_unsigned()
+                        ? value_->get<uint64_t>() <= static_cast<uint64_t>(most)
+                        : value_->is_number_integer() && value_->get<int64_t>() <= most;
+  if (!fits || value_->get<int64_t>() < least)
+    damaged(cat("a whole number from ", least, " to ", most));
+  return value_->get<int64_t>();
+}
+
+size_t JsonNode::size() const {
+  if (!value_->is_array()) damaged("a list");
+  return value_->size();
+}
+
+const Json& JsonNode::object() const {
+  if (!value_->is_object()) damaged("an object");
+  return *value_;
+}
+
+void JsonNode::expect_only(std::initializer_list<std::string_view> keys) const {
+  for (const auto& [key, value] : object().items())
+    if (std::ranges::find(keys, key) == keys.end())
+      at(key).unsupported(cat("only ", join({keys.begin(), keys.end()}), " are supported here"));
+}
+
+void JsonNode::expect_member(const std::string& key, const Json& value) const {
+  const auto member = find(key);
+  if (member && *member->value_ != value)
+    member->unsupported(cat("only ", value.dump(), " is supported"));
+}
+
+std::string JsonNode::place() const { return path_.empty() ? where_ : cat(where_, ": ", path_); }
+
+void JsonNode::damaged(const std::string& expected) const {
+  throw Error(
+      ExitCode::kBadData,
+      {.what = cat("found ", found()), .where = place(), .remedy = cat("expected ", expected)});
+}
+
+void JsonNode::unsupported(const std::string& expected) const {
+  throw Error(ExitCode::kConfig,
+              {.what = cat("found ", found()), .where = place(), .remedy = expected});
+}
+
+std::string JsonNode::found() const {
+  constexpr size_t kLongest = 80;
+  if (value_->is_structured() && value_->size() > 8)
+    return cat(value_->is_array() ? "a list" : "an object", " of ", value_->size());
+  const std::string text = value_->dump(-1, ' ', true);
+  return text.size() > kLongest ? text.substr(0, kLongest) + "..." : text;
+}
+
+Json parse_json(std::string_view text, int most_levels, const std::string& where) {
+  const auto refuse = [&](const std::string& what) {
+    throw Error(ExitCode::kBadData,
+                {.what = what, .where = where, .remedy = "a truncated or damaged file?"});
+  };
+  const auto watch = [&](int depth, Json::parse_event_t, Json&) {
+    if (depth > most_levels) refuse(cat("more than ", most_levels, " levels of JSON"));
+    return true;
+  };
+  try {
+    return Json::parse(text.begin(), text.end(), watch);
+  } catch (const Json::parse_error& error) {
+    refuse(cat("malformed JSON at byte ", error.byte));
+  }
+  return {};
+}
+
+}  // namespace kvsmith
