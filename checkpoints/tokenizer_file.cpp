@@ -1,6 +1,7 @@
 #include "checkpoints/tokenizer_file.h"
 
 #include "core/files.h"
+#include "data/tokenizer.h"
 
 namespace kvsmith {
 namespace {
@@ -11,8 +12,8 @@ constexpr const char* kJson = "tokenizer.json";
 }  // namespace
 
 std::string read_tokenizer(const std::filesystem::path& directory) {
-  for (const char* name : {kSentencePiece, kJson})
-    if (std::filesystem::exists(directory / name)) return read_file(directory / name);
+  for (const char* name : {kSentencePiece, kJson})  // the second may need files beside it
+    if (std::filesystem::exists(directory / name)) return Tokenizer::load(directory / name).bytes();
   return "";
 }
 
