@@ -98,6 +98,9 @@ class GgufFile {
   std::map<std::string, GgufTensor> tensors_;
 };
 
+/// What GgufFile::number() gives for a value that was written as float32.
+double as_stored_float32(double value);
+
 /// Metadata in the order in which it will be written. Keys must not repeat.
 class GgufMetadata {
  public:

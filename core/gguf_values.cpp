@@ -46,15 +46,16 @@ int64_t integer_at(const char* bytes, GgufType type) {
   }
 }
 
-double shortest_decimal(float value) {
-  std::array<char, 32> text{};
-  const auto end = std::to_chars(text.data(), text.data() + text.size(), value).ptr;
-  double out = value;
-  std::from_chars(text.data(), end, out);
-  return out;
-}
-
 }  // namespace
+
+double as_stored_float32(double value) {
+  // enough for the shortest decimal of any float
+  std::array<char, 32> text{};
+  const auto end =
+      std::to_chars(text.data(), text.data() + text.size(), static_cast<float>(value)).ptr;
+  std::from_chars(text.data(), end, value);
+  return value;
+}
 
 std::vector<std::string> GgufFile::keys() const {
   std::vector<std::string> out;
@@ -114,7 +115,7 @@ double GgufFile::number(const std::string& key) const {
   const Value& found = value(key, false, "a float");
   if (found.type == GgufType::kFloat64) return value_at<double>(&header_[found.begin]);
   if (found.type != GgufType::kFloat32) refuse_type(key, "a float");
-  return shortest_decimal(value_at<float>(&header_[found.begin]));
+  return as_stored_float32(value_at<float>(&header_[found.begin]));
 }
 
 std::vector<std::string_view> GgufFile::texts(const std::string& key) const {
