@@ -133,37 +133,38 @@ void decode(const BlockQ80& block, float* out) {
 /// Scale and minimum of group `i` of 8. The first four have their six bits in bytes i and i + 4; of
 /// the last four, bytes i + 4 hold the lower four bits of both, the upper two bits of bytes i - 4
 /// and i the rest.
-std::pair<int, int> scale_and_minimum(const std::array<uint8_t, 12>& packed, int i) {
+std::pair<int, int> scale_and_minimum(const std::array<uint8_t, 12>& packed, size_t i) {
   if (i < 4) return {packed[i] & 63, packed[i + 4] & 63};
   return {(packed[i + 4] & 15) | (packed[i - 4] >> 6 << 4),
           (packed[i + 4] >> 4) | (packed[i] >> 6 << 4)};
 }
 
 void decode(const BlockQ4K& block, float* out) {
-  constexpr int kGroup = 32;
+  constexpr size_t kGroup = 32;
   const float scale = value_of(block.scale), minimum = value_of(block.minimum);
-  for (int group = 0; group < kLong / kGroup; ++group, out += kGroup) {
+  for (size_t group = 0; group < kLong / kGroup; ++group, out += kGroup) {
     const auto [own_scale, own_minimum] = scale_and_minimum(block.group_scales, group);
     const float d = scale * static_cast<float>(own_scale);
     const float m = minimum * static_cast<float>(own_minimum);
     // two groups share 32 bytes, the first has the low nibbles
-    const uint8_t* const nibbles = &block.nibbles[group / 2 * kGroup];
-    const int shift = group % 2 * 4;
-    for (int i = 0; i < kGroup; ++i) out[i] = d * static_cast<float>(nibbles[i] >> shift & 15) - m;
+    const uint8_t* const nibbles = block.nibbles.data() + group / 2 * kGroup;
+    const size_t shift = group % 2 * 4;
+    for (size_t i = 0; i < kGroup; ++i)
+      out[i] = d * static_cast<float>(nibbles[i] >> shift & 15) - m;
   }
 }
 
 void decode(const BlockQ6K& block, float* out) {
-  constexpr int kRun = 32;  // elements whose bits lie at the same places of consecutive bytes
-  for (int run = 0; run < kLong / kRun; ++run, out += kRun) {
-    const int half = run / 4, quarter = run % 4;
-    const uint8_t* const low = &block.nibbles[half * 64 + quarter % 2 * kRun];
-    const uint8_t* const high = &block.upper_bits[half * kRun];
-    const int low_shift = quarter / 2 * 4, high_shift = quarter * 2;
+  constexpr size_t kRun = 32;  // elements whose bits lie at the same places of consecutive bytes
+  for (size_t run = 0; run < kLong / kRun; ++run, out += kRun) {
+    const size_t half = run / 4, quarter = run % 4;
+    const uint8_t* const low = block.nibbles.data() + half * 64 + quarter % 2 * kRun;
+    const uint8_t* const high = block.upper_bits.data() + half * kRun;
+    const size_t low_shift = quarter / 2 * 4, high_shift = quarter * 2;
     std::array<float, 2> scales{};
-    for (int i = 0; i < 2; ++i)
+    for (size_t i = 0; i < 2; ++i)
       scales[i] = value_of(block.scale) * static_cast<float>(block.group_scales[run * 2 + i]);
-    for (int i = 0; i < kRun; ++i) {
+    for (size_t i = 0; i < kRun; ++i) {
       const int value = (low[i] >> low_shift & 15) | (high[i] >> high_shift & 3) << 4;
       out[i] = scales[i / 16] * static_cast<float>(value - 32);
     }

@@ -200,10 +200,11 @@ class GgufFile::Reader {
     if (!out_.has(kAlignmentKey)) return;
     const Value& value = out_.value(kAlignmentKey);
     what_at_ = value.begin;
-    const int64_t number = value.type == GgufType::kUint32 ? out_.integer(kAlignmentKey) : 0;
-    if (number < 8 || number > int64_t{kLargestAlignment} || !std::has_single_bit(uint64_t(number)))
+    const auto number =
+        static_cast<uint64_t>(value.type == GgufType::kUint32 ? out_.integer(kAlignmentKey) : 0);
+    if (number < 8 || number > kLargestAlignment || !std::has_single_bit(number))
       refuse("has a bad general.alignment", "expected a uint32 power of two from 8 to 1048576");
-    out_.alignment_ = static_cast<uint64_t>(number);
+    out_.alignment_ = number;
   }
 
   void read_tensor() {

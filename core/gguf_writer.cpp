@@ -1,3 +1,4 @@
+#include <ranges>
 #include <set>
 #include <utility>
 
@@ -37,7 +38,9 @@ std::string array_bytes(GgufType type, const std::vector<T>& values) {
 }
 
 std::string padding(uint64_t offset) {
-  return std::string(aligned(offset, kDefaultAlignment) - offset, '\0');
+  std::string zeros;
+  zeros.resize(aligned(offset, kDefaultAlignment) - offset);
+  return zeros;
 }
 
 }  // namespace
@@ -100,8 +103,7 @@ GgufWriter::GgufWriter(const std::filesystem::path& path,
     tensor.offset = next;
     next = aligned(next + tensor.bytes, kDefaultAlignment);
     header += text_bytes(tensor.name) + bytes_from(static_cast<uint32_t>(tensor.shape.size()));
-    for (auto size = tensor.shape.rbegin(); size != tensor.shape.rend(); ++size)
-      header += bytes_from(*size);
+    for (const int64_t size : std::views::reverse(tensor.shape)) header += bytes_from(size);
     header += bytes_from(tensor.type) + bytes_from(tensor.offset);
   }
   header += padding(header.size());
