@@ -81,20 +81,6 @@ void write_weights(const fs::path& folder, const NamedTensors& weights, uint64_t
   write_file(folder / "model.safetensors.index.json", index.dump(2) + "\n");
 }
 
-/// Largest difference between the logits of two models on a fixed text.
-double logit_difference(Decoder a, Decoder b) {
-  const torch::NoGradGuard no_grad;
-  constexpr int64_t kTokens = 64;
-  const int64_t count = std::min(kTokens, a->config().max_position_embeddings);
-  const auto tokens =
-      (torch::arange(count, torch::kLong) * 7919 + 1).remainder(a->config().vocab_size);
-  return (a->forward(tokens.unsqueeze(0).to(a->device())).cpu() -
-          b->forward(tokens.unsqueeze(0)).cpu())
-      .abs()
-      .max()
-      .item<double>();
-}
-
 uint64_t bytes_below(const fs::path& path) {
   if (fs::is_regular_file(path)) return fs::file_size(path);
   uint64_t sum = 0;
@@ -157,6 +143,19 @@ ExportReport export_folder(const LoadedModel& source,
 }
 
 }  // namespace
+
+double logit_difference(Decoder a, Decoder b) {
+  const torch::NoGradGuard no_grad;
+  constexpr int64_t kTokens = 64;
+  const int64_t count = std::min(kTokens, a->config().max_position_embeddings);
+  const auto tokens =
+      (torch::arange(count, torch::kLong) * 7919 + 1).remainder(a->config().vocab_size);
+  return (a->forward(tokens.unsqueeze(0).to(a->device())).cpu() -
+          b->forward(tokens.unsqueeze(0)).cpu())
+      .abs()
+      .max()
+      .item<double>();
+}
 
 ExportReport export_hf(const LoadedModel& source,
                        const fs::path& output,

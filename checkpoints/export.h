@@ -12,6 +12,9 @@ struct ExportReport {
   double max_logit_difference = 0;  ///< between the model and what was read back
 };
 
+/// Largest difference between the logits of two models on a fixed text; `b` is on the CPU.
+double logit_difference(Decoder a, Decoder b);
+
 /// Writes a folder that stock transformers loads with AutoModelForCausalLM and AutoTokenizer:
 /// config.json, generation_config.json, model.safetensors (sharded above `shard_bytes`), tokenizer
 /// files. Reads it back and compares logits before it appears under `output`, whose parents are

@@ -65,6 +65,22 @@ std::string latent_obstacle(const ModelConfig& c, const KvGraph& graph) {
   return has_one_theta(c) ? "" : "latent layers differ in rope_theta, or have none";
 }
 
+std::string gguf_obstacle(const ModelConfig& c, const KvGraph& graph) {
+  if (auto why = stock_obstacle(c, graph); !why.empty()) return why;
+  for (int64_t i = 0; i < graph.size(); ++i) {
+    if (graph[i].window > 0)
+      return cat("layer ", i, " sees a window of ", graph[i].window, " tokens (--format hf may ",
+                 "hold it)");
+  }
+  if (!has_one_theta(c)) return "layers differ in rope_theta, or have none";
+  if (c.attention_sink_logits) return "the softmax has sink logits (attention_sink_logits)";
+  if (c.attention_bias && c.qk_norm) return "biases (attention_bias) beside qk_norm";
+  if (c.attention_bias && c.num_attention_heads * c.head_dim != c.hidden_size)
+    return cat("biases (attention_bias), and ", c.num_attention_heads, " heads of ", c.head_dim,
+               " are not hidden_size ", c.hidden_size);
+  return "";
+}
+
 std::string lckv_obstacle(const ModelConfig& c, const KvGraph& graph) {
   if (auto why = attention_obstacle(c, graph); !why.empty()) return why;
   for (int64_t i = 0; i < graph.size(); ++i) {
@@ -100,6 +116,13 @@ HfFamily hf_family_of(const ModelConfig& c) {
   if (windows) return {"MistralForCausalLM", "mistral"};
   if (const auto odd = odd_width(c); !odd.empty()) refuse("no class of transformers", odd);
   return {"LlamaForCausalLM", "llama"};
+}
+
+std::string gguf_architecture_of(const ModelConfig& c) {
+  const KvGraph graph(c);
+  if (const auto why = gguf_obstacle(c, graph); !why.empty())
+    refuse("no GGUF architecture among llama, qwen2 and qwen3", why);
+  return c.qk_norm ? "qwen3" : c.attention_bias ? "qwen2" : "llama";
 }
 
 std::string lckv_layer_types(const ModelConfig& c) {

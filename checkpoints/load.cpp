@@ -2,6 +2,7 @@
 
 #include <torch/types.h>
 
+#include "checkpoints/gguf_source.h"
 #include "checkpoints/model_source.h"
 #include "core/error.h"
 #include "core/text.h"
@@ -37,7 +38,7 @@ ModelSource open_model(const fs::path& path) {
                  "give a run directory, a checkpoint, or an exported folder or file"});
   }
   try {
-    if (fs::is_regular_file(path)) return open_single_file(path);
+    if (fs::is_regular_file(path)) return is_gguf(path) ? open_gguf(path) : open_single_file(path);
     if (fs::exists(path / "manifest.json")) return open_checkpoint(followed(path));
     if (fs::exists(path / "config.json")) return open_hf_folder(path);
     if (fs::exists(path / "latest")) return open_checkpoint(followed(path / "latest"));

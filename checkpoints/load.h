@@ -26,9 +26,10 @@ struct LoadOptions {
 };
 
 /// Reads a run directory (its `latest` checkpoint), a checkpoint directory, a folder in Hugging
-/// Face layout or that of the LCKV authors (safetensors, one file or sharded), or a single file
-/// made by `export --format kvsmith`. Every file of a checkpoint is compared with its SHA-256
-/// first. Throws Error 66 when there is nothing, 65 or 78 when it is damaged or does not fit.
+/// Face layout or that of the LCKV authors (safetensors, one file or sharded), a single file made
+/// by `export --format kvsmith`, or a GGUF file. Every file of a checkpoint is compared with its
+/// SHA-256 first. Throws Error 66 when there is nothing, 65 or 78 when it is damaged or does not
+/// fit.
 LoadedModel load_model(const std::filesystem::path& path, const LoadOptions& options = {});
 
 }  // namespace kvsmith

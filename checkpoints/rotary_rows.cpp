@@ -3,6 +3,13 @@
 #include <torch/types.h>
 
 namespace kvsmith {
+namespace {
+
+bool makes_queries_or_keys(const std::string& name) {
+  return name.find(".q_proj.") != name.npos || name.find(".k_proj.") != name.npos;
+}
+
+}  // namespace
 
 at::Tensor from_interleaved_rows(const std::string& name,
                                  const at::Tensor& weight,
@@ -17,6 +24,20 @@ at::Tensor from_interleaved_rows(const std::string& name,
   const auto halves =
       blocks.narrow(1, kept, rotated).unflatten(1, {rotated / 2, 2}).transpose(1, 2).flatten(1, 2);
   return torch::cat({blocks.narrow(1, 0, kept), halves}, 1).flatten(0, 1);
+}
+
+at::Tensor from_interleaved_heads(const std::string& name,
+                                  const at::Tensor& tensor,
+                                  int64_t head_dim) {
+  if (!makes_queries_or_keys(name)) return tensor;
+  return tensor.unflatten(0, {-1, head_dim / 2, 2}).transpose(1, 2).flatten(0, 2);
+}
+
+at::Tensor to_interleaved_heads(const std::string& name,
+                                const at::Tensor& tensor,
+                                int64_t head_dim) {
+  if (!makes_queries_or_keys(name)) return tensor;
+  return tensor.unflatten(0, {-1, 2, head_dim / 2}).transpose(1, 2).flatten(0, 2);
 }
 
 }  // namespace kvsmith

@@ -16,4 +16,14 @@ at::Tensor from_interleaved_rows(const std::string& name,
                                  const at::Tensor& weight,
                                  const LatentConfig& sizes);
 
+/// ggml's `llama` rotates neighbouring pairs too. Reorders the rows of a weight or bias that makes
+/// queries or keys, [heads * head_dim, ...]; tensors of other names are returned unchanged. And
+/// back.
+at::Tensor from_interleaved_heads(const std::string& name,
+                                  const at::Tensor& tensor,
+                                  int64_t head_dim);
+at::Tensor to_interleaved_heads(const std::string& name,
+                                const at::Tensor& tensor,
+                                int64_t head_dim);
+
 }  // namespace kvsmith

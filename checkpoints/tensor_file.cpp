@@ -23,12 +23,6 @@ constexpr std::array<std::pair<const char*, at::ScalarType>, 8> kTypes = {{
     {"BOOL", at::kBool},
 }};
 
-std::string shape_text(const std::vector<int64_t>& shape) {
-  std::vector<std::string> sizes;
-  for (const int64_t size : shape) sizes.push_back(std::to_string(size));
-  return "[" + join(sizes) + "]";
-}
-
 }  // namespace
 
 std::string dtype_name(at::ScalarType type) {

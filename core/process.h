@@ -3,11 +3,23 @@
 #include <array>
 #include <csignal>
 #include <cstdint>
+#include <string>
+#include <vector>
 
 namespace kvsmith {
 
 /// The most memory that this process ever had in RAM, in bytes.
 uint64_t peak_resident_bytes();
+
+/// What a program that has ended leaves.
+struct ChildResult {
+  int exit_code = 0;   ///< 128 + the signal when one killed it
+  std::string output;  ///< the last 64 KiB of its standard output and errors
+};
+
+/// Runs a program found in PATH, with nothing to read, and waits for its end. Throws Error 66 when
+/// there is no such program.
+ChildResult run_program(const std::vector<std::string>& arguments);
 
 /// While it lives, the first SIGINT, SIGTERM or SIGUSR1 is only remembered, so that the program can
 /// save and leave with 128 + its number; the second one, of any of the three, leaves at once. A

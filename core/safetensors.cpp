@@ -233,7 +233,7 @@ void place_tensors(std::map<std::string, Entry>& entries,
       malformed(place(), cat("ends at byte ", end, " of the data, which has ", data_bytes));
     }
     const auto bytes = size_of(entry.info);
-    const auto kind = [&] { return cat(entry.info.dtype, " ", text_of(entry.info.shape)); };
+    const auto kind = [&] { return cat(entry.info.dtype, " ", shape_text(entry.info.shape)); };
     if (!bytes) malformed(place(), cat(kind(), " has more bytes than a number can hold"));
     if (*bytes != end - begin) {
       malformed(place(),
@@ -272,17 +272,6 @@ uint64_t dtype_bytes(std::string_view dtype) {
 }
 
 namespace safetensors {
-
-std::string in_quotes(std::string_view text) {
-  constexpr size_t kLongest = 128;
-  return cat('"', text.substr(0, kLongest), text.size() > kLongest ? "...\"" : "\"");
-}
-
-std::string text_of(const std::vector<int64_t>& shape) {
-  std::string text;
-  for (const int64_t size : shape) text += (text.empty() ? "" : ", ") + std::to_string(size);
-  return "[" + text + "]";
-}
 
 std::string place_of(const std::string& file, const std::string& tensor) {
   return cat(file, ": tensor ", in_quotes(tensor));

@@ -6,7 +6,6 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "core/safetensors.h"
 
@@ -26,10 +25,6 @@ inline constexpr std::string_view kMetadataName = "__metadata__";
 /// Bytes of a tensor; nothing when the number does not fit, even if another size is zero.
 std::optional<uint64_t> size_of(const TensorInfo& info);
 
-/// Text out of a file, short enough for a message.
-std::string in_quotes(std::string_view text);
-/// "[2, 3]".
-std::string text_of(const std::vector<int64_t>& shape);
 /// "<file>: tensor "<name>"".
 std::string place_of(const std::string& file, const std::string& tensor);
 

@@ -50,7 +50,7 @@ SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path,
     if (element == 0) misused(place, "has the unsupported dtype " + in_quotes(info.dtype));
     if (info.shape.size() > kMostDimensions) misused(place, "has more than 8 dimensions");
     if (std::ranges::any_of(info.shape, [](int64_t size) { return size < 0; })) {
-      misused(place, "has the shape " + text_of(info.shape));
+      misused(place, "has the shape " + shape_text(info.shape));
     }
     if (info.name == kMetadataName || seen[info.name]++ > 0) misused(place, "is a name in use");
     const auto bytes = size_of(info);

@@ -63,6 +63,17 @@ std::string printable(std::string_view text) {
   return text.size() > kLongest ? out + "..." : out;
 }
 
+std::string in_quotes(std::string_view text) {
+  constexpr size_t kLongest = 128;
+  return cat('"', text.substr(0, kLongest), text.size() > kLongest ? "...\"" : "\"");
+}
+
+std::string shape_text(const std::vector<int64_t>& shape) {
+  std::vector<std::string> sizes;
+  for (const int64_t size : shape) sizes.push_back(std::to_string(size));
+  return "[" + join(sizes) + "]";
+}
+
 std::string human_bytes(double bytes) {
   return scaled(bytes, 1024, {" B", " KiB", " MiB", " GiB", " TiB"});
 }

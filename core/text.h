@@ -22,6 +22,11 @@ std::string join(const std::vector<std::string>& parts, std::string_view separat
 /// Text from a file made safe for a terminal: control bytes as \xNN, at most 2,000 bytes.
 std::string printable(std::string_view text);
 
+/// Text from a file in quotes, short enough for a message.
+std::string in_quotes(std::string_view text);
+/// "[2, 3]".
+std::string shape_text(const std::vector<int64_t>& shape);
+
 /// "1.50 GiB", "23.0 KiB", "17 B".
 std::string human_bytes(double bytes);
 /// "12.6M", "1.1B", "950": counts of parameters or tokens.

@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 
 #include "checkpoints/export.h"
+#include "checkpoints/export_gguf.h"
 #include "checkpoints/store.h"
 #include "core/error.h"
 #include "core/text.h"
@@ -19,7 +20,7 @@ namespace fs = std::filesystem;
 
 struct ExportFlags {
   ModelFlags model;
-  std::string format = "hf";
+  std::string format = "hf", gguf_type = "f32";
   fs::path output;
   bool force = false, quiet = false;
 };
@@ -32,8 +33,10 @@ struct StoreFlags {
 void export_it(const ExportFlags& flags) {
   Console console(flags.quiet);
   const LoadedModel model = load(flags.model);
+  const GgmlType type = gguf_export_type(flags.gguf_type);
   const auto report = flags.format == "hf"     ? export_hf(model, flags.output, flags.force)
                       : flags.format == "lckv" ? export_lckv(model, flags.output, flags.force)
+                      : flags.format == "gguf" ? export_gguf(model, flags.output, type, flags.force)
                                                : export_kvsmith(model, flags.output, flags.force);
   console.note(cat("wrote ", flags.output.string(), ", ",
                    human_bytes(static_cast<double>(report.bytes)),
@@ -114,16 +117,23 @@ void add_export(CLI::App& app) {
   verb->add_option(
           "--format", flags->format,
           "hf: a folder for Hugging Face transformers; lckv: a folder for the LCKV authors' "
-          "code, where layers share keys and values; kvsmith: one file for inference")
-      ->check(CLI::IsMember({"hf", "lckv", "kvsmith"}))
+          "code, where layers share keys and values; gguf: one file for llama.cpp; kvsmith: one "
+          "file "
+          "for inference")
+      ->check(CLI::IsMember({"hf", "lckv", "gguf", "kvsmith"}))
       ->capture_default_str();
-  verb->add_option("--output,-o", flags->output, "folder (hf, lckv) or file (kvsmith)")->required();
+  verb->add_option("--gguf-type", flags->gguf_type, "of the matrices in a GGUF file")
+      ->check(CLI::IsMember(gguf_export_types()))
+      ->capture_default_str();
+  verb->add_option("--output,-o", flags->output, "folder (hf, lckv) or file (gguf, kvsmith)")
+      ->required();
   verb->add_flag("--force", flags->force, "replace the output");
   verb->add_flag("--quiet,-q", flags->quiet, "no progress on stderr");
   verb->footer(
       "Examples:\n"
       "  kvsmith export runs/gqa --format hf --output exported/gqa\n"
-      "  kvsmith export runs/gqa/best --format kvsmith --dtype bf16 --output gqa.safetensors");
+      "  kvsmith export runs/gqa/best --format kvsmith --dtype bf16 --output gqa.safetensors\n"
+      "  kvsmith export runs/gqa --format gguf --gguf-type q8_0 --output gqa.gguf");
   verb->callback([flags] { export_it(*flags); });
 }
 

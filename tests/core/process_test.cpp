@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "tests/support/child.h"
+#include "tests/support/expect_error.h"
 
 namespace kvsmith {
 namespace {
@@ -22,6 +23,24 @@ TEST(Process, PeakMemoryGrowsWithWhatIsUsedAndStays) {
   std::memset(pages, 1, kBytes);
   ::munmap(pages, kBytes);
   EXPECT_GT(peak_resident_bytes() + kSlack, kBytes);
+}
+
+TEST(RunProgram, GivesOutputAndExitCode) {
+  const auto result =
+      run_program({"sh", "-c", "echo out; echo \"$1\" >&2; cat; exit 3", "sh", "a b"});
+  EXPECT_EQ(result.exit_code, 3);
+  EXPECT_EQ(result.output, "out\na b\n");
+  EXPECT_EQ(run_program({"sh", "-c", "kill -9 $$"}).exit_code, 128 + SIGKILL);
+  expect_error([] { run_program({"no-such-program-here"}); }, ExitCode::kMissingInput,
+               "no-such-program-here: no such program");
+}
+
+TEST(RunProgram, KeepsTheEndOfLongOutput) {
+  const auto result =
+      run_program({"sh", "-c", "i=0; while [ $i -lt 40000 ]; do echo $i; i=$((i+1)); done"});
+  EXPECT_TRUE(result.output.ends_with("39998\n39999\n"));
+  EXPECT_GE(result.output.size(), size_t{64} << 10);
+  EXPECT_LE(result.output.size(), size_t{128} << 10);
 }
 
 TEST(StopSignals, TheFirstIsRemembered) {
