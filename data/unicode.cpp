@@ -113,7 +113,8 @@ std::string to_nfc(std::string_view text) {
   out.reserve(text.size());
   icu::StringByteSink<std::string> sink(&out);
   UErrorCode status = U_ZERO_ERROR;
-  nfc_of_unicode_9().normalizeUTF8(0, {text.data(), checked_length(text)}, sink, nullptr, status);
+  const char* begin = text.data();
+  nfc_of_unicode_9().normalizeUTF8(0, {begin, checked_length(text)}, sink, nullptr, status);
   check(status);
   return out;
 }
