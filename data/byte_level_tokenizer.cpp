@@ -17,13 +17,12 @@ namespace {
 /// Bytes that no UTF-8 text has.
 bool is_unused(int byte) { return byte == 0xC0 || byte == 0xC1 || byte >= 0xF5; }
 
-/// The token of each byte, -1 for none.
-std::array<int32_t, 256> ids_of_bytes(const TokenizerJson& json,
-                                      const TokenizerBackend::Facts& facts) {
+/// The token of each byte; `missing` for those without one.
+std::array<int32_t, 256> ids_of_bytes(const TokenizerBackend::Facts& facts, int32_t missing) {
   std::array<int32_t, 256> ids;
-  ids.fill(json.unk_id);
-  for (int32_t id = 0; id < std::ssize(json.pieces); ++id) {
-    const auto bytes = from_byte_level(json.pieces[id]);
+  ids.fill(missing);
+  for (int32_t id = 0; id < std::ssize(facts.pieces); ++id) {
+    const auto bytes = from_byte_level(facts.pieces[id]);
     if (bytes && bytes->size() == 1 && !facts.is_special[id])
       ids[static_cast<unsigned char>((*bytes)[0])] = id;
   }
@@ -54,9 +53,7 @@ TokenizerBackend::Facts facts_of(const TokenizerJson& json) {
   facts.pad_id = json.pad_id;
   if (json.bos_id >= 0) facts.bos_piece = json.pieces[json.bos_id];
   facts.chat_template = json.chat_template;
-  TokenizerJson without_unk;
-  without_unk.pieces = json.pieces;
-  const auto bytes = ids_of_bytes(without_unk, facts);
+  const auto bytes = ids_of_bytes(facts, -1);
   facts.is_lossless = !json.normalizes;
   for (int byte = 0; byte < 256; ++byte)
     if (bytes[byte] < 0 && !is_unused(byte)) facts.is_lossless = false;
@@ -67,7 +64,7 @@ class ByteLevelTokenizer : public TokenizerBackend {
  public:
   explicit ByteLevelTokenizer(const TokenizerJson& json)
       : TokenizerBackend(facts_of(json)),
-        bpe_(ids_of_bytes(json, facts()), json.merges, whole_words(json, facts())),
+        bpe_(ids_of_bytes(facts(), json.unk_id), json.merges, whole_words(json, facts())),
         pre_tokenizer_(json.pre_tokenizer),
         normalizes_(json.normalizes) {
     for (const auto& token : json.added) {
@@ -149,7 +146,8 @@ class ByteLevelTokenizer : public TokenizerBackend {
       }
       const size_t before = ids.size();
       bpe_.encode(word, work.bpe, ids);
-      work.cache.put(key, std::span(ids).subspan(before));
+      // No ids at all would look like a word that is not there.
+      if (ids.size() > before) work.cache.put(key, std::span(ids).subspan(before));
     }
   }
 

@@ -90,6 +90,7 @@ void read_pieces(const JsonNode& root, TokenizerJson& out) {
 /// Special tokens are no part of the text, so nothing may be merged from or to them.
 Ids ids_of_text(const TokenizerJson& json) {
   Ids ids;
+  ids.reserve(json.pieces.size());
   for (int32_t id = 0; id < std::ssize(json.pieces); ++id) ids.emplace(json.pieces[id], id);
   for (const auto& token : json.added)
     if (token.is_special) ids.erase(token.content);
@@ -112,6 +113,7 @@ std::array<std::string, 2> sides_of(const JsonNode& merge) {
 void read_merges(const JsonNode& list, const Ids& ids, TokenizerJson& out) {
   if (list.size() > kMaxMerges) list.damaged(cat("at most ", kMaxMerges, " merges"));
   std::unordered_set<uint64_t> seen;
+  seen.reserve(list.size());
   for (size_t i = 0; i < list.size(); ++i) {
     const JsonNode merge = list[i];
     const auto sides = sides_of(merge);

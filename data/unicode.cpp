@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <span>
 
 #include <unicode/bytestream.h>
@@ -53,6 +54,32 @@ CharClass look_up(char32_t c) {
   return u_isUWhiteSpace(point) ? CharClass::kWhite : CharClass::kOther;
 }
 
+void check(UErrorCode status) {
+  if (U_FAILURE(status))
+    throw Error(ExitCode::kInternal, {.what = cat("ICU could not normalise: ", u_errorName(status)),
+                                      .where = "tokenizer",
+                                      .remedy = ""});
+}
+
+int32_t checked_length(std::string_view text) {
+  if (text.size() > std::numeric_limits<int32_t>::max())
+    throw Error(ExitCode::kBadData, {.what = "a text of 2 GiB or more",
+                                     .where = "text to normalise",
+                                     .remedy = "encode it in parts"});
+  return static_cast<int32_t>(text.size());
+}
+
+const icu::Normalizer2& nfc_of_unicode_9() {
+  static const icu::FilteredNormalizer2 nfc = [] {
+    UErrorCode status = U_ZERO_ERROR;
+    static const icu::UnicodeSet known(icu::UnicodeString("[:Age=9.0:]"), status);
+    const icu::Normalizer2* any = icu::Normalizer2::getNFCInstance(status);
+    check(status);
+    return icu::FilteredNormalizer2(*any, known);
+  }();
+  return nfc;
+}
+
 }  // namespace
 
 CharClass char_class(char32_t c) {
@@ -82,19 +109,13 @@ std::string to_nfc(std::string_view text) {
   // Below U+0300, whose first byte is 0xCC, nothing changes.
   if (std::ranges::none_of(text, [](unsigned char byte) { return byte >= 0xCC; }))
     return std::string(text);
-  UErrorCode status = U_ZERO_ERROR;
-  static const icu::UnicodeSet known(icu::UnicodeString("[:Age=9.0:]"), status);
-  static const icu::FilteredNormalizer2 nfc(*icu::Normalizer2::getNFCInstance(status), known);
   std::string out;
   out.reserve(text.size());
   icu::StringByteSink<std::string> sink(&out);
-  if (U_SUCCESS(status))
-    nfc.normalizeUTF8(0, icu::StringPiece(text.data(), static_cast<int32_t>(text.size())), sink,
-                      nullptr, status);
-  if (U_FAILURE(status))
-    throw Error(ExitCode::kInternal, {.what = cat("ICU could not normalise: ", u_errorName(status)),
-                                      .where = "tokenizer",
-                                      .remedy = ""});
+  UErrorCode status = U_ZERO_ERROR;
+  const char* begin = text.data();
+  nfc_of_unicode_9().normalizeUTF8(0, {begin, checked_length(text)}, sink, nullptr, status);
+  check(status);
   return out;
 }
 

@@ -54,7 +54,7 @@ def generated():
 
 def corpora():
     for path in sorted(CORPORA.glob("**/*.txt")):
-        yield from path.read_text(newline="").replace("\0", "").splitlines(keepends=True)[:50_000]
+        yield from path.read_bytes().decode().replace("\0", "").splitlines(keepends=True)[:50_000]
 
 
 def split(regex):

@@ -122,6 +122,19 @@ TEST(Tokenizer, KnowsItsIdsAndItsIdentity) {
   EXPECT_EQ(tokenizer.sha256(), sha256(small_model()));
 }
 
+TEST(Tokenizer, TakesControlTokensForTextUnlessTold) {
+  const Tokenizer tokenizer = small_tokenizer();
+  const std::string text = "the<s> times</s>";
+  EXPECT_EQ(tokenizer.decode(tokenizer.encode(text)), text);
+  std::vector<int32_t> expected = tokenizer.encode("the");
+  expected.push_back(tokenizer.bos_id());
+  tokenizer.encode_to(expected, " times", Tokenizer::Begin::kInside);
+  expected.push_back(tokenizer.eos_id());
+  EXPECT_EQ(tokenizer.encode_with_specials(text), expected);
+  EXPECT_EQ(tokenizer.special_id("</s>"), tokenizer.eos_id());
+  EXPECT_EQ(tokenizer.special_id("the"), -1);
+}
+
 TEST(Tokenizer, DecodesControlTokensToNothingAndBrokenBytesToReplacements) {
   const Tokenizer tokenizer = small_tokenizer();
   const auto byte = [](int value) { return 3 + value; };
