@@ -1,6 +1,5 @@
 #include "checkpoints/export_gguf.h"
 
-#include <algorithm>
 #include <map>
 #include <utility>
 
@@ -121,7 +120,10 @@ std::vector<std::string> gguf_export_types() {
 }
 
 GgmlType gguf_export_type(const std::string& name) {
-  return std::ranges::find(kTypes, name, [](const auto& entry) { return entry.first; })->second;
+  for (const auto& [known, type] : kTypes)
+    if (name == known) return type;
+  throw Error(ExitCode::kUsage, {cat("no GGUF type ", in_quotes(name)), "export",
+                                 suggestion(name, gguf_export_types())});
 }
 
 ExportReport export_gguf(const LoadedModel& source,

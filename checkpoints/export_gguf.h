@@ -11,6 +11,7 @@ namespace kvsmith {
 
 /// The types that export_gguf() writes, as users name them: "f32", "f16", "bf16", "q8_0", "q4_0".
 std::vector<std::string> gguf_export_types();
+/// Throws Error (64) for another name.
 GgmlType gguf_export_type(const std::string& name);
 
 /// Writes one GGUF file that llama.cpp runs, of architecture `llama`, `qwen2` or `qwen3`. Norms and

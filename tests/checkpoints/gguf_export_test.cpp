@@ -156,6 +156,11 @@ TEST(GgufExport, SmallerTypesLoseAsMuchAsTheySay) {
   }
 }
 
+TEST(GgufExport, TypesHaveNames) {
+  for (const auto& name : gguf_export_types()) EXPECT_TRUE(has_encoder(gguf_export_type(name)));
+  expect_error([] { gguf_export_type("q8"); }, ExitCode::kUsage, "did you mean \"q8_0\"?");
+}
+
 TEST(GgufExport, MatricesWithoutWholeBlocksAreHalves) {
   const TemporaryDirectory directory;
   const LoadedModel source = random_model(tiny_model(2, [](auto& m) { m.intermediate_size = 48; }));
