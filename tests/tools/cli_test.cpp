@@ -54,7 +54,7 @@ TEST(CommandLine, MisuseGetsOneMessageAndItsExitCode) {
            {"train x.toml --res auto", 64, "did you mean \"--resume\"?"},
            {"data biuld x", 64, "did you mean \"build\"?"},
            {"data build x --valid-fraction 10 -o c.h5", 64, "see `kvsmith data build --help`"},
-           {"xyzzy", 64, "no verb \"xyzzy\"; valid: tokenizer, data, train"},
+           {"xyzzy", 64, "no verb \"xyzzy\"; valid: tokenizer, data, import"},
            {"help data biuld", 64, "did you mean \"build\"?"},
            {"train no-such.toml --output r", 66, "no-such.toml"},
            {"evaluate no-such --corpus c.h5", 66, "c.h5"},
