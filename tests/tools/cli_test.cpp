@@ -208,6 +208,43 @@ TEST_F(Workflow, FromTextToReport) {
   EXPECT_TRUE(fs::exists(at("report.csv")));
 }
 
+TEST_F(Workflow, FromAPretrainedModelToAHealedOneWithASmallerCache) {
+  const auto has = [](const Outcome& got, const std::string& part) {
+    EXPECT_NE(got.text.find(part), std::string::npos) << part << " is not in\n" << got.text;
+  };
+  expect_ok(cat("export ", at("run"), " --output ", at("pretrained")));
+  has(expect_ok(cat("import ", at("pretrained"), " --output ", at("imported"), " --text ",
+                    at("valid.txt"), " --text-context 64")),
+      ": looks like a language model");
+  EXPECT_EQ(kvsmith(cat("import ", at("pretrained"), " --output ", at("imported"))).code, 73);
+
+  write_file(at("mqa.toml"), "[model]\nnum_key_value_heads = 1\n");
+  const auto convert = cat("convert ", at("imported"), " --calibration ", at("train.txt"),
+                           " --calibration-context 64 --output ", at("converted"), " --to ");
+  write_file(at("three.toml"), "[model]\nnum_key_value_heads = 4\n");
+  EXPECT_EQ(kvsmith(convert + at("three.toml")).code, 78);
+  EXPECT_FALSE(fs::exists(at("converted")));
+  const auto converted = expect_ok(convert + at("mqa.toml"));
+  has(converted, "before  GQA 4/2: 256 bytes a token at 64");
+  has(converted, "after   MQA 4: 128 bytes a token at 64");
+  has(converted, "k_proj: fit of 2 heads each of layers 0");
+
+  write_file(at("heal.toml"), cat("[data]\ncorpus = \"", at("c.h5"),
+                                  "\"\n[train]\nmax_steps = 10\nbatch_size = 4\nsequence_length = "
+                                  "32\nwarmup_steps = 2\npeak_flops = 1e12\nthreads = 1\n"));
+  expect_ok(cat("train ", at("converted"), "/config.toml ", at("heal.toml"),
+                " --set train.init_from=", at("converted"),
+                " --set distill.teacher=", at("imported"), " --output ", at("healed")));
+  const std::string metrics = read_file(at("healed") + "/metrics.jsonl");
+  const auto divergence = [&](const std::string& line) {
+    return Json::parse(line).at("distillation_kl").get<double>();
+  };
+  const auto last = metrics.substr(metrics.rfind('\n', metrics.size() - 2) + 1);
+  EXPECT_LT(divergence(last), divergence(metrics.substr(0, metrics.find('\n'))));
+  expect_ok(cat("export ", at("healed"), " --format gguf --output ", at("healed.gguf")));
+  expect_ok(cat("evaluate ", at("healed.gguf"), " --corpus ", at("c.h5"), " --context 64"));
+}
+
 TEST_F(Workflow, HeadDistancesProposeALineOfTheConfiguration) {
   const std::string verb = cat("head-distances ", at("run"), " --corpus ", at("c.h5"));
   const auto shown =
