@@ -66,8 +66,8 @@ TEST_F(Distillation, DrawsTheStudentToTheTeacher) {
 }
 
 TEST_F(Distillation, OfItselfTeachesNothing) {
-  const auto loaded = load_model(teacher_);
-  DistillConfig options{.teacher = teacher_, .weight = 1, .temperature = 2, .mixer_loss = 1};
+  auto loaded = load_model(teacher_);
+  const DistillConfig options{.teacher = teacher_, .weight = 1, .temperature = 2, .mixer_loss = 1};
   Distiller distiller(options, *loaded.model);
   const auto tokens = torch::randint(0, 67, {2, 16}, torch::kLong);
   const auto loss =
