@@ -90,7 +90,7 @@ void convert_it(ConvertFlags& flags) {
       {{"converted_from", fs::weakly_canonical(flags.source.checkpoint).filename().string()},
        {"pooling", flags.pooling}});
 
-  if (flags.score.path.empty()) flags.score.path = flags.text.path;
+  if (flags.score.path.empty()) flags.score = flags.text;
   std::vector<int32_t> ids;
   if (!flags.score.path.empty()) ids = read_sample(source, flags.score);
   describe_side("before  ", model, ids, flags.score);

@@ -98,7 +98,7 @@ TEST_F(Distillation, RefusesATeacherThatDoesNotFit) {
   run.model.vocab_size = 80;
   expect_error([&] { train(run, "vocabulary"); }, ExitCode::kConfig, "67 token ids");
   run = config();
-  run.distill.teacher = directory_ / "none";
+  run.distill.teacher = directory_ / "absent";
   expect_error([&] { train(run, "none"); }, ExitCode::kMissingInput, "no such checkpoint");
   expect_error([] { parse_run_config("[distill]\nmixer_loss = 1\n", "x.toml"); }, ExitCode::kConfig,
                "there is no teacher");
