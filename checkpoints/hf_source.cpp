@@ -117,7 +117,12 @@ ModelSource open_hf_folder(const fs::path& folder) {
     const auto tensor = shards->read(name);
     return interleaved ? from_interleaved_rows(name, tensor, sizes) : tensor;
   };
-  out.tokenizer = read_tokenizer(folder);
+  try {
+    out.tokenizer = read_tokenizer(folder);
+  } catch (const Error& error) {  // a kind that is not supported: the weights are of use without
+    if (error.code() != ExitCode::kConfig) throw;
+    out.tokenizer_problem = error.what();
+  }
   out.bos_id = id_of(json, "bos_token_id").value_or(-1);
   out.eos_id = id_of(json, "eos_token_id").value_or(-1);
   out.name = fs::canonical(folder).filename().string();

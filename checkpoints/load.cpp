@@ -14,7 +14,8 @@ namespace fs = std::filesystem;
 
 /// What `path` stands for now: a run in training moves its `latest`.
 fs::path followed(const fs::path& path) {
-  return fs::is_symlink(path) ? path.parent_path() / fs::read_symlink(path) : path;
+  const fs::path link = path.has_filename() ? path : path.parent_path();  // "run/latest/"
+  return fs::is_symlink(link) ? link.parent_path() / fs::read_symlink(link) : path;
 }
 
 Decoder make(const ModelSource& source, const LoadOptions& options) {

@@ -29,11 +29,7 @@ std::vector<TensorInfo> stored(const ModelSource& source, std::optional<at::Scal
 
 }  // namespace
 
-void write_model(const ModelSource& source,
-                 const fs::path& output,
-                 bool force,
-                 const nlohmann::ordered_json& origin,
-                 std::optional<at::ScalarType> type) {
+void expect_model_output(const fs::path& output, bool force) {
   create_parents(output);
   expect_writable(output, force);
   if (fs::is_directory(output) && !fs::is_empty(output) && !fs::exists(output / "manifest.json")) {
@@ -41,6 +37,14 @@ void write_model(const ModelSource& source,
                 {"is a directory, and not of an earlier model", output.string(),
                  "choose another --output; even with --force this is not replaced"});
   }
+}
+
+void write_model(const ModelSource& source,
+                 const fs::path& output,
+                 bool force,
+                 const nlohmann::ordered_json& origin,
+                 std::optional<at::ScalarType> type) {
+  expect_model_output(output, force);
   // only names and shapes are looked at: the memory of its parameters is never touched
   const Decoder model(source.config);
   expect_shapes(named_parameters(*model), shapes_of(source), source.path.string());
@@ -54,7 +58,8 @@ void write_model(const ModelSource& source,
   save_tensors(inside / "model.safetensors", stored(source, type), read, {{"format", "pt"}});
   write_file(inside / "config.toml", to_toml(run_config_of(source.config)));
   write_tokenizer(inside, source.tokenizer);
-  const nlohmann::ordered_json state = {{"version", 1}, {"origin", origin}};
+  const nlohmann::ordered_json state = {
+      {"origin", origin}, {"bos_id", source.bos_id}, {"eos_id", source.eos_id}};
   write_file(inside / "state.json", state.dump(2) + "\n");
   write_manifest(inside, source.step);
   directory.commit();

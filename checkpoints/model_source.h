@@ -24,8 +24,9 @@ struct ModelSource {
 
   ModelConfig config;  ///< complete (fill_in)
   std::map<std::string, Tensor> tensors;
-  TensorSource read;      ///< by name, on the host
-  std::string tokenizer;  ///< its file's bytes; empty: none
+  TensorSource read;              ///< by name, on the host
+  std::string tokenizer;          ///< its file's bytes; empty: none
+  std::string tokenizer_problem;  ///< why there is none, where there is a file
   int32_t bos_id = -1, eos_id = -1;
   std::string name;                   ///< of the run, folder or file, for reports
   std::filesystem::path path;         ///< what is read

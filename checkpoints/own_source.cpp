@@ -48,6 +48,8 @@ ModelSource open_checkpoint(const fs::path& directory) {
   out.name = (info.state.contains("trainer") ? place.parent_path() : place).filename().string();
   out.path = directory;
   out.step = info.step;
+  out.bos_id = info.state.value("bos_id", out.bos_id);
+  out.eos_id = info.state.value("eos_id", out.eos_id);
   if (info.state.contains("trainer"))
     out.tokens_seen = info.state.at("trainer").at("tokens").get<int64_t>();
   return out;

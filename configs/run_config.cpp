@@ -101,6 +101,8 @@ void check_relations(const RunConfig& config,
          "train.gradient_checkpointing",
          "outputs of layers are not kept, and distill.mixer_loss compares them; set one of them to "
          "0 or false");
+  expect(t.early_stopping_patience == 0 || t.validate_every > 0, "train.early_stopping_patience",
+         "counts validations, and there are none on the way; set train.validate_every");
   expect(config.distill.mixer_loss == 0 || !config.distill.teacher.empty(), "distill.mixer_loss",
          "there is no teacher to compare with; set distill.teacher");
   const auto& d = config.data;

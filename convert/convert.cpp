@@ -29,11 +29,11 @@ std::vector<int64_t> readers_of(const KvGraph& graph, int64_t owner, bool keys) 
 void check_source(const DecoderImpl& source) {
   for (int64_t i = 0; i < source.graph().size(); ++i) {
     const LayerSpec& spec = source.graph()[i];
-    if ((spec.kind != "full" && spec.kind != "sliding") || spec.k_source != i ||
-        spec.v_source != i) {
-      refuse(cat("layer ", i, " of the source is ", spec.kind,
-                 spec.k_source != i ? " and reads other layers" : ""),
-             "convert a model whose layers all have full or sliding attention of their own");
+    const bool own = spec.k_source == i && spec.v_source == i;
+    if ((spec.kind != "full" && spec.kind != "sliding") || !own) {
+      refuse(
+          cat("layer ", i, " of the source is ", spec.kind, own ? "" : " and reads other layers"),
+          "convert a model whose layers all have full or sliding attention of their own");
     }
   }
   if (source.config().attention_k_eq_v)
@@ -51,8 +51,16 @@ void check_target(const DecoderImpl& source, const ModelConfig& target, const Kv
     refuse("more than the KV graph would change: " + join(changes, "; "),
            "leave these keys out of the recipe");
   }
+  const std::vector<std::string> kinds = {"full",    "sliding",    "latent",
+                                          "bounded", "rattention", "autoencoded"};
   for (int64_t i = 0; i < graph.size(); ++i) {
     const LayerSpec &is = source.graph()[i], &becomes = graph[i];
+    if (std::ranges::find(kinds, becomes.kind) == kinds.end())
+      refuse(cat("layer ", i, " would be ", becomes.kind, ", which cannot begin from attention"),
+             "choose one of " + join(kinds));
+    if (from.attention_sink_logits && becomes.kind != "full" && becomes.kind != "sliding")
+      refuse(cat("layer ", i, " would be ", becomes.kind, ", which has no sink logits"),
+             "choose full or sliding layers");
     if (becomes.kind != "latent" && is.kv_heads % becomes.kv_heads != 0) {
       refuse(cat("layer ", i, " has ", is.kv_heads, " key/value heads, which ", becomes.kv_heads,
                  " cannot share evenly"),
@@ -64,9 +72,10 @@ void check_target(const DecoderImpl& source, const ModelConfig& target, const Kv
              "queries and keys are trained for their angles; leave rope_local_theta and "
              "layer_rope_theta out");
     }
-    if (becomes.reuses_heads() || becomes.kind == "fused")
-      refuse(cat("layer ", i, " would fuse or reuse rows of other layers"),
+    if (becomes.reuses_heads()) {
+      refuse(cat("layer ", i, " would reuse heads of the layer below"),
              "convert without, then train with train.init_from");
+    }
   }
 }
 
@@ -99,6 +108,7 @@ class Converter {
     }
     for (int64_t layer = 0; layer < graph.size(); ++layer)
       if (graph[layer].kind != "latent") write_layer(layer);
+    note_layers();
     fill();
     return std::move(out_);
   }
@@ -202,6 +212,20 @@ class Converter {
                                              " heads each of layers ", join(names))});
   }
 
+  /// Says which layers become something else.
+  void note_layers() {
+    const auto text = [](const LayerSpec& spec) {
+      return cat(spec.kind, spec.window > 0 ? cat(" (window ", spec.window, ")") : "");
+    };
+    std::map<std::string, std::vector<std::string>> changes;
+    for (int64_t i = 0; i < source_.graph().size(); ++i) {
+      const auto before = text(source_.graph()[i]), after = text(out_.model->graph()[i]);
+      if (before != after) changes[before + " -> " + after].push_back(std::to_string(i));
+    }
+    for (const auto& [change, layers] : changes)
+      out_.origins.push_back({"layers " + join(layers), change});
+  }
+
   void make_latents(int64_t owner) {
     std::vector<LatentReader> readers;
     for (const int64_t layer : readers_of(out_.model->graph(), owner, true))
@@ -235,7 +259,6 @@ class Converter {
     for (auto& [name, tensor] : named_parameters(*out_.model)) {
       const auto made = made_.find(name);
       if (made != made_.end()) {
-        expect_same_shape(name, made->second, tensor);
         tensor.copy_(made->second);
         made_.erase(made);
       } else if (const auto found = there.find(name);
@@ -246,21 +269,11 @@ class Converter {
       }
     }
     if (!made_.empty()) {
-      refuse("this kind of layer has no " + made_.begin()->first,
-             "kinds that begin from attention: full, sliding, latent, bounded, rattention, "
-             "autoencoded");
+      throw Error(ExitCode::kInternal,
+                  {"no parameter " + made_.begin()->first, "convert", "report this"});
     }
     for (const auto& [name, count] : fresh)
       out_.origins.push_back({name, cat("new, in ", count, " layers")});
-  }
-
-  static void expect_same_shape(const std::string& name,
-                                const at::Tensor& made,
-                                const at::Tensor& wanted) {
-    if (made.sizes() == wanted.sizes()) return;
-    refuse(cat(name, " would be ", made.sizes(), ", this kind of layer has ", wanted.sizes()),
-           "kinds that begin from attention: full, sliding, latent, bounded, rattention, "
-           "autoencoded");
   }
 
   const DecoderImpl& source_;
@@ -294,10 +307,19 @@ ModelConfig sizes_of(const ModelConfig& source) {
   out.forward_passes = plain.forward_passes;
   out.backward_passes = plain.backward_passes;
   out.latent = plain.latent;
+  out.latent.latent_norm = false;  // it would take away the scale that the fit has found
   out.linear = plain.linear;
   out.bounded = plain.bounded;
   out.autoencoder = plain.autoencoder;
   return out;
+}
+
+void check_convertible(const DecoderImpl& source, const ModelConfig& target, Pooling pooling) {
+  check_source(source);
+  check_target(source, target, KvGraph(target));
+  const bool latent = std::ranges::count(target.layer_types, "latent") > 0;
+  if (latent && pooling == Pooling::kMean)
+    refuse("latents are no mean of projections", "choose --pooling fit");
 }
 
 Moments::Pairs moments_needed(const DecoderImpl& source, const ModelConfig& target) {
@@ -316,8 +338,7 @@ Conversion convert(const DecoderImpl& source,
                    const Moments& moments,
                    Pooling pooling,
                    uint64_t seed) {
-  check_source(source);
-  check_target(source, target, KvGraph(target));
+  check_convertible(source, target, pooling);
   return Converter(source, target, moments, pooling, seed).run();
 }
 

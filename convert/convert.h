@@ -1,8 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
-#include <map>
 #include <string>
 #include <vector>
 
@@ -20,7 +18,7 @@ enum class Pooling {
 /// Where a tensor of a converted model comes from.
 struct Origin {
   std::string tensor;  ///< or several: "model.layers.3.self_attn.*"
-  std::string from;    ///< "copied", "mean of layers 2, 3", "new"
+  std::string from;    ///< "fit of 3 heads each of layers 2, 3", "new, in 30 layers"
 };
 
 struct Conversion {
@@ -28,13 +26,16 @@ struct Conversion {
   std::vector<Origin> origins;
 };
 
-/// Which pairs of layers moments are needed of.
+/// Throws Error (78) naming what cannot be converted: `source` has full or sliding layers with keys
+/// and values of their own; `target` differs from it in the KV graph only: key/value heads, who
+/// reads whose, kinds and windows.
+void check_convertible(const DecoderImpl& source, const ModelConfig& target, Pooling pooling);
+
+/// Which pairs of layers moments are needed of, for a target that is convertible.
 Moments::Pairs moments_needed(const DecoderImpl& source, const ModelConfig& target);
 
 /// A model of the configuration `target` that computes nearly what `source` does, and exactly that
-/// where `target` can hold it. `source` has full or sliding layers with keys and values of their
-/// own; `target` differs from it in the KV graph only: key/value heads, who reads whose, kinds and
-/// windows. Throws Error (78) naming what else differs or cannot be made.
+/// where `target` can hold it. Throws Error (78) as check_convertible().
 Conversion convert(const DecoderImpl& source,
                    const ModelConfig& target,
                    const Moments& moments,

@@ -57,8 +57,11 @@ SharedKeys fit_keys(const std::vector<Member>& members, int64_t owner, const Mom
       torch::matmul(maps.mH(), torch::matmul(input.to(maps.scalar_type()), maps));
   // eigenvalues ascend: the last vector is the first principal component
   auto first = std::get<1>(torch::linalg_eigh(covariance)).select(2, -1);  // [planes, members]
-  const auto reference = first.select(1, 0);  // any phase serves: one that leaves member 0 unturned
-  first = first * (reference.conj() / reference.abs().clamp_min(1e-12)).unsqueeze(1);
+  // any phase serves: one that leaves member 0 unturned, where it has a part in the plane
+  const auto reference = first.select(1, 0), size = reference.abs();
+  const auto phase = torch::where(size.gt(1e-12), reference.conj() / size.clamp_min(1e-12),
+                                  torch::ones_like(reference));
+  first = first * phase.unsqueeze(1);
 
   auto turns = first / weight;
   const auto scale = turns.abs().square().mean(1, true).sqrt();  // queries keep their size
@@ -82,13 +85,14 @@ SharedSubspace fit_subspace(const std::vector<Member>& members,
     undo.push_back(inverse);
   }
   const auto map = torch::cat(maps, 1);  // [inputs, widths of all members]
-  // Singular vectors of (root of the moments) * map, by way of its smaller Gram matrix.
+  // Singular vectors of (root of the moments) * map, by way of the Gram matrix of its rows.
   const auto seen =
       torch::matmul(torch::linalg_cholesky(steadied(moments.between(owner, owner))).t(), map);
   const auto [energy, directions] = torch::linalg_eigh(torch::matmul(seen, seen.t()));
   const auto top = directions.narrow(1, directions.size(1) - rank, rank);
-  const auto strength =
-      energy.narrow(0, energy.size(0) - rank, rank).clamp_min(energy[-1] * 1e-18).sqrt();
+  const auto strength = energy.narrow(0, energy.size(0) - rank, rank)
+                            .clamp_min(std::max(energy[-1].item<double>() * 1e-18, 1e-300))
+                            .sqrt();
   const auto basis = torch::matmul(seen.t(), top) / strength;  // [widths, rank], orthonormal
 
   SharedSubspace out;

@@ -121,6 +121,12 @@ void convert_to_latent(const ModelConfig& config,
   }
 
   const int64_t width = config.hidden_size;
+  if (sizes.latent_norm) {  // the scale of the latents, as far as one number can keep it
+    const auto moment = torch::matmul(latent.weight.t(),
+                                      torch::matmul(moments.between(owner, owner), latent.weight));
+    out[mixer_name(owner) + "kv_a_layernorm.weight"] =
+        torch::full({sizes.kv_lora_rank}, moment.diagonal().mean().sqrt().item<double>());
+  }
   write_projection(out, mixer_name(owner) + "kv_a_proj_with_mqa", {latent.weight, shared.weight},
                    width);
   // the softmax divides by the root of a wider key than before

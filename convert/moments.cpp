@@ -16,14 +16,16 @@ Moments Moments::of(DecoderImpl& model,
                     int64_t context,
                     const Pairs& pairs) {
   const torch::NoGradGuard no_grad;
+  if (ids.empty()) throw Error(ExitCode::kBadData, {"no tokens", "the calibration text", ""});
   const bool has_bias = model.config().attention_bias;
   Moments out(model.config().hidden_size + (has_bias ? 1 : 0));
   std::vector<at::Tensor> inputs(static_cast<size_t>(model.graph().size()));
-  model.observe_mixers([&](int64_t layer, const at::Tensor& input, const at::Tensor& /*output*/) {
-    auto x = input.flatten(0, 1).to(torch::kFloat);
-    inputs[static_cast<size_t>(layer)] =
-        has_bias ? torch::cat({x, torch::ones({x.size(0), 1}, x.options())}, 1) : x;
-  });
+  const DecoderImpl::Observation observation(
+      model, [&](int64_t layer, const at::Tensor& input, const at::Tensor& /*output*/) {
+        auto x = input.flatten(0, 1).cpu().to(torch::kDouble);
+        inputs[static_cast<size_t>(layer)] =
+            has_bias ? torch::cat({x, torch::ones({x.size(0), 1}, x.options())}, 1) : x;
+      });
   const auto all = torch::tensor(ids, torch::kLong).unsqueeze(0).to(model.device());
   for (int64_t first = 0; first < all.size(1); first += context) {
     const int64_t count = std::min(context, all.size(1) - first);
@@ -31,11 +33,10 @@ Moments Moments::of(DecoderImpl& model,
     model.step(all.narrow(1, first, count), Positions::range(0, count, model.device()), cache);
     for (const auto& [a, b] : pairs) {
       const auto &x = inputs[static_cast<size_t>(a)], &y = inputs[static_cast<size_t>(b)];
-      accumulate(out.sums_[{a, b}], torch::matmul(x.t(), y).to(torch::kDouble).cpu());
+      accumulate(out.sums_[{a, b}], torch::matmul(x.t(), y));
     }
     out.tokens_ += count;
   }
-  model.observe_mixers({});
   return out;
 }
 

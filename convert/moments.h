@@ -21,7 +21,8 @@ class Moments {
   /// Of features that are independent, of variance 1, and the same in every layer: what is fitted
   /// with these looks at weights alone.
   explicit Moments(int64_t inputs);
-  /// Of a text, `ids`, read in windows of `context` tokens, for these pairs of layers.
+  /// Of a text, `ids`, read in windows of `context` tokens, for these pairs of layers. Throws Error
+  /// (65) when it is empty.
   static Moments of(DecoderImpl& model,
                     const std::vector<int32_t>& ids,
                     int64_t context,

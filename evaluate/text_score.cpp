@@ -13,6 +13,12 @@ namespace kvsmith {
 
 double TextScore::perplexity() const { return std::exp(nll); }
 
+std::optional<bool> TextScore::looks_like_language_model() const {
+  constexpr int64_t kEnough = 1000;
+  if (tokens < kEnough) return {};
+  return nll < unigram_nll;
+}
+
 TextScore score_text(DecoderImpl& model, const std::vector<int32_t>& ids, int64_t context) {
   const torch::NoGradGuard no_grad;
   const auto count = static_cast<int64_t>(ids.size());

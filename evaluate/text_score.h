@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -15,8 +16,9 @@ struct TextScore {
   double unigram_nll = 0;  ///< of a model that knows how often each token occurs in this very text
 
   double perplexity() const;
-  /// Whether it predicts better than token frequencies: weights in the wrong order do not.
-  bool looks_like_language_model() const { return nll < unigram_nll; }
+  /// Whether it predicts better than token frequencies: weights in the wrong order do not. Of a
+  /// short text the frequencies say too much: no verdict.
+  std::optional<bool> looks_like_language_model() const;
 };
 
 /// Scores `ids`, a text from its beginning, in windows of `context` tokens, each in one pass and

@@ -28,6 +28,21 @@ using MixerObserver =
 /// compute type.
 class DecoderImpl : public torch::nn::Module {
  public:
+  /// Calls `observer` in every step of `model` while it lives. Layers that are run in several
+  /// passes (LCKV) are shown in each.
+  class Observation {
+   public:
+    Observation(DecoderImpl& model, MixerObserver observer) : model_(model) {
+      model_.observer_ = std::move(observer);
+    }
+    ~Observation() { model_.observer_ = {}; }
+    Observation(const Observation&) = delete;
+    Observation& operator=(const Observation&) = delete;
+
+   private:
+    DecoderImpl& model_;
+  };
+
   /// Leaves parameters uninitialised; see initialize() and checkpoints/.
   explicit DecoderImpl(const ModelConfig& config);
 
@@ -53,9 +68,6 @@ class DecoderImpl : public torch::nn::Module {
   /// leaves each layer and compute the rest again in the backward pass. Such a step leaves its
   /// cache unwritten, and no auxiliary losses.
   void set_gradient_checkpointing(bool on) { gradient_checkpointing_ = on; }
-  /// Calls `observer` in every step; an empty one ends it. Layers that are run in several passes
-  /// (LCKV) are shown in each.
-  void observe_mixers(MixerObserver observer) { observer_ = std::move(observer); }
   /// fp32 logits. hidden: [..., hidden_size] -> [..., vocab_size].
   at::Tensor logits(const at::Tensor& hidden) const;
   /// Logits of whole texts, as training sees them: a step from nothing.

@@ -65,38 +65,44 @@ ModelSource source_of(const DecoderImpl& model, const ModelSource& original) {
   return out;
 }
 
+/// Converts and writes; what the conversion needs is freed when it is done.
+void convert_and_write(const ConvertFlags& flags,
+                       const ModelSource& original,
+                       DecoderImpl& model,
+                       const std::vector<int32_t>& calibration) {
+  const RunConfig base = run_config_of(sizes_of(original.config));
+  const ModelConfig target = load_run_config(flags.recipes, flags.assignments, base).model;
+  const auto pooling = flags.pooling == "mean" ? Pooling::kMean : Pooling::kFit;
+  check_convertible(model, target, pooling);
+  Moments moments(target.hidden_size + (target.attention_bias ? 1 : 0));
+  if (!calibration.empty())
+    moments = Moments::of(model, calibration, flags.text.context, moments_needed(model, target));
+  const Conversion out = convert(model, target, moments, pooling, flags.seed);
+  for (const auto& origin : out.origins) std::cout << origin.tensor << ": " << origin.from << "\n";
+  std::cout << "queries and outputs adapted to these; everything else as it was\n\n";
+  write_model(source_of(*out.model, original), flags.output, flags.force,
+              {{"converted_from", original.name}, {"pooling", flags.pooling}});
+}
+
 void convert_it(ConvertFlags& flags) {
-  expect_writable(flags.output, flags.force);
+  expect_model_output(flags.output, flags.force);
   Console console(flags.quiet);
   const ModelSource original = open_model(flags.source.checkpoint);
-  RunConfig base = run_config_of(sizes_of(original.config));
-  const ModelConfig target = load_run_config(flags.recipes, flags.assignments, base).model;
-  LoadedModel source = load(flags.source);
-  DecoderImpl& model = *source.model;
-
-  const int64_t inputs = target.hidden_size + (target.attention_bias ? 1 : 0);
-  Moments moments(inputs);
-  if (!flags.text.path.empty()) {
-    console.note("reading " + flags.text.path.string());
-    moments = Moments::of(model, read_sample(source, flags.text), flags.text.context,
-                          moments_needed(model, target));
-  }
-  const Conversion out = convert(
-      model, target, moments, flags.pooling == "mean" ? Pooling::kMean : Pooling::kFit, flags.seed);
-  for (const auto& origin : out.origins) std::cout << origin.tensor << ": " << origin.from << "\n";
-  std::cout << "everything else: as it was\n\n";
-  write_model(
-      source_of(*out.model, original), flags.output, flags.force,
-      {{"converted_from", fs::weakly_canonical(flags.source.checkpoint).filename().string()},
-       {"pooling", flags.pooling}});
-
   if (flags.score.path.empty()) flags.score = flags.text;
-  std::vector<int32_t> ids;
-  if (!flags.score.path.empty()) ids = read_sample(source, flags.score);
-  describe_side("before  ", model, ids, flags.score);
+  LoadedModel source = load(flags.source);
+  std::vector<int32_t> calibration, ids;
+  if (!flags.text.path.empty())
+    calibration = read_sample(source.tokenizer, source.bos_id, flags.text);
+  if (!flags.score.path.empty()) ids = read_sample(source.tokenizer, source.bos_id, flags.score);
+  const auto tokens = static_cast<int64_t>(calibration.size());
+  if (tokens > 0 && tokens < 2 * original.config.hidden_size) {
+    console.note(cat("a calibration text of ", tokens, " tokens is short for ",
+                     original.config.hidden_size, " features: expect a poor fit"));
+  }
+  convert_and_write(flags, original, *source.model, calibration);
+  describe_side("before  ", *source.model, ids, flags.score);
   source.model = nullptr;
-  describe_side("after   ", *load_model(flags.output, {.device = at::kCPU}).model, ids,
-                flags.score);
+  describe_side("after   ", *load_model(flags.output).model, ids, flags.score);
 }
 
 }  // namespace
@@ -104,12 +110,17 @@ void convert_it(ConvertFlags& flags) {
 void add_convert(CLI::App& app) {
   auto* verb = app.add_subcommand("convert", "Give a pretrained model a smaller KV cache");
   auto flags = std::make_shared<ConvertFlags>();
-  add_model_flags(*verb, flags->source);
+  verb->add_option("source", flags->source.checkpoint,
+                   "run directory, checkpoint, GGUF file, or exported folder or file")
+      ->required();
+  verb->add_option("--threads", flags->source.threads, "CPU threads; 0: all cores")
+      ->check(CLI::Range(0, 4096));
   verb->add_option("--to", flags->recipes,
                    "configuration whose [model] says what changes, such as "
                    "configs/architectures/cla.toml; later files win")
       ->required();
-  verb->add_option("--set", flags->assignments, "model.KEY=VALUE, over the files");
+  verb->add_option("--set", flags->assignments, "model.KEY=VALUE, over the files; may be repeated")
+      ->take_all();
   verb->add_option("--output,-o", flags->output, "directory of the checkpoint")->required();
   verb->add_option("--pooling", flags->pooling,
                    "how heads and layers that are to share are joined: fit (least squares) or mean")
@@ -125,8 +136,8 @@ void add_convert(CLI::App& app) {
       "Examples:\n"
       "  kvsmith convert smollm2 --to configs/architectures/mqa.toml --calibration novels.txt \\\n"
       "      --score wikitext-2/test.txt --output smollm2-mqa\n"
-      "  kvsmith train smollm2-mqa/config.toml heal.toml --set train.init_from=smollm2-mqa \\\n"
-      "      --output runs/smollm2-mqa");
+      "  kvsmith train smollm2-mqa/config.toml configs/heal.toml --output runs/smollm2-mqa \\\n"
+      "      --set data.corpus=c.h5 train.init_from=smollm2-mqa distill.teacher=smollm2");
   verb->callback([flags] { convert_it(*flags); });
 }
 

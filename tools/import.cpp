@@ -2,8 +2,10 @@
 #include <iostream>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include <CLI/CLI.hpp>
+#include <c10/util/accumulate.h>
 
 #include "checkpoints/load.h"
 #include "checkpoints/model_directory.h"
@@ -32,19 +34,29 @@ std::optional<at::ScalarType> type_of(const std::string& name) {
 
 void import(const ImportFlags& flags) {
   Console console(flags.quiet);
+  expect_model_output(flags.output, flags.force);
   const ModelSource source = open_model(flags.source);
+  std::optional<Tokenizer> tokenizer;
+  if (!source.tokenizer.empty())
+    tokenizer = Tokenizer::from_bytes(source.tokenizer, flags.source.string());
+  std::vector<int32_t> ids;
+  if (!flags.text.path.empty()) ids = read_sample(tokenizer, source.bos_id, flags.text);
   console.note(cat("reading ", source.tensors.size(), " tensors of ", flags.source.string()));
-  write_model(source, flags.output, flags.force,
-              {{"imported_from", flags.source.filename().string()}}, type_of(flags.dtype));
-  LoadedModel model = load_model(flags.output);
-  const auto& config = model.model->config();
-  std::cout << flags.output.string() << ": " << architecture_name(config) << ", "
-            << human_count(static_cast<double>(model.model->parameter_count())) << " parameters, "
-            << (model.tokenizer ? cat("tokenizer of ", model.tokenizer->vocab_size(), " tokens")
-                                : "no tokenizer")
+  write_model(source, flags.output, flags.force, {{"imported_from", source.name}},
+              type_of(flags.dtype));
+
+  int64_t parameters = 0;
+  for (const auto& [name, tensor] : source.tensors)
+    parameters += c10::multiply_integers(tensor.shape);
+  std::cout << flags.output.string() << ": " << architecture_name(source.config) << ", "
+            << human_count(static_cast<double>(parameters)) << " parameters, "
+            << (tokenizer ? cat("tokenizer of ", tokenizer->vocab_size(), " tokens")
+                          : "no tokenizer")
             << "\n";
-  if (flags.text.path.empty()) return;
-  const auto ids = read_sample(model, flags.text);
+  if (!source.tokenizer_problem.empty())
+    console.note("the tokenizer was left out: " + source.tokenizer_problem);
+  if (ids.empty()) return;
+  LoadedModel model = load_model(flags.output);
   std::cout << describe(score_text(*model.model, ids, flags.text.context), flags.text) << "\n";
 }
 

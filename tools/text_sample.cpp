@@ -1,5 +1,7 @@
 #include "tools/text_sample.h"
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdio>
 
@@ -12,7 +14,7 @@
 namespace kvsmith {
 namespace {
 
-/// The longest part of a file's first `bytes` that does not end inside a character.
+/// A file's first `bytes`, but for a last character that may not be whole.
 std::string head_of(const std::filesystem::path& path, uint64_t bytes) {
   const InputFile file(path);
   std::string text(std::min(bytes, file.size()), '\0');
@@ -36,30 +38,36 @@ void add_text_flags(CLI::App& verb, TextSample& sample, const std::string& name,
       ->capture_default_str();
 }
 
-std::vector<int32_t> read_sample(const LoadedModel& model, const TextSample& sample) {
-  if (!model.tokenizer) {
+std::vector<int32_t> read_sample(const std::optional<Tokenizer>& tokenizer,
+                                 int32_t bos_id,
+                                 const TextSample& sample) {
+  if (!tokenizer) {
     throw Error(ExitCode::kConfig,
-                {"has no tokenizer, so no text can be read", model.path.string(),
+                {"the model has no tokenizer to read it with", sample.path.string(),
                  "put its tokenizer.json or tokenizer.model beside the weights"});
   }
   constexpr uint64_t kBytesPerToken = 8;  // more than texts have; what is too much is cut
   const auto wanted = static_cast<size_t>(sample.tokens);
   std::vector<int32_t> ids;
-  if (model.bos_id >= 0) ids.push_back(model.bos_id);
-  model.tokenizer->encode_to(ids, head_of(sample.path, wanted * kBytesPerToken));
+  if (bos_id >= 0) ids.push_back(bos_id);
+  tokenizer->encode_to(ids, head_of(sample.path, wanted * kBytesPerToken));
   if (ids.size() > wanted) ids.resize(wanted);
+  if (ids.size() < 2)
+    throw Error(ExitCode::kBadData, {"less than two tokens", sample.path.string(), ""});
   return ids;
 }
 
 std::string describe(const TextScore& score, const TextSample& sample) {
   std::array<char, 64> figure{};
   std::snprintf(figure.data(), figure.size(), "%.2f", score.perplexity());
+  const auto verdict = score.looks_like_language_model();
+  std::string judged;
+  if (verdict == true) judged = ": looks like a language model";
+  if (verdict == false)
+    judged = cat(": NOT a language model, token frequencies alone give ",
+                 std::lround(std::exp(score.unigram_nll)));
   return cat("perplexity ", figure.data(), " over ", score.tokens, " tokens of ",
-             sample.path.filename().string(), ", context ", sample.context, ": ",
-             score.looks_like_language_model()
-                 ? "looks like a language model"
-                 : cat("NOT a language model: token frequencies alone give ",
-                       static_cast<int64_t>(std::lround(std::exp(score.unigram_nll)))));
+             sample.path.filename().string(), ", context ", sample.context, judged);
 }
 
 }  // namespace kvsmith

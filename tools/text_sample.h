@@ -2,10 +2,11 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "checkpoints/load.h"
+#include "data/tokenizer.h"
 #include "evaluate/text_score.h"
 
 namespace CLI {
@@ -23,11 +24,13 @@ struct TextSample {
 /// Adds `name` with this help, and `name`-tokens and `name`-context.
 void add_text_flags(CLI::App& verb, TextSample& sample, const std::string& name, const char* help);
 
-/// The first tokens of the file, behind a begin-of-text where the model has one. Throws Error (65)
-/// for a text that is not UTF-8, 78 for a model without tokenizer.
-std::vector<int32_t> read_sample(const LoadedModel& model, const TextSample& sample);
+/// The first tokens of the file, behind `bos_id` where it is not -1. Throws Error (65) for a text
+/// that is not UTF-8 or has less than two tokens, 78 without a tokenizer.
+std::vector<int32_t> read_sample(const std::optional<Tokenizer>& tokenizer,
+                                 int32_t bos_id,
+                                 const TextSample& sample);
 
-/// "perplexity 21.31 over 16,384 tokens of test.txt, context 1024: a language model".
+/// "perplexity 21.31 over 16368 tokens of test.txt, context 1024: looks like a language model".
 std::string describe(const TextScore& score, const TextSample& sample);
 
 }  // namespace kvsmith

@@ -16,17 +16,14 @@ at::Tensor run(DecoderImpl& model,
                const at::Tensor& tokens,
                const Positions& positions,
                std::vector<at::Tensor>* mixed) {
-  if (mixed) {
-    mixed->assign(static_cast<size_t>(model.graph().size()), {});
-    model.observe_mixers(
-        [mixed](int64_t layer, const at::Tensor& /*input*/, const at::Tensor& output) {
-          (*mixed)[static_cast<size_t>(layer)] = output;
-        });
-  }
   auto cache = model.make_transient();
-  auto hidden = model.step(tokens, positions, cache);
-  model.observe_mixers({});
-  return hidden;
+  if (!mixed) return model.step(tokens, positions, cache);
+  mixed->assign(static_cast<size_t>(model.graph().size()), {});
+  const DecoderImpl::Observation observation(
+      model, [mixed](int64_t layer, const at::Tensor& /*input*/, const at::Tensor& output) {
+        (*mixed)[static_cast<size_t>(layer)] = output;
+      });
+  return model.step(tokens, positions, cache);
 }
 
 /// Mean over layers of |a - b|^2 / |b|^2.
@@ -42,7 +39,10 @@ at::Tensor relative_difference(const std::vector<at::Tensor>& a, const std::vect
 
 }  // namespace
 
-Distiller::Distiller(const DistillConfig& config, const DecoderImpl& student) : config_(config) {
+Distiller::Distiller(const DistillConfig& config,
+                     const DecoderImpl& student,
+                     const std::string& tokenizer_sha256)
+    : config_(config) {
   const LoadedModel loaded =
       load_model(config.teacher, {.type = student.compute_type(), .device = student.device()});
   teacher_ = loaded.model;
@@ -53,6 +53,12 @@ Distiller::Distiller(const DistillConfig& config, const DecoderImpl& student) : 
   if (theirs.vocab_size != ours.vocab_size) {
     refuse(cat("has ", theirs.vocab_size, " token ids, the model ", ours.vocab_size),
            "choose a teacher with the same tokenizer");
+  }
+  if (loaded.tokenizer && !tokenizer_sha256.empty() &&
+      loaded.tokenizer->sha256() != tokenizer_sha256) {
+    refuse(cat("has the tokenizer ", loaded.tokenizer->sha256(), ", the corpus ", tokenizer_sha256,
+               " (SHA-256)"),
+           "build the corpus with the tokenizer of the teacher");
   }
   const bool alike =
       theirs.num_hidden_layers == ours.num_hidden_layers && theirs.hidden_size == ours.hidden_size;

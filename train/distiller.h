@@ -1,5 +1,6 @@
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "checkpoints/load.h"
@@ -19,9 +20,12 @@ struct TokenLoss {
 /// A teacher beside the model that learns from it. It is run without gradients and never updated.
 class Distiller {
  public:
-  /// Loads the teacher. Throws Error (78) when it has other token ids than `student`, or other
-  /// layers where their outputs are compared.
-  Distiller(const DistillConfig& config, const DecoderImpl& student);
+  /// Loads the teacher. Throws Error (78) when it has another vocabulary than `student`, another
+  /// tokenizer than `tokenizer_sha256` (empty: unknown), or other layers where their outputs are
+  /// compared.
+  Distiller(const DistillConfig& config,
+            const DecoderImpl& student,
+            const std::string& tokenizer_sha256);
 
   /// The loss of `student` on tokens [batch, seq] with targets [batch, seq].
   TokenLoss loss(DecoderImpl& student,

@@ -124,12 +124,12 @@ std::string init_from(DecoderImpl& model,
              counted(added, "new"), ", ", counted(unused, "unused"));
 }
 
-void expect_outside(const fs::path& source, const fs::path& output) {
+void expect_outside(const fs::path& source, const fs::path& output, const std::string& key) {
   const auto from = fs::weakly_canonical(source), run = fs::weakly_canonical(output);
   if (std::ranges::mismatch(run, from).in1 != run.end()) return;
   throw Error(ExitCode::kConfig,
               {"lies in the run directory " + output.string() + ", whose old checkpoints go",
-               where(source), "choose another --output"});
+               key + ": " + source.string(), "choose another --output"});
 }
 
 }  // namespace kvsmith

@@ -16,8 +16,10 @@ std::string init_from(DecoderImpl& model,
                       const std::filesystem::path& path,
                       const std::string& tokenizer_sha256);
 
-/// Throws Error (78) when `source` lies in the run directory `output`, whose old checkpoints a run
-/// removes.
-void expect_outside(const std::filesystem::path& source, const std::filesystem::path& output);
+/// Throws Error (78) naming `key` when `source` lies in the run directory `output`, whose old
+/// checkpoints a run removes.
+void expect_outside(const std::filesystem::path& source,
+                    const std::filesystem::path& output,
+                    const std::string& key);
 
 }  // namespace kvsmith

@@ -150,7 +150,7 @@ class Run {
     model->set_compute_type(compute_type_of(t));
     std::unique_ptr<Distiller> distiller;
     if (!config_.distill.teacher.empty()) {
-      distiller = std::make_unique<Distiller>(config_.distill, *model);
+      distiller = std::make_unique<Distiller>(config_.distill, *model, info.tokenizer_sha256);
       note("learning from " + config_.distill.teacher);
     }
     trainer_ = std::make_unique<Trainer>(config_, model, *batches_, std::move(distiller));
@@ -216,8 +216,8 @@ class Run {
       if (validates) {
         validation = trainer_->validation_loss(*texts_.validation, t.validate_tokens);
         result_.validation_loss = *validation;
-        stale_validations_ = *validation < lowest_validation_ ? 0 : stale_validations_ + 1;
-        lowest_validation_ = std::min(lowest_validation_, *validation);
+        // one that max_time asked for would make a run in parts end earlier
+        if (due(t.validate_every, report.step)) note_validation(*validation);
         if (hooks_.on_validation) hooks_.on_validation(report.step, *validation);
       }
       const double mfu = flops * static_cast<double>(report.batch_tokens) / report.seconds / peak;
@@ -242,6 +242,10 @@ class Run {
     return result_;
   }
 
+  void note_validation(double loss) {
+    stale_validations_ = loss < lowest_validation_ ? 0 : stale_validations_ + 1;
+    lowest_validation_ = std::min(lowest_validation_, loss);
+  }
   /// The loss on the validation split falls no more.
   bool is_stale() const {
     const int64_t patience = config_.train.early_stopping_patience;
@@ -369,7 +373,10 @@ RunResult run_training(RunConfig config, const RunOptions& options, const RunHoo
                 {"\"" + config.train.lr_scheduler + "\" needs to know the length of the run",
                  "train.lr_scheduler", "set max_steps or max_tokens, or choose \"constant\""});
   }
-  if (!config.train.init_from.empty()) expect_outside(config.train.init_from, options.output);
+  if (!config.train.init_from.empty())
+    expect_outside(config.train.init_from, options.output, "train.init_from");
+  if (!config.distill.teacher.empty())
+    expect_outside(config.distill.teacher, options.output, "distill.teacher");
   configure_runtime(config.train);
   return Run(std::move(config), options, hooks).train();
 }

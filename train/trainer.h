@@ -43,7 +43,8 @@ class Trainer {
 
   /// Accumulates the gradient of sum(token losses, distilled where there is a teacher) / (targets
   /// of the global batch) + the weighted auxiliary losses / (micro-batches), so that the split into
-  /// micro-batches does not change the result; clips; updates.
+  /// micro-batches does not change the result (but for distill.mixer_loss, which is relative within
+  /// a micro-batch); clips; updates.
   StepReport step();
 
   /// Mean loss over the first `max_tokens` (0: all) of the windows of a split, without gradient.

@@ -67,6 +67,7 @@ TEST(Convert, HeadsThatOneCanServeAreMergedExactly) {
         random_model(tiny_model(2, [&](ModelConfig& c) { c.attention_bias = biased; }));
     const auto twist =
         torch::complex(torch::tensor({0.8, -1.1, 0.3, 1.4}), torch::tensor({0.1, 0.9, -0.7, 0.2}));
+    torch::manual_seed(3);
     const auto map = torch::randn({8, 8}) * 0.4;
     for (const char* layer : {"model.layers.0.self_attn.", "model.layers.1.self_attn."}) {
       for (const char* part : {"weight", "bias"}) {
@@ -101,7 +102,6 @@ TEST(Convert, MeanIsTheMeanOfTheProjections) {
                            parameter(source, "model.layers.1.self_attn.q_proj.weight")));
 }
 
-/// How far the keys that layer 1 reads are from its own, where it reads those of layer 0.
 TEST(Convert, AFitIsNearerThanTheMean) {
   const auto source = random_model(tiny_model(2));
   const auto share = [](ModelConfig& c) { c.pattern = "cla-2"; };
@@ -130,6 +130,58 @@ TEST(Convert, LatentsOfFullRankAreExact) {
       random_model(tiny_model(2, [](ModelConfig& c) { c.layer_rope_theta = {0, 0}; }));
   EXPECT_TRUE(close(logits(converted(nope, latent(32, 4)).model), logits(nope), 1e-4));
   EXPECT_FALSE(close(logits(converted(nope, latent(8, 4)).model), logits(nope), 1e-2));
+}
+
+/// Keys only in the planes that stay rotary leave nothing for the latent to blur.
+TEST(Convert, RotaryPlanesThatAreKeptAreExact) {
+  const torch::NoGradGuard no_grad;
+  const auto source = random_model(tiny_model(1));
+  for (const char* layer : {"model.layers.0.self_attn.", "model.layers.1.self_attn."}) {
+    auto k = parameter(source, std::string(layer) + "k_proj.weight");
+    for (const int64_t row : {1, 3, 5, 7}) k[row].zero_();  // planes 1 and 3 of 4
+  }
+  const auto to = [](int64_t rope) {
+    return [=](ModelConfig& c) {
+      c.layer_types = {"latent"};
+      c.latent.kv_lora_rank = 8;
+      c.latent.qk_rope_head_dim = rope;
+    };
+  };
+  EXPECT_TRUE(close(logits(converted(source, to(4)).model), logits(source), 1e-4));
+  EXPECT_FALSE(close(logits(converted(source, to(2)).model), logits(source), 1e-3));
+}
+
+TEST(Convert, AHeadThatIsNotUsedIsNoObstacle) {
+  const torch::NoGradGuard no_grad;
+  const auto source = random_model(tiny_model(2));
+  for (const char* part : {"k_proj.weight", "v_proj.weight"})
+    parameter(source, std::string("model.layers.0.self_attn.") + part).narrow(0, 0, 8).zero_();
+  const auto out = converted(source, [](ModelConfig& c) { c.num_key_value_heads = 1; });
+  EXPECT_TRUE(torch::isfinite(logits(out.model)).all().item<bool>());
+}
+
+TEST(Convert, ATextOfTwoTokensIsEnoughToGoOn) {
+  const auto source = random_model(tiny_model(2));
+  ModelConfig target = sizes_of(source->config());
+  target.pattern = "cla-2";
+  ASSERT_TRUE(fill_in(target).empty());
+  Decoder reader = source;
+  const auto needed = moments_needed(*source, target);
+  const auto moments = Moments::of(*reader, {5, 6}, 100, needed);
+  const auto out = convert(*source, target, moments, Pooling::kFit, 1);
+  EXPECT_TRUE(torch::isfinite(logits(out.model)).all().item<bool>());
+  expect_error([&] { Moments::of(*reader, {}, 100, needed); }, ExitCode::kBadData, "no tokens");
+}
+
+TEST(Convert, SaysWhichLayersBecomeSomethingElse) {
+  const auto source = random_model(tiny_model(2, [](ModelConfig& c) {
+    c.layer_types = {"sliding", "full"};
+    c.sliding_window = 16;
+  }));
+  const auto out = converted(source, [](ModelConfig&) {});
+  ASSERT_EQ(out.origins.size(), 1U);
+  EXPECT_EQ(out.origins[0].tensor, "layers 0");
+  EXPECT_EQ(out.origins[0].from, "sliding (window 16) -> full");
 }
 
 TEST(Convert, LinearCodesAsWideAsHeadsAreExact) {
@@ -169,7 +221,8 @@ TEST(Convert, RefusesWhatItCannotMake) {
   };
   refuses([](ModelConfig& c) { c.hidden_size = 64; }, "hidden_size");
   refuses([](ModelConfig& c) { c.num_key_value_heads = 4; }, "cannot share evenly");
-  refuses([](ModelConfig& c) { c.layer_types = {"gla"}; }, "kinds that begin from attention");
+  for (const char* kind : {"gla", "gsa", "abc", "gated_delta"})
+    refuses([&](ModelConfig& c) { c.layer_types = {kind}; }, "cannot begin from attention");
   refuses([](ModelConfig& c) { c.layer_rope_theta = {0, 10000}; }, "rope_theta");
   refuses(
       [](ModelConfig& c) {

@@ -68,7 +68,8 @@ TEST_F(Distillation, DrawsTheStudentToTheTeacher) {
 TEST_F(Distillation, OfItselfTeachesNothing) {
   auto loaded = load_model(teacher_);
   const DistillConfig options{.teacher = teacher_, .weight = 1, .temperature = 2, .mixer_loss = 1};
-  Distiller distiller(options, *loaded.model);
+  Distiller distiller(options, *loaded.model, "");
+  torch::manual_seed(1);
   const auto tokens = torch::randint(0, 67, {2, 16}, torch::kLong);
   const auto loss =
       distiller.loss(*loaded.model, tokens, Positions::range(0, 16), tokens.roll(-1, 1));
@@ -110,6 +111,7 @@ TEST_F(Distillation, RunsEndWhenTheLossFallsNoMore) {
   run.train.learning_rate = run.train.min_learning_rate = 0;  // nothing is ever gained
   run.train.validate_every = 2;
   run.train.early_stopping_patience = 3;
+  EXPECT_EQ(train(run, "stale", 5).signal, SIGTERM);  // in the middle of counting
   const auto result = train(run, "stale");
   EXPECT_TRUE(result.finished);
   EXPECT_EQ(result.last.step, 8);  // the first validation is a gain
