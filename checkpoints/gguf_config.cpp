@@ -185,7 +185,7 @@ std::string name_of_gguf(const std::string& gguf_name) {
   return "";
 }
 
-bool has_interleaved_heads(const std::string& gguf_architecture) {
+bool has_interleaved_heads(std::string_view gguf_architecture) {
   return gguf_architecture == "llama";
 }
 
@@ -239,7 +239,7 @@ ModelConfig from_gguf_config(const GgufFile& file) {
 }
 
 GgufMetadata to_gguf_config(const ModelConfig& c, const std::string& name) {
-  const std::string architecture = gguf_architecture_of(c);
+  const std::string architecture(gguf_architecture_of(c));
   GgufMetadata out;
   out.add_text("general.architecture", architecture);
   out.add_text("general.type", "model");

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 #include "configs/model_config.h"
 #include "core/gguf.h"
@@ -22,7 +23,7 @@ GgufMetadata to_gguf_config(const ModelConfig& config, const std::string& name);
 ModelConfig rounded_for_gguf(ModelConfig config);
 
 /// Rows of queries and keys are in interleaved pairs; see rotary_rows.h.
-bool has_interleaved_heads(const std::string& gguf_architecture);
+bool has_interleaved_heads(std::string_view gguf_architecture);
 
 /// The name in GGUF files of a tensor of ours ("blk.0.attn_q.weight"); empty: none.
 std::string gguf_name_of(const std::string& name);

@@ -118,7 +118,7 @@ HfFamily hf_family_of(const ModelConfig& c) {
   return {"LlamaForCausalLM", "llama"};
 }
 
-std::string gguf_architecture_of(const ModelConfig& c) {
+std::string_view gguf_architecture_of(const ModelConfig& c) {
   const KvGraph graph(c);
   if (const auto why = gguf_obstacle(c, graph); !why.empty())
     refuse("no GGUF architecture among llama, qwen2 and qwen3", why);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 #include "configs/model_config.h"
 
@@ -21,7 +22,7 @@ HfFamily hf_family_of(const ModelConfig& config);
 
 /// The architecture under which GGUF files hold the model: "llama", "qwen2" with attention_bias,
 /// "qwen3" with qk_norm. Throws Error (78) saying why when there is none.
-std::string gguf_architecture_of(const ModelConfig& config);
+std::string_view gguf_architecture_of(const ModelConfig& config);
 
 /// Who reads whose keys, as the LCKV authors write it: "0_4s_4_4_4_5", a layer number for each
 /// layer and "s" where it has a window. Throws Error (78) saying why when their class does not hold

@@ -1,5 +1,6 @@
 #include "checkpoints/load.h"
 
+#include <nlohmann/json.hpp>
 #include <torch/types.h>
 
 #include "checkpoints/gguf_source.h"

@@ -51,10 +51,10 @@ auto number(int64_t value) {
 auto real(float value) {
   return [value](GgufMetadata& m, const std::string& key) { m.add_float32(key, value); };
 }
-auto words(std::string value) {
+auto words(const std::string& value) {
   return [value](GgufMetadata& m, const std::string& key) { m.add_text(key, value); };
 }
-auto list(std::vector<int32_t> values) {
+auto list(const std::vector<int32_t>& values) {
   return [values](GgufMetadata& m, const std::string& key) { m.add_int32s(key, values); };
 }
 
