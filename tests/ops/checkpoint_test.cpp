@@ -91,7 +91,7 @@ TEST(Checkpoint, KeepsNothingButInputsAndOutputs) {
     const auto out = is_checkpointed ? checkpointed(function, {x}) : function({x});
     return allocations.live_bytes();
   };
-  constexpr int64_t kOne = 64 * 64 * 4;
+  constexpr int64_t kOne = int64_t{64} * 64 * 4;
   EXPECT_GE(live_after(false), 3 * kOne);
   EXPECT_LT(live_after(true), 2 * kOne);
 }

@@ -20,6 +20,8 @@ struct Kind {
   std::function<Tensors(const Tensors& token, const Tensors& state)> recurrence;
   std::function<Tensors()> empty_state;  ///< of one sequence
 
+  // the name that GoogleTest looks for
+  // NOLINTNEXTLINE(readability-identifier-naming)
   friend void PrintTo(const Kind& kind, std::ostream* out) { *out << kind.name; }
 };
 
@@ -34,7 +36,7 @@ at::Tensor random(std::vector<int64_t> tail, int64_t heads, int64_t seq) {
 at::Tensor random_gate(std::vector<int64_t> tail, int64_t seq) {
   return -torch::exp(3 * random(std::move(tail), kHeads, seq));
 }
-at::Tensor zeros(std::vector<int64_t> shape) { return torch::zeros(shape, torch::kDouble); }
+at::Tensor zeros(const std::vector<int64_t>& shape) { return torch::zeros(shape, torch::kDouble); }
 at::Tensor times_row(const at::Tensor& a, const at::Tensor& b) {
   return a.unsqueeze(-1) * b.unsqueeze(-2);
 }

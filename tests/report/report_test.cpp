@@ -237,7 +237,7 @@ TEST(Page, ShowsLongerTextsWhereSomeCachesEndGrowing) {
   const auto measured = [](int64_t tokens, int64_t bytes) {
     return Json{{"tokens", tokens}, {"bytes_measured", bytes}};
   };
-  runs[0].evaluation["cache"]["lengths"] = {measured(1023, 9), measured(4096, 4096 * 512)};
+  runs[0].evaluation["cache"]["lengths"] = {measured(1023, 9), measured(4096, 4096LL * 512)};
   runs[1].evaluation["cache"]["lengths"] = {measured(4096, 1 << 20)};
   runs[1].evaluation["cache"]["bytes_at_8k"] = 1 << 20;
   const auto rows = judge_runs(runs).rows;
