@@ -69,7 +69,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         ours, evaluation = by_kvsmith(options, Path(folder))
     peer = AutoTokenizer.from_pretrained(options.model.parent, gguf_file=options.model.name)
-    theirs = peer(options.text.read_text(newline=""), add_special_tokens=False)["input_ids"]
+    theirs = peer(options.text.read_bytes().decode(), add_special_tokens=False)["input_ids"]
     differ = sum(a != b for a, b in zip(ours, theirs)) + abs(len(ours) - len(theirs))
     scored = evaluation["tokens"]
     wanted = by_transformers(options, ours, scored)

@@ -129,8 +129,9 @@ TEST_F(InitFrom, RefusesAnotherTokenizerOfTheSameSize) {
 TEST_F(InitFrom, ARunMayNotBeginFromItself) {
   fs::create_directories(directory_ / "run/step-000000003");
   for (const char* source : {"run", "run/latest", "run/step-000000003", "other/../run"}) {
-    expect_error([&] { expect_outside(directory_ / source, directory_ / "run", "train.init_from"); },
-                 ExitCode::kConfig, "lies in the run directory");
+    expect_error(
+        [&] { expect_outside(directory_ / source, directory_ / "run", "train.init_from"); },
+        ExitCode::kConfig, "lies in the run directory");
   }
   EXPECT_NO_THROW(expect_outside(directory_ / "run2", directory_ / "run", "train.init_from"));
   EXPECT_NO_THROW(expect_outside(directory_ / "base/run", directory_ / "run", "train.init_from"));
