@@ -7,6 +7,7 @@
 #include <torch/types.h>
 
 #include "checkpoints/hf_config.h"
+#include "checkpoints/output_directory.h"
 #include "checkpoints/tensor_file.h"
 #include "configs/run_config.h"
 #include "core/error.h"
@@ -112,13 +113,7 @@ ExportReport export_folder(const LoadedModel& source,
   const ExportIds ids{source.bos_id, source.eos_id};
   const bool bf16 = source.model->compute_type() == at::kBFloat16;
   const Json json = make_config(config, ids, bf16 ? "bfloat16" : "float32");
-  create_parents(output);
-  expect_writable(output, force);
-  if (fs::is_directory(output) && !fs::is_empty(output) && !fs::exists(output / "config.json")) {
-    throw Error(ExitCode::kCannotCreate,
-                {"is a directory, and not of an earlier export", output.string(),
-                 "choose another --output; even with --force this is not replaced"});
-  }
+  expect_output_directory(output, force, "config.json", "export");
   AtomicDirectory directory(output);
   const fs::path& folder = directory.path();
   write_file(folder / "config.json", json.dump(2) + "\n");

@@ -2,10 +2,10 @@
 
 #include <torch/types.h>
 
+#include "checkpoints/output_directory.h"
 #include "checkpoints/store.h"
 #include "checkpoints/tokenizer_file.h"
 #include "configs/run_config.h"
-#include "core/error.h"
 #include "core/files.h"
 
 namespace kvsmith {
@@ -16,13 +16,8 @@ namespace fs = std::filesystem;
 /// What safetensors stores: widest elements first, so that all are aligned.
 std::vector<TensorInfo> stored(const ModelSource& source, std::optional<at::ScalarType> type) {
   std::vector<TensorInfo> out;
-  for (const auto& [name, tensor] : source.tensors) {
-    TensorInfo info;
-    info.name = name;
-    info.dtype = dtype_name(type.value_or(tensor.type));
-    info.shape = tensor.shape;
-    out.push_back(std::move(info));
-  }
+  for (const auto& [name, tensor] : source.tensors)
+    out.push_back(tensor_info(name, type.value_or(tensor.type), tensor.shape));
   sort_for_alignment(out);
   return out;
 }
@@ -30,13 +25,7 @@ std::vector<TensorInfo> stored(const ModelSource& source, std::optional<at::Scal
 }  // namespace
 
 void expect_model_output(const fs::path& output, bool force) {
-  create_parents(output);
-  expect_writable(output, force);
-  if (fs::is_directory(output) && !fs::is_empty(output) && !fs::exists(output / "manifest.json")) {
-    throw Error(ExitCode::kCannotCreate,
-                {"is a directory, and not of an earlier model", output.string(),
-                 "choose another --output; even with --force this is not replaced"});
-  }
+  expect_output_directory(output, force, "manifest.json", "model");
 }
 
 void write_model(const ModelSource& source,

@@ -64,15 +64,19 @@ std::string save_tensors(const std::filesystem::path& path,
   std::vector<TensorInfo> infos;
   std::map<std::string, at::Tensor> by_name;
   for (const auto& [name, tensor] : tensors) {
-    TensorInfo info;
-    info.name = name;
-    info.dtype = dtype_name(tensor.scalar_type());
-    info.shape = tensor.sizes().vec();
-    infos.push_back(std::move(info));
+    infos.push_back(tensor_info(name, tensor.scalar_type(), tensor.sizes().vec()));
     by_name[name] = tensor;
   }
   return save_tensors(
       path, std::move(infos), [&](const std::string& name) { return by_name.at(name); }, metadata);
+}
+
+TensorInfo tensor_info(std::string name, at::ScalarType type, std::vector<int64_t> shape) {
+  TensorInfo info;
+  info.name = std::move(name);
+  info.dtype = dtype_name(type);
+  info.shape = std::move(shape);
+  return info;
 }
 
 at::Tensor load_tensor(const SafetensorsFile& file, const TensorInfo& info) {

@@ -31,6 +31,9 @@ std::string save_tensors(const std::filesystem::path& path,
                          const TensorSource& source,
                          const std::map<std::string, std::string>& metadata);
 
+/// A tensor that is to be saved.
+TensorInfo tensor_info(std::string name, at::ScalarType type, std::vector<int64_t> shape);
+
 /// One tensor of a safetensors file, in its stored type.
 at::Tensor load_tensor(const SafetensorsFile& file, const TensorInfo& info);
 

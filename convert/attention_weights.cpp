@@ -20,6 +20,18 @@ std::vector<at::Tensor> heads_of(const Parameters& all, const std::string& name,
   return out;
 }
 
+AttentionWeights read_layer(const Parameters& all, const std::string& at, int64_t head_dim) {
+  AttentionWeights out;
+  out.queries = heads_of(all, at + "q_proj", head_dim);
+  out.keys = heads_of(all, at + "k_proj", head_dim);
+  out.values = heads_of(all, at + "v_proj", head_dim);
+  const auto output = all.at(at + "o_proj.weight").to(torch::kDouble).cpu();
+  for (size_t head = 0; head < out.queries.size(); ++head)
+    out.outputs.push_back(
+        output.narrow(1, static_cast<int64_t>(head) * head_dim, head_dim).t().contiguous());
+  return out;
+}
+
 }  // namespace
 
 std::string mixer_name(int64_t layer) { return cat("model.layers.", layer, ".self_attn."); }
@@ -60,19 +72,12 @@ void AttentionWeights::read_out(size_t kv_head, const at::Tensor& readout) {
   for (const size_t head : readers(kv_head)) outputs[head] = torch::matmul(readout, outputs[head]);
 }
 
-AttentionWeights read_attention(const DecoderImpl& model, int64_t layer) {
+std::vector<AttentionWeights> read_attention(const DecoderImpl& model) {
   Parameters all;
   for (const auto& [name, tensor] : named_parameters(model)) all[name] = tensor.detach();
-  const int64_t head_dim = model.config().head_dim;
-  const std::string at = mixer_name(layer);
-  AttentionWeights out;
-  out.queries = heads_of(all, at + "q_proj", head_dim);
-  out.keys = heads_of(all, at + "k_proj", head_dim);
-  out.values = heads_of(all, at + "v_proj", head_dim);
-  const auto output = all.at(at + "o_proj.weight").to(torch::kDouble).cpu();
-  for (size_t head = 0; head < out.queries.size(); ++head)
-    out.outputs.push_back(
-        output.narrow(1, static_cast<int64_t>(head) * head_dim, head_dim).t().contiguous());
+  std::vector<AttentionWeights> out;
+  for (int64_t layer = 0; layer < model.graph().size(); ++layer)
+    out.push_back(read_layer(all, mixer_name(layer), model.config().head_dim));
   return out;
 }
 
@@ -84,6 +89,12 @@ void write_projection(std::map<std::string, at::Tensor>& out,
   out[name + ".weight"] = all.narrow(1, 0, hidden_size).to(torch::kFloat).contiguous();
   if (all.size(1) > hidden_size)
     out[name + ".bias"] = all.select(1, hidden_size).to(torch::kFloat).contiguous();
+}
+
+void write_outputs(std::map<std::string, at::Tensor>& out,
+                   const std::string& mixer,
+                   const AttentionWeights& weights) {
+  out[mixer + "o_proj.weight"] = torch::cat(weights.outputs, 0).t().to(torch::kFloat).contiguous();
 }
 
 }  // namespace kvsmith

@@ -28,14 +28,20 @@ struct AttentionWeights {
   void read_out(size_t kv_head, const at::Tensor& readout);
 };
 
-/// Of a layer of kind full or sliding that has keys and values of its own.
-AttentionWeights read_attention(const DecoderImpl& model, int64_t layer);
+/// Of every layer of a model whose layers are full or sliding and have keys and values of their
+/// own.
+std::vector<AttentionWeights> read_attention(const DecoderImpl& model);
 
 /// [inputs, width] of several heads as the weight (and bias) of a Linear, under `name`.
 void write_projection(std::map<std::string, at::Tensor>& out,
                       const std::string& name,
                       const std::vector<at::Tensor>& heads,
                       int64_t hidden_size);
+
+/// The outputs as the weight of o_proj; `mixer`: "model.layers.3.self_attn.".
+void write_outputs(std::map<std::string, at::Tensor>& out,
+                   const std::string& mixer,
+                   const AttentionWeights& weights);
 
 /// "model.layers.3.self_attn."
 std::string mixer_name(int64_t layer);

@@ -90,9 +90,7 @@ class Converter {
     const torch::NoGradGuard no_grad;
     out_.model = Decoder(target);
     initialize(*out_.model, seed);
-    for (int64_t i = 0; i < source.graph().size(); ++i)
-      layers_.push_back(read_attention(source, i));
-    sources_ = layers_;
+    sources_ = layers_ = read_attention(source);
   }
 
   Conversion run() {
@@ -103,8 +101,8 @@ class Converter {
         if (graph.is_owner(layer)) make_latents(layer);
         continue;
       }
-      if (graph.keeps_keys(layer)) share_keys(layer);
-      if (graph.keeps_values(layer)) share_values(layer);
+      if (graph.keeps_keys(layer)) share(layer, /*is_keys=*/true);
+      if (graph.keeps_values(layer)) share(layer, /*is_keys=*/false);
     }
     for (int64_t layer = 0; layer < graph.size(); ++layer)
       if (graph[layer].kind != "latent") write_layer(layer);
@@ -135,60 +133,51 @@ class Converter {
     return out;
   }
 
-  Member key_member(const Place& place) const {
+  Member member_of(const Place& place, bool is_keys) const {
     const auto& layer = source_of(place.layer);
+    if (!is_keys) return {place.layer, layer.values[place.head], layer.value_cost(place.head)};
     const auto input = moments_.between(place.layer, place.layer);
     return {place.layer, layer.keys[place.head], layer.key_cost(place.head, input)};
   }
-  Member value_member(const Place& place) const {
-    const auto& layer = source_of(place.layer);
-    return {place.layer, layer.values[place.head], layer.value_cost(place.head)};
-  }
 
-  void share_keys(int64_t owner) {
-    const auto readers = readers_of(out_.model->graph(), owner, true);
+  /// The keys, or values, that layer `owner` keeps for all that read them.
+  void share(int64_t owner, bool is_keys) {
+    const auto readers = readers_of(out_.model->graph(), owner, is_keys);
     const int64_t heads = out_.model->graph()[owner].kv_heads;
-    std::vector<at::Tensor> shared;
+    const bool is_mean = pooling_ == Pooling::kMean || (is_keys && source_.config().qk_norm);
+    std::vector<at::Tensor>& shared = (is_keys ? keys_ : values_)[owner];
     for (size_t head = 0; head < static_cast<size_t>(heads); ++head) {
       const auto places = places_of(readers, head, heads);
       std::vector<Member> members;
-      for (const Place& place : places) members.push_back(key_member(place));
+      for (const Place& place : places) members.push_back(member_of(place, is_keys));
       if (members.size() == 1 && members[0].layer == owner) {
         shared.push_back(members[0].weight);
-      } else if (pooling_ == Pooling::kMean || source_.config().qk_norm) {
+      } else if (is_mean) {
         shared.push_back(mean_of(members));
       } else {
-        const SharedKeys fitted = fit_keys(members, owner, moments_);
-        shared.push_back(fitted.weight);
-        for (size_t i = 0; i < places.size(); ++i)
-          of(places[i].layer).turn_queries(places[i].head, fitted.turns[i]);
+        shared.push_back(is_keys ? fitted_keys(places, members, owner)
+                                 : fitted_values(places, members, owner));
       }
     }
-    note("k_proj", owner, readers, heads, pooling_ == Pooling::kMean || source_.config().qk_norm);
-    keys_[owner] = std::move(shared);
+    note(is_keys ? "k_proj" : "v_proj", owner, readers, heads, is_mean);
   }
 
-  void share_values(int64_t owner) {
-    const auto readers = readers_of(out_.model->graph(), owner, false);
-    const int64_t heads = out_.model->graph()[owner].kv_heads;
-    std::vector<at::Tensor> shared;
-    for (size_t head = 0; head < static_cast<size_t>(heads); ++head) {
-      const auto places = places_of(readers, head, heads);
-      std::vector<Member> members;
-      for (const Place& place : places) members.push_back(value_member(place));
-      if (members.size() == 1 && members[0].layer == owner) {
-        shared.push_back(members[0].weight);
-      } else if (pooling_ == Pooling::kMean) {
-        shared.push_back(mean_of(members));
-      } else {
-        const auto fitted = fit_subspace(members, owner, source_.config().head_dim, moments_);
-        shared.push_back(fitted.weight);
-        for (size_t i = 0; i < places.size(); ++i)
-          of(places[i].layer).read_out(places[i].head, fitted.readouts[i]);
-      }
-    }
-    note("v_proj", owner, readers, heads, pooling_ == Pooling::kMean);
-    values_[owner] = std::move(shared);
+  at::Tensor fitted_keys(const std::vector<Place>& places,
+                         const std::vector<Member>& members,
+                         int64_t owner) {
+    const SharedKeys fitted = fit_keys(members, owner, moments_);
+    for (size_t i = 0; i < places.size(); ++i)
+      of(places[i].layer).turn_queries(places[i].head, fitted.turns[i]);
+    return fitted.weight;
+  }
+
+  at::Tensor fitted_values(const std::vector<Place>& places,
+                           const std::vector<Member>& members,
+                           int64_t owner) {
+    const auto fitted = fit_subspace(members, owner, source_.config().head_dim, moments_);
+    for (size_t i = 0; i < places.size(); ++i)
+      of(places[i].layer).read_out(places[i].head, fitted.readouts[i]);
+    return fitted.weight;
   }
 
   static at::Tensor mean_of(const std::vector<Member>& members) {
@@ -245,7 +234,7 @@ class Converter {
       write_projection(made_, name + "k_proj", keys->second, width);
     if (const auto values = values_.find(layer); values != values_.end())
       write_projection(made_, name + "v_proj", values->second, width);
-    made_[name + "o_proj.weight"] = torch::cat(weights.outputs, 0).t().to(torch::kFloat);
+    write_outputs(made_, name, weights);
     if (out_.model->graph()[layer].kind == "autoencoded")
       fit_linear_coders(out_.model->config(), name, layer, keys_, values_, moments_, made_);
   }

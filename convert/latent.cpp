@@ -74,6 +74,9 @@ void convert_to_latent(const ModelConfig& config,
     return planes.slice(-1, 0, std::nullopt, stride);
   };
 
+  const auto seen_by_owner = [&](const Member& member) {
+    return Member{owner, regressed(member, owner, moments), member.cost};
+  };
   std::vector<Head> heads;
   std::vector<Member> rotary, rests, values;
   for (const auto& reader : readers) {
@@ -83,9 +86,9 @@ void convert_to_latent(const ModelConfig& config,
       const auto& key = reader.attention.keys[head];
       const auto cost = reader.attention.key_cost(head, input);
       rotary.push_back({reader.layer, from_planes(kept(to_planes(key))), kept(cost).contiguous()});
-      rests.push_back({reader.layer, key, torch::diag(torch::cat({cost, cost}))});
-      values.push_back(
-          {reader.layer, reader.attention.values[head], reader.attention.value_cost(head)});
+      rests.push_back(seen_by_owner({reader.layer, key, torch::diag(torch::cat({cost, cost}))}));
+      values.push_back(seen_by_owner(
+          {reader.layer, reader.attention.values[head], reader.attention.value_cost(head)}));
     }
   }
 
@@ -93,9 +96,8 @@ void convert_to_latent(const ModelConfig& config,
   const auto energy = [&](const std::vector<Member>& members) {
     double sum = 0;
     for (const auto& member : members) {
-      const auto map = regressed(member, owner, moments);
-      const auto covariance =
-          torch::matmul(map.t(), torch::matmul(moments.between(owner, owner), map));
+      const auto covariance = torch::matmul(
+          member.weight.t(), torch::matmul(moments.between(owner, owner), member.weight));
       sum += (covariance * member.cost).sum().item<double>();
     }
     return std::max(sum, 1e-300);
@@ -106,7 +108,7 @@ void convert_to_latent(const ModelConfig& config,
   const auto remains = torch::cat({drift, drift}).abs().square();
   for (size_t i = 0; i < heads.size(); ++i) {
     heads[i].turn = shared.turns[i];
-    auto planes = to_planes(regressed(rests[i], owner, moments)).clone();
+    auto planes = to_planes(rests[i].weight);
     kept(planes).sub_(to_planes(shared.weight) * shared.turns[i].conj());
     rests[i] = {owner, from_planes(planes), rests[i].cost * remains};
   }
@@ -148,8 +150,7 @@ void convert_to_latent(const ModelConfig& config,
     const std::string name = mixer_name(reader.layer);
     write_projection(out, name + "q_proj", queries, width);
     write_projection(out, name + "kv_b_proj", expanded, sizes.kv_lora_rank);
-    out[name + "o_proj.weight"] =
-        torch::cat(reader.attention.outputs, 0).t().to(torch::kFloat).contiguous();
+    write_outputs(out, name, reader.attention);
   }
 }
 

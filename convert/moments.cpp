@@ -9,7 +9,8 @@
 
 namespace kvsmith {
 
-Moments::Moments(int64_t inputs) : inputs_(inputs) {}
+Moments::Moments(const ModelConfig& config)
+    : inputs_(config.hidden_size + (config.attention_bias ? 1 : 0)) {}
 
 Moments Moments::of(DecoderImpl& model,
                     const std::vector<int32_t>& ids,
@@ -18,7 +19,7 @@ Moments Moments::of(DecoderImpl& model,
   const torch::NoGradGuard no_grad;
   if (ids.empty()) throw Error(ExitCode::kBadData, {"no tokens", "the calibration text", ""});
   const bool has_bias = model.config().attention_bias;
-  Moments out(model.config().hidden_size + (has_bias ? 1 : 0));
+  Moments out(model.config());
   std::vector<at::Tensor> inputs(static_cast<size_t>(model.graph().size()));
   const DecoderImpl::Observation observation(
       model, [&](int64_t layer, const at::Tensor& input, const at::Tensor& /*output*/) {

@@ -20,7 +20,7 @@ class Moments {
 
   /// Of features that are independent, of variance 1, and the same in every layer: what is fitted
   /// with these looks at weights alone.
-  explicit Moments(int64_t inputs);
+  explicit Moments(const ModelConfig& config);
   /// Of a text, `ids`, read in windows of `context` tokens, for these pairs of layers. Throws Error
   /// (65) when it is empty.
   static Moments of(DecoderImpl& model,
@@ -28,7 +28,6 @@ class Moments {
                     int64_t context,
                     const Pairs& pairs);
 
-  int64_t inputs() const { return inputs_; }
   at::Tensor between(int64_t a, int64_t b) const;
 
  private:

@@ -270,8 +270,7 @@ Evaluation evaluate(LoadedModel& loaded,
   }
   for (const int64_t tokens : telling_lengths(model.graph(), options.context))
     result.cache_lengths.push_back(measure_cache(model, tokens));
-  constexpr int64_t kLongContext = 8192;
-  result.cache_at_8k = measure_cache(model, kLongContext);
+  result.cache_at_8k = measure_cache(model, kLongestMeasured);
   if (bytes > 0) result.bits_per_byte = result.nll / std::numbers::ln2 / static_cast<double>(bytes);
   if (!unigram.empty()) result.unigram_nll = unigram_nll;
   if (options.recall) {

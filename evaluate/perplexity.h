@@ -41,6 +41,9 @@ struct PassesLoss {
   double nll = 0;  ///< sum over scored tokens
 };
 
+/// The longest text whose cache is always measured, in tokens.
+inline constexpr int64_t kLongestMeasured = 8192;
+
 /// Cache bytes of one sequence, from the storages of the running inference path, beside the
 /// formula.
 struct CacheMeasurement {

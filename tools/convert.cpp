@@ -40,12 +40,12 @@ void describe_side(const char* side,
                    DecoderImpl& model,
                    const std::vector<int32_t>& ids,
                    const TextSample& sample) {
-  constexpr int64_t kLong = 8192;
   const int64_t context = sample.context;
   std::cout << side << architecture_name(model.config());
   const auto at_context = measure_cache(model, context).bytes_used;
   std::cout << ": " << at_context / context << " bytes a token at " << context << ", "
-            << human_bytes(static_cast<double>(measure_cache(model, kLong).bytes_used)) << " at 8k";
+            << human_bytes(static_cast<double>(measure_cache(model, kLongestMeasured).bytes_used))
+            << " at 8k";
   if (!ids.empty()) std::cout << "; " << describe(score_text(model, ids, context), sample);
   std::cout << "\n";
 }
@@ -74,7 +74,7 @@ void convert_and_write(const ConvertFlags& flags,
   const ModelConfig target = load_run_config(flags.recipes, flags.assignments, base).model;
   const auto pooling = flags.pooling == "mean" ? Pooling::kMean : Pooling::kFit;
   check_convertible(model, target, pooling);
-  Moments moments(target.hidden_size + (target.attention_bias ? 1 : 0));
+  Moments moments(target);
   if (!calibration.empty())
     moments = Moments::of(model, calibration, flags.text.context, moments_needed(model, target));
   const Conversion out = convert(model, target, moments, pooling, flags.seed);

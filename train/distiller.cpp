@@ -6,6 +6,7 @@
 #include "core/text.h"
 #include "ops/layers.h"
 #include "ops/losses.h"
+#include "train/vocabulary.h"
 
 namespace kvsmith {
 namespace {
@@ -46,28 +47,18 @@ Distiller::Distiller(const DistillConfig& config,
   const LoadedModel loaded =
       load_model(config.teacher, {.type = student.compute_type(), .device = student.device()});
   teacher_ = loaded.model;
+  const std::string where = "distill.teacher: " + config.teacher;
   const auto &theirs = teacher_->config(), &ours = student.config();
-  const auto refuse = [&](const std::string& what, const std::string& remedy) {
-    throw Error(ExitCode::kConfig, {what, "distill.teacher: " + config.teacher, remedy});
-  };
-  if (theirs.vocab_size != ours.vocab_size) {
-    refuse(cat("has ", theirs.vocab_size, " token ids, the model ", ours.vocab_size),
-           "choose a teacher with the same tokenizer");
-  }
-  if (loaded.tokenizer && !tokenizer_sha256.empty() &&
-      loaded.tokenizer->sha256() != tokenizer_sha256) {
-    refuse(cat("has the tokenizer ", loaded.tokenizer->sha256(), ", the corpus ", tokenizer_sha256,
-               " (SHA-256)"),
-           "build the corpus with the tokenizer of the teacher");
-  }
+  expect_same_vocabulary(loaded, ours.vocab_size, tokenizer_sha256, where);
   const bool alike =
       theirs.num_hidden_layers == ours.num_hidden_layers && theirs.hidden_size == ours.hidden_size;
-  if (config.mixer_loss > 0 && !alike) {
-    refuse(cat("has ", theirs.num_hidden_layers, " layers of width ", theirs.hidden_size,
-               ", the model ", ours.num_hidden_layers, " of ", ours.hidden_size),
-           "outputs of layers can only be compared between equal shapes: set distill.mixer_loss = "
-           "0");
-  }
+  if (config.mixer_loss == 0 || alike) return;
+  throw Error(ExitCode::kConfig,
+              {cat("has ", theirs.num_hidden_layers, " layers of width ", theirs.hidden_size,
+                   ", the model ", ours.num_hidden_layers, " of ", ours.hidden_size),
+               where,
+               "outputs of layers can only be compared between equal shapes: set "
+               "distill.mixer_loss = 0"});
 }
 
 TokenLoss Distiller::loss(DecoderImpl& student,

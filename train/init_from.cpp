@@ -12,6 +12,7 @@
 #include "checkpoints/load.h"
 #include "core/error.h"
 #include "core/text.h"
+#include "train/vocabulary.h"
 
 namespace kvsmith {
 namespace {
@@ -27,25 +28,6 @@ std::string counted(const std::vector<std::string>& names, const std::string& wh
   std::vector<std::string> shown(names.begin(), names.begin() + std::min(names.size(), kShown));
   if (names.size() > kShown) shown.emplace_back("...");
   return cat(names.size(), " ", what, " (", join(shown), ")");
-}
-
-void check_vocabulary(const LoadedModel& source,
-                      const DecoderImpl& model,
-                      const std::string& tokenizer_sha256,
-                      const fs::path& path) {
-  const int64_t theirs = source.model->config().vocab_size, ours = model.config().vocab_size;
-  if (theirs != ours) {
-    throw Error(ExitCode::kConfig,
-                {cat("has ", theirs, " token ids, the model ", ours), where(path),
-                 "build the corpus with the tokenizer of the checkpoint"});
-  }
-  if (source.tokenizer && !tokenizer_sha256.empty() &&
-      source.tokenizer->sha256() != tokenizer_sha256) {
-    throw Error(ExitCode::kConfig,
-                {cat("has the tokenizer ", source.tokenizer->sha256(), ", the corpus ",
-                     tokenizer_sha256, " (SHA-256)"),
-                 where(path), "build the corpus with the tokenizer of the checkpoint"});
-  }
 }
 
 /// Heads that a layer computes of its keys or values.
@@ -86,7 +68,7 @@ std::string init_from(DecoderImpl& model,
                       const fs::path& path,
                       const std::string& tokenizer_sha256) {
   const LoadedModel source = load_model(path);
-  check_vocabulary(source, model, tokenizer_sha256, path);
+  expect_same_vocabulary(source, model.config().vocab_size, tokenizer_sha256, where(path));
 
   const auto wanted = named_parameters(model);
   std::map<std::string, at::Tensor> there;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <csignal>
 #include <filesystem>
 #include <sstream>
 #include <string>
@@ -8,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/files.h"
+#include "train/run.h"
 
 namespace kvsmith {
 
@@ -22,6 +24,15 @@ inline std::vector<std::string> history(const std::filesystem::path& run) {
     out.push_back(json.dump());
   }
   return out;
+}
+
+/// Hooks under which a run is asked to stop (SIGTERM) and does so after `step`; 0: it is not.
+inline RunHooks stopping_after(int64_t step) {
+  RunHooks hooks;
+  hooks.on_step = [step](const StepReport& report, int64_t, double, double) {
+    if (report.step == step - 1) std::raise(SIGTERM);
+  };
+  return hooks;
 }
 
 }  // namespace kvsmith

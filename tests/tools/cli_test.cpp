@@ -13,6 +13,7 @@
 
 #include "core/files.h"
 #include "core/text.h"
+#include "tests/support/command.h"
 #include "tests/support/temporary_directory.h"
 
 namespace kvsmith {
@@ -21,20 +22,8 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
-struct Outcome {
-  int code = -1;
-  std::string text;  ///< stdout and stderr
-};
-
 Outcome kvsmith(const std::string& arguments) {
-  Outcome out;
-  FILE* pipe = popen((std::string(KVSMITH_BINARY) + " " + arguments + " 2>&1").c_str(), "r");
-  std::array<char, 4096> buffer{};
-  while (const size_t n = std::fread(buffer.data(), 1, buffer.size(), pipe))
-    out.text.append(buffer.data(), n);
-  const int status = pclose(pipe);
-  out.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  return out;
+  return run_command(std::string(KVSMITH_BINARY) + " " + arguments);
 }
 
 struct Misuse {

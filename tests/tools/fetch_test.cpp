@@ -1,13 +1,11 @@
 // `kvsmith fetch` with a python3 of the test's own: nothing here needs the network.
-#include <array>
-#include <cstdio>
 #include <string>
 
 #include <gtest/gtest.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 
 #include "core/files.h"
+#include "tests/support/command.h"
 #include "tests/support/temporary_directory.h"
 
 namespace kvsmith {
@@ -15,23 +13,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-struct Outcome {
-  int code = -1;
-  std::string text;
-};
-
 /// With a PATH that holds only `programs`.
 Outcome fetch(const fs::path& programs, const std::string& arguments) {
-  Outcome out;
-  const std::string command =
-      "PATH=" + programs.string() + " " + KVSMITH_BINARY + " fetch " + arguments + " 2>&1";
-  FILE* pipe = popen(command.c_str(), "r");
-  std::array<char, 4096> buffer{};
-  while (const size_t n = std::fread(buffer.data(), 1, buffer.size(), pipe))
-    out.text.append(buffer.data(), n);
-  const int status = pclose(pipe);
-  out.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  return out;
+  return run_command("PATH=" + programs.string() + " " + KVSMITH_BINARY + " fetch " + arguments);
 }
 
 TEST(Fetch, SaysWhatIsMissingAndLeavesNothing) {

@@ -27,11 +27,7 @@ class Distillation : public ::testing::Test {
   }
 
   RunResult train(const RunConfig& run, const std::string& name, int64_t stop_after = 0) {
-    RunHooks hooks;
-    hooks.on_step = [&](const StepReport& report, int64_t, double, double) {
-      if (report.step == stop_after - 1) std::raise(SIGTERM);
-    };
-    return run_training(run, {.output = directory_ / name}, hooks);
+    return run_training(run, {.output = directory_ / name}, stopping_after(stop_after));
   }
 
   /// A figure of the last step.

@@ -25,10 +25,7 @@ class RunTest : public ::testing::Test {
                   int64_t stop_after = 0,
                   RunOptions options = {}) {
     options.output = directory_ / name;
-    RunHooks hooks;
-    hooks.on_step = [&](const StepReport& report, int64_t, double, double) {
-      if (report.step == stop_after - 1) std::raise(SIGTERM);
-    };
+    RunHooks hooks = stopping_after(stop_after);
     hooks.note = [&](const std::string& text) { notes_.push_back(text); };
     return run_training(config, options, hooks);
   }
