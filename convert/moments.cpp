@@ -21,12 +21,11 @@ Moments Moments::of(DecoderImpl& model,
   const bool has_bias = model.config().attention_bias;
   Moments out(model.config());
   std::vector<at::Tensor> inputs(static_cast<size_t>(model.graph().size()));
-  const DecoderImpl::Observation observation(
-      model, [&](int64_t layer, const at::Tensor& input, const at::Tensor& /*output*/) {
-        auto x = input.flatten(0, 1).cpu().to(torch::kDouble);
-        inputs[static_cast<size_t>(layer)] =
-            has_bias ? torch::cat({x, torch::ones({x.size(0), 1}, x.options())}, 1) : x;
-      });
+  const DecoderImpl::Observation observation(model, [&](const MixerPass& pass) {
+    auto x = pass.input.flatten(0, 1).cpu().to(torch::kDouble);
+    inputs[static_cast<size_t>(pass.layer)] =
+        has_bias ? torch::cat({x, torch::ones({x.size(0), 1}, x.options())}, 1) : x;
+  });
   const auto all = torch::tensor(ids, torch::kLong).unsqueeze(0).to(model.device());
   for (int64_t first = 0; first < all.size(1); first += context) {
     const int64_t count = std::min(context, all.size(1) - first);

@@ -136,7 +136,7 @@ class DecoderImpl::Step {
   at::Tensor run(int64_t layer, const at::Tensor& x, const Remember& remember) {
     return block(layer)->forward(x, [&](const at::Tensor& normed) {
       auto mixed = mix(layer, normed, remember);
-      if (model_.observer_) model_.observer_(layer, normed, mixed);
+      if (model_.observer_) model_.observer_({layer, x, normed, mixed});
       return mixed;
     });
   }

@@ -18,10 +18,14 @@
 
 namespace kvsmith {
 
-/// Is shown what enters the mixer of a layer, after its norm, and what comes out: both
-/// [batch, seq, hidden_size].
-using MixerObserver =
-    std::function<void(int64_t layer, const at::Tensor& input, const at::Tensor& output)>;
+/// What passes through the mixer of a layer in one step, all [batch, seq, hidden_size].
+struct MixerPass {
+  int64_t layer = 0;
+  const at::Tensor& residual;  ///< what enters the layer, and the output is added to
+  const at::Tensor& input;     ///< the same after the layer's norm
+  at::Tensor& output;          ///< may be replaced
+};
+using MixerObserver = std::function<void(const MixerPass&)>;
 
 /// A decoder-only language model. Parameters carry the names of Hugging Face's Llama
 /// ("model.layers.0.self_attn.q_proj.weight"). Weights are fp32 unless moved; activations have the

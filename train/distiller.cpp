@@ -20,10 +20,9 @@ at::Tensor run(DecoderImpl& model,
   auto cache = model.make_transient();
   if (!mixed) return model.step(tokens, positions, cache);
   mixed->assign(static_cast<size_t>(model.graph().size()), {});
-  const DecoderImpl::Observation observation(
-      model, [mixed](int64_t layer, const at::Tensor& /*input*/, const at::Tensor& output) {
-        (*mixed)[static_cast<size_t>(layer)] = output;
-      });
+  const DecoderImpl::Observation observation(model, [mixed](const MixerPass& pass) {
+    (*mixed)[static_cast<size_t>(pass.layer)] = pass.output;
+  });
   return model.step(tokens, positions, cache);
 }
 

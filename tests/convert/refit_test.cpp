@@ -1,0 +1,89 @@
+#include "convert/refit.h"
+
+#include <gtest/gtest.h>
+#include <torch/types.h>
+
+#include "convert/convert.h"
+#include "tests/support/close.h"
+#include "tests/support/tiny.h"
+
+namespace kvsmith {
+namespace {
+
+std::vector<int32_t> text(int32_t tokens) {
+  std::vector<int32_t> ids;
+  for (int32_t i = 0; i < tokens; ++i)
+    ids.push_back(static_cast<int32_t>(hash_of(i, "refit") % 67));
+  return ids;
+}
+
+Decoder random_model(const ModelConfig& config) {
+  Decoder model(config);
+  initialize(*model, 1);
+  return model;
+}
+
+at::Tensor logits(Decoder& model) {
+  const torch::NoGradGuard no_grad;
+  return model->forward((torch::arange(50) * 7 % 67).unsqueeze(0));
+}
+
+at::Tensor output_weight(const Decoder& model, int64_t layer) {
+  return model
+      ->named_parameters()["model.layers." + std::to_string(layer) + ".self_attn.o_proj.weight"];
+}
+
+TEST(RefitOutputs, NothingWrongChangesNothing) {
+  Decoder source = random_model(tiny_model(2)), model = random_model(tiny_model(2));
+  const auto errors = refit_outputs(*source, *model, text(800), 100);
+  EXPECT_LT(errors.before, 1e-12);
+  EXPECT_TRUE(close(logits(model), logits(source), 1e-6));
+}
+
+TEST(RefitOutputs, FindsAProjectionThatWasMixedUp) {
+  const torch::NoGradGuard no_grad;
+  Decoder source = random_model(tiny_model(2)), model = random_model(tiny_model(2));
+  torch::manual_seed(5);
+  for (const int64_t layer : {0, 1}) {
+    auto weight = output_weight(model, layer);
+    weight.copy_(torch::matmul(torch::eye(32) + torch::randn({32, 32}) * 0.1, weight));
+  }
+  ASSERT_FALSE(close(logits(model), logits(source), 0.01));
+  const auto errors = refit_outputs(*source, *model, text(2000), 100);
+  EXPECT_GT(errors.before, 0.1);
+  EXPECT_LT(errors.after, 1e-3);
+  EXPECT_TRUE(close(logits(model), logits(source), 0.01));
+}
+
+/// Every kind of graph, among them one that is run in several passes.
+TEST(RefitOutputs, BringsAConversionNearer) {
+  const std::vector<std::function<void(ModelConfig&)>> changes = {
+      [](ModelConfig& c) { c.num_key_value_heads = 1; },
+      [](ModelConfig& c) { c.pattern = "cla-2"; },
+      [](ModelConfig& c) { c.pattern = "lckv"; },
+      [](ModelConfig& c) {
+        c.layer_types = {"latent"};
+        c.latent.kv_lora_rank = 8;
+        c.latent.qk_rope_head_dim = 4;
+      },
+  };
+  for (const auto& change : changes) {
+    Decoder source = random_model(tiny_model(2, [](ModelConfig& c) { c.num_hidden_layers = 4; }));
+    ModelConfig target = sizes_of(source->config());
+    change(target);
+    ASSERT_TRUE(fill_in(target).empty());
+    const auto ids = text(4000);
+    const auto moments = Moments::of(*source, ids, 100, moments_needed(*source, target));
+    auto model = convert(*source, target, moments, Pooling::kFit, 1).model;
+    const auto missed = [&] {
+      return (logits(model) - logits(source)).square().mean().item<double>();
+    };
+    const double before = missed();
+    const auto errors = refit_outputs(*source, *model, ids, 100);
+    EXPECT_LT(errors.after, errors.before) << architecture_name(target);
+    EXPECT_LT(missed(), before) << architecture_name(target);
+  }
+}
+
+}  // namespace
+}  // namespace kvsmith
