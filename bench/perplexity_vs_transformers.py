@@ -18,6 +18,8 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
+from gguf import GGUFReader
+from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
@@ -48,12 +50,27 @@ def by_kvsmith(options, folder):
     return [int(word) for word in ids.split()], json.loads((folder / "e.json").read_text())
 
 
-def by_transformers(options, ids, scored):
-    config = AutoConfig.from_pretrained(options.model.parent, gguf_file=options.model.name)
+def tokenizer_by_transformers(path):
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    pre = GGUFReader(path).get_field("tokenizer.ggml.pre")
+    if pre and pre.contents() == "smollm":
+        # not in transformers' list, which gives it GPT-2's: " ½" in one piece, where SmolLM2 parts digits first
+        digits = Digits(individual_digits=True)
+        tokenizer.backend_tokenizer.pre_tokenizer = Sequence([digits, ByteLevel(add_prefix_space=False)])
+    return tokenizer
+
+
+def model_by_transformers(path):
+    config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-    tensors = load_gguf_checkpoint(str(options.model), return_tensors=True, model_to_load=model)["tensors"]
+    tensors = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)["tensors"]
     missing, surplus = model.load_state_dict(tensors, strict=False)
     assert not surplus and set(missing) <= {"lm_head.weight"}, (missing, surplus)
+    return model
+
+
+def perplexity_by_transformers(options, ids, scored):
+    model = model_by_transformers(options.model)
     nll = 0.0
     with torch.no_grad():
         for first in range(0, scored, options.context):
@@ -68,11 +85,11 @@ def main():
     options = arguments()
     with tempfile.TemporaryDirectory() as folder:
         ours, evaluation = by_kvsmith(options, Path(folder))
-    peer = AutoTokenizer.from_pretrained(options.model.parent, gguf_file=options.model.name)
-    theirs = peer(options.text.read_bytes().decode(), add_special_tokens=False)["input_ids"]
+    tokenizer = tokenizer_by_transformers(options.model)
+    theirs = tokenizer(options.text.read_bytes().decode(), add_special_tokens=False)["input_ids"]
     differ = sum(a != b for a, b in zip(ours, theirs)) + abs(len(ours) - len(theirs))
     scored = evaluation["tokens"]
-    wanted = by_transformers(options, ours, scored)
+    wanted = perplexity_by_transformers(options, ours, scored)
     got = evaluation["perplexity"]
     print(f"{options.text.name}: {len(ours)} tokens, {differ} differ from transformers' tokenizer")
     print(f"{scored} tokens scored, context {options.context}, no overlap, no begin-of-text")

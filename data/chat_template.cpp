@@ -146,4 +146,9 @@ std::vector<int32_t> ChatTemplate::ids(const Tokenizer& tokenizer,
 
 std::string_view ChatTemplate::end_of_turn() const { return style_of(format_).end_of_turn; }
 
+std::string ChatTemplate::next_turn() const {
+  const Style& style = style_of(format_);
+  return style.end_of_turn.empty() ? cat(style.after_turn, "User", style.after_role) : "";
+}
+
 }  // namespace kvsmith

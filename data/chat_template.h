@@ -44,6 +44,9 @@ class ChatTemplate {
                            bool asks) const;
   /// The control token after which an answer is over; empty for kPlain.
   std::string_view end_of_turn() const;
+  /// The text that begins the user's next turn, where only that tells that an answer is over; empty
+  /// for formats with an end_of_turn().
+  std::string next_turn() const;
 
  private:
   struct Part {

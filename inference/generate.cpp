@@ -59,7 +59,8 @@ void extend(Sequence& sequence,
             int64_t token,
             const LoadedModel& model,
             const GenerateOptions& options) {
-  if (token == model.eos_id) return finish(sequence, "eos");
+  if (token == model.eos_id || std::ranges::count(options.end_tokens, token) > 0)
+    return finish(sequence, "eos");
   auto& result = sequence.result;
   result.tokens.push_back(static_cast<int32_t>(token));
   result.text += model.tokenizer->surface(static_cast<int32_t>(token));
@@ -87,25 +88,14 @@ void show(Sequence& sequence,
   sequence.shown += fresh;
 }
 
-std::vector<std::vector<int32_t>> encoded(const LoadedModel& model,
-                                          const std::vector<std::string>& prompts,
-                                          const GenerateOptions& options) {
-  if (!model.tokenizer) {
-    throw Error(ExitCode::kUsage, {"the checkpoint has no tokenizer", model.path.string(),
-                                   "generate needs one; `kvsmith logits` works on token ids"});
-  }
-  const int64_t longest = model.model->config().max_position_embeddings;
+void check_lengths(const std::vector<std::vector<int32_t>>& prompts,
+                   const GenerateOptions& options,
+                   int64_t longest) {
   if (options.max_new_tokens < 1 || options.max_new_tokens > longest) {
     throw Error(ExitCode::kUsage, {cat(options.max_new_tokens, " new tokens"), "generate",
                                    cat("give 1 to max_position_embeddings, ", longest)});
   }
-  if (std::ranges::find(options.stop, "") != options.stop.end()) {
-    throw Error(ExitCode::kUsage, {"an empty stop text", "--stop", "give some text"});
-  }
-  std::vector<std::vector<int32_t>> out;
-  for (const auto& prompt : prompts) {
-    auto ids = model.tokenizer->encode(prompt);
-    if (model.bos_id >= 0) ids.insert(ids.begin(), model.bos_id);
+  for (const auto& ids : prompts) {
     if (ids.empty())
       throw Error(ExitCode::kUsage, {"the prompt is empty", "generate", "give some text"});
     const auto total = static_cast<int64_t>(ids.size()) + options.max_new_tokens;
@@ -114,38 +104,54 @@ std::vector<std::vector<int32_t>> encoded(const LoadedModel& model,
                                          " new ones exceed max_position_embeddings ", longest),
                                      "generate", "shorten the prompt or lower --max-new-tokens"});
     }
-    out.push_back(std::move(ids));
   }
-  return out;
 }
 
 }  // namespace
 
+const Tokenizer& tokenizer_of(const LoadedModel& model) {
+  if (!model.tokenizer) {
+    throw Error(ExitCode::kUsage, {"the checkpoint has no tokenizer", model.path.string(),
+                                   "generate needs one; `kvsmith logits` works on token ids"});
+  }
+  return *model.tokenizer;
+}
+
+std::vector<int32_t> text_prompt(const LoadedModel& model, std::string_view text) {
+  std::vector<int32_t> ids;
+  if (model.bos_id >= 0) ids.push_back(model.bos_id);
+  tokenizer_of(model).encode_to(ids, text);
+  return ids;
+}
+
 std::vector<Generation> generate(LoadedModel& model,
-                                 const std::vector<std::string>& prompts,
+                                 const std::vector<std::vector<int32_t>>& prompts,
                                  const GenerateOptions& options,
                                  GenerateStats* stats,
                                  const std::function<void(size_t, std::string_view)>& on_text) {
+  const Tokenizer& tokenizer = tokenizer_of(model);
   check(options.sampling);
+  check_lengths(prompts, options, model.model->config().max_position_embeddings);
+  if (std::ranges::count(options.stop, "") > 0)
+    throw Error(ExitCode::kUsage, {"an empty stop text", "--stop", "give some text"});
   const torch::InferenceMode inference;
-  const auto ids = encoded(model, prompts, options);
-  const auto batch = static_cast<int64_t>(ids.size());
+  const auto batch = static_cast<int64_t>(prompts.size());
   if (batch == 0) return {};
   const auto device = model.model->device();
   // a vocabulary rounded up for speed has rows that stand for no token
-  const int64_t known = std::min(model.model->config().vocab_size, model.tokenizer->vocab_size());
+  const int64_t known = std::min(model.model->config().vocab_size, tokenizer.vocab_size());
   GenerateStats counted;
 
   std::vector<Span> spans;
   int64_t longest = 0;
-  for (const auto& prompt : ids) {
+  for (const auto& prompt : prompts) {
     spans.push_back({0, static_cast<int64_t>(prompt.size())});
     longest = std::max(longest, spans.back().count);
     counted.prompt_tokens += spans.back().count;
   }
   auto tokens = torch::zeros({batch, longest}, torch::kLong);
   for (int64_t b = 0; b < batch; ++b) {
-    const auto& prompt = ids[static_cast<size_t>(b)];
+    const auto& prompt = prompts[static_cast<size_t>(b)];
     for (size_t i = 0; i < prompt.size(); ++i) tokens[b][static_cast<int64_t>(i)] = prompt[i];
   }
   const auto place = [&] {
@@ -156,7 +162,7 @@ std::vector<Generation> generate(LoadedModel& model,
   };
 
   auto cache = model.model->make_cache({.batch = batch, .initial_rows = longest});
-  std::vector<Sequence> sequences(ids.size());
+  std::vector<Sequence> sequences(prompts.size());
   auto start = Clock::now();
   auto hidden = model.model->step(tokens.to(device), place(), cache);
   std::vector<at::Tensor> last;

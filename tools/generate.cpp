@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <iostream>
 #include <memory>
+#include <optional>
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
@@ -10,6 +11,7 @@
 #include "core/error.h"
 #include "core/files.h"
 #include "core/text.h"
+#include "inference/chat.h"
 #include "tools/model_flags.h"
 #include "tools/verbs.h"
 
@@ -21,7 +23,8 @@ struct Flags {
   std::string prompt;
   std::filesystem::path prompts;
   GenerateOptions options;
-  bool verbose = false, json = false;
+  bool chat = false, verbose = false, json = false;
+  std::optional<std::string> system;
 };
 
 /// One prompt a line; a file that ends in .jsonl has one JSON string a line.
@@ -56,30 +59,49 @@ void print_stats(const GenerateStats& stats) {
             << stats.cache_bytes_reserved << " reserved\n";
 }
 
+/// Their token ids; of a chat, what the answers to them end with goes into the options.
+std::vector<std::vector<int32_t>> prompt_ids(const LoadedModel& model,
+                                             const std::vector<std::string>& prompts,
+                                             Flags& flags) {
+  std::vector<std::vector<int32_t>> out;
+  if (!flags.chat) {
+    for (const auto& prompt : prompts) out.push_back(text_prompt(model, prompt));
+    return out;
+  }
+  const Chat chat(model, flags.system);
+  chat.end_with_answer(flags.options);
+  for (const auto& prompt : prompts) out.push_back(chat.prompt({{"user", prompt}}));
+  return out;
+}
+
 void generate_it(Flags& flags) {
   const bool single = flags.prompts.empty();
   const auto prompts =
       single ? std::vector<std::string>{flags.prompt} : read_prompts(flags.prompts);
   LoadedModel model = load(flags.model);
+  const auto ids = prompt_ids(model, prompts, flags);
+  // a chat shows answers alone
+  const auto shown = flags.chat ? std::vector<std::string>(prompts.size()) : prompts;
   const bool streams = single && !flags.json;
   bool begun = false;  // the prompt is shown once the model has taken it
   const auto show = [&](std::string_view piece) {
-    std::cout << (begun ? "" : flags.prompt) << piece << std::flush;
+    std::cout << (begun ? "" : shown[0]) << piece << std::flush;
     begun = true;
   };
   GenerateStats stats;
   const auto results =
-      generate(model, prompts, flags.options, &stats, [&](size_t, std::string_view piece) {
+      generate(model, ids, flags.options, &stats, [&](size_t, std::string_view piece) {
         if (streams) show(piece);
       });
   if (streams) show("\n");
   for (size_t i = 0; i < results.size() && !streams; ++i) {
-    const nlohmann::ordered_json json = {{"prompt", prompts[i]},
-                                         {"text", results[i].text},
-                                         {"finish", results[i].finish},
-                                         {"tokens", results[i].tokens}};
+    nlohmann::ordered_json json;
+    if (!flags.chat) json["prompt"] = prompts[i];
+    json["text"] = results[i].text;
+    json["finish"] = results[i].finish;
+    json["tokens"] = results[i].tokens;
     std::cout << (flags.json ? json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)
-                             : cat("[", i, "] ", prompts[i], results[i].text))
+                             : cat("[", i, "] ", shown[i], results[i].text))
               << "\n";
   }
   if (flags.verbose) print_stats(stats);
@@ -88,13 +110,18 @@ void generate_it(Flags& flags) {
 }  // namespace
 
 void add_generate(CLI::App& app) {
-  auto* verb = app.add_subcommand("generate", "Continue a text");
+  auto* verb = app.add_subcommand("generate", "Continue a text, or answer it");
   auto flags = std::make_shared<Flags>();
   add_model_flags(*verb, flags->model);
   auto* prompt = verb->add_option("--prompt,-p", flags->prompt, "text to continue");
   verb->add_option("--prompts", flags->prompts,
                    "file with one prompt a line (.jsonl: one JSON string a line)")
       ->excludes(prompt);
+  auto* chat =
+      verb->add_flag("--chat", flags->chat,
+                     "answer each prompt, in the chat template of the model; show answers only");
+  verb->add_option("--system", flags->system, "system prompt instead of the template's; \"\": none")
+      ->needs(chat);
   verb->add_option("--max-new-tokens,-n", flags->options.max_new_tokens, "tokens to add")
       ->capture_default_str();
   verb->add_option("--temperature", flags->options.sampling.temperature, "0: greedy")
@@ -112,7 +139,8 @@ void add_generate(CLI::App& app) {
       "Examples:\n"
       "  kvsmith generate runs/gqa --prompt \"To be, or not\" --temperature 0.8 --top-p 0.95 "
       "--verbose\n"
-      "  kvsmith generate runs/gqa --prompts prompts.txt --temperature 0 --json");
+      "  kvsmith generate runs/gqa --prompts prompts.txt --temperature 0 --json\n"
+      "  kvsmith generate smollm2 --chat --prompt \"Why is the sky blue?\" --temperature 0.2");
   verb->callback([flags] { generate_it(*flags); });
 }
 

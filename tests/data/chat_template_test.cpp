@@ -70,7 +70,13 @@ TEST(ChatTemplate, IdsAreThoseOfTheTextWithControlTokens) {
   const std::vector<ChatMessage> messages = {{"user", "  the best\n\n"}, {"assistant", "of times"}};
   EXPECT_EQ(chat.ids(tokenizer, messages, true),
             tokenizer.encode_with_specials(chat.text(messages, true)));
-  EXPECT_EQ(chat.end_of_turn(), "<|im_end|>");
+}
+
+TEST(ChatTemplate, AnswersEndWithAControlTokenOrBeforeTheNextTurn) {
+  EXPECT_EQ(ChatTemplate(Format::kChatml).end_of_turn(), "<|im_end|>");
+  EXPECT_EQ(ChatTemplate(Format::kChatml).next_turn(), "");
+  EXPECT_EQ(ChatTemplate(Format::kPlain).end_of_turn(), "");
+  EXPECT_EQ(ChatTemplate(Format::kPlain).next_turn(), "\n\nUser: ");
 }
 
 TEST(ChatTemplate, MessagesCannotBringControlTokens) {

@@ -34,7 +34,20 @@ class GenerateTest : public ::testing::Test {
     initialize(*loaded_.model, 4);
     loaded_.model->eval();
   }
-  GenerateOptions options(double temperature = 0) {
+  Generation generate_one(std::string_view text,
+                          const GenerateOptions& options,
+                          GenerateStats* stats = nullptr) {
+    return generate(loaded_, {text_prompt(loaded_, text)}, options, stats).at(0);
+  }
+  /// What is streamed, and the result.
+  std::pair<std::string, Generation> stream_one(std::string_view text,
+                                                const GenerateOptions& options) {
+    std::string streamed;
+    const auto results = generate(loaded_, {text_prompt(loaded_, text)}, options, nullptr,
+                                  [&](size_t, std::string_view piece) { streamed += piece; });
+    return {streamed, results.at(0)};
+  }
+  static GenerateOptions options(double temperature = 0) {
     GenerateOptions out;
     out.max_new_tokens = 20;
     out.sampling.temperature = temperature;
@@ -46,9 +59,9 @@ class GenerateTest : public ::testing::Test {
 };
 
 TEST_F(GenerateTest, GreedyEqualsTheArgmaxOfWholePasses) {
-  const auto result = generate(loaded_, {"the quick"}, options()).at(0);
-  auto ids = loaded_.tokenizer->encode("the quick");
-  ids.insert(ids.begin(), loaded_.bos_id);
+  const auto result = generate_one("the quick", options());
+  auto ids = text_prompt(loaded_, "the quick");
+  EXPECT_EQ(ids[0], loaded_.bos_id);
   for (const int32_t token : result.tokens) {
     const auto logits =
         loaded_.model->forward(torch::tensor(ids, torch::kLong).unsqueeze(0))[0][-1];
@@ -59,55 +72,52 @@ TEST_F(GenerateTest, GreedyEqualsTheArgmaxOfWholePasses) {
 }
 
 TEST_F(GenerateTest, ABatchOfDifferentPromptsGivesEachPromptsOwnText) {
-  const std::vector<std::string> prompts = {"the", "brown fox 17 jumps over", "lazy dog"};
+  const std::vector<std::string> texts = {"the", "brown fox 17 jumps over", "lazy dog"};
+  std::vector<std::vector<int32_t>> prompts;
+  for (const auto& text : texts) prompts.push_back(text_prompt(loaded_, text));
   const auto together = generate(loaded_, prompts, options());
-  for (size_t i = 0; i < prompts.size(); ++i) {
-    EXPECT_EQ(together[i].text, generate(loaded_, {prompts[i]}, options()).at(0).text)
-        << prompts[i];
-  }
+  for (size_t i = 0; i < texts.size(); ++i)
+    EXPECT_EQ(together[i].text, generate_one(texts[i], options()).text) << texts[i];
 }
 
 TEST_F(GenerateTest, SameSeedSameTextOtherSeedOtherText) {
   auto sampled = options(1.0);
   sampled.sampling.seed = 5;
-  const auto first = generate(loaded_, {"the"}, sampled).at(0).text;
-  EXPECT_EQ(generate(loaded_, {"the"}, sampled).at(0).text, first);
+  const auto first = generate_one("the", sampled).text;
+  EXPECT_EQ(generate_one("the", sampled).text, first);
   sampled.sampling.seed = 6;
-  EXPECT_NE(generate(loaded_, {"the"}, sampled).at(0).text, first);
+  EXPECT_NE(generate_one("the", sampled).text, first);
 }
 
 TEST_F(GenerateTest, StreamedPiecesJoinToTheTextAndStopTextsAreCutOff) {
   auto streaming = options(1.0);
-  std::string streamed;
-  const auto whole =
-      generate(loaded_, {"the"}, streaming, nullptr, [&](size_t, std::string_view piece) {
-        streamed += piece;
-      }).at(0);
+  const auto [streamed, whole] = stream_one("the", streaming);
   EXPECT_EQ(streamed, whole.text);
   const auto letter = whole.text.find_first_of("abcdefghijklmnopqrstuvwxyz", 1);
   ASSERT_NE(letter, std::string::npos);
   streaming.stop = {whole.text.substr(letter, 1)};
-  streamed.clear();
-  const auto stopped =
-      generate(loaded_, {"the"}, streaming, nullptr, [&](size_t, std::string_view piece) {
-        streamed += piece;
-      }).at(0);
+  const auto [streamed_until, stopped] = stream_one("the", streaming);
   EXPECT_EQ(stopped.finish, "stop");
   EXPECT_EQ(stopped.text, whole.text.substr(0, whole.text.find(streaming.stop[0])));
-  EXPECT_EQ(streamed, stopped.text);
+  EXPECT_EQ(streamed_until, stopped.text);
+}
+
+TEST_F(GenerateTest, EndTokensEndASequenceAndAreNoPartOfIt) {
+  const auto whole = generate_one("the", options(1.0)).tokens;
+  auto ending = options(1.0);
+  ending.end_tokens = {whole.at(5)};
+  const auto ended = generate_one("the", ending);
+  EXPECT_EQ(ended.finish, "eos");
+  EXPECT_EQ(ended.tokens,
+            std::vector(whole.begin(), std::ranges::find(whole, ending.end_tokens[0])));
 }
 
 TEST_F(GenerateTest, CharactersInBytePiecesAreStreamedWhole) {
   const std::string wanted = "a\u00e9\u6f22\U0001F642z";
-  std::string streamed;
   for (int seed = 0; seed < 40; ++seed) {  // bytes at random: mostly incomplete characters
     auto sampled = options(50.0);
     sampled.sampling.seed = static_cast<uint64_t>(seed);
-    streamed.clear();
-    const auto result =
-        generate(loaded_, {wanted}, sampled, nullptr, [&](size_t, std::string_view piece) {
-          streamed += piece;
-        }).at(0);
+    const auto [streamed, result] = stream_one(wanted, sampled);
     EXPECT_EQ(find_invalid_utf8(result.text), result.text.size());
     EXPECT_EQ(streamed, result.text) << seed;
   }
@@ -115,7 +125,7 @@ TEST_F(GenerateTest, CharactersInBytePiecesAreStreamedWhole) {
 
 TEST_F(GenerateTest, CacheBytesAreThoseOfTheTokensFedIn) {
   GenerateStats stats;
-  const auto result = generate(loaded_, {"the quick"}, options(), &stats).at(0);
+  const auto result = generate_one("the quick", options(), &stats);
   // the last token sampled is never fed in
   const auto fed = stats.prompt_tokens + static_cast<int64_t>(result.tokens.size()) -
                    (result.finish == "length" ? 1 : 0);
@@ -125,17 +135,18 @@ TEST_F(GenerateTest, CacheBytesAreThoseOfTheTokensFedIn) {
 TEST_F(GenerateTest, RefusesWhatCannotWork) {
   auto too_long = options();
   too_long.max_new_tokens = 128;
-  expect_error([&] { generate(loaded_, {"x"}, too_long); }, ExitCode::kUsage,
+  expect_error([&] { generate_one("x", too_long); }, ExitCode::kUsage,
                "exceed max_position_embeddings 128");
   for (const auto& [temperature, top_k, top_p] : std::vector<std::tuple<double, int, double>>{
            {-1, 0, 1}, {NAN, 0, 1}, {1, -2, 1}, {1, 0, 0}, {1, 0, 1.5}}) {
     auto bad = options(temperature);
     bad.sampling.top_k = top_k;
     bad.sampling.top_p = top_p;
-    expect_error([&] { generate(loaded_, {"x"}, bad); }, ExitCode::kUsage, "expected");
+    expect_error([&] { generate_one("x", bad); }, ExitCode::kUsage, "expected");
   }
+  expect_error([&] { generate(loaded_, {{}}, options()); }, ExitCode::kUsage, "prompt is empty");
   loaded_.tokenizer.reset();
-  expect_error([&] { generate(loaded_, {"x"}, options()); }, ExitCode::kUsage, "no tokenizer");
+  expect_error([&] { generate(loaded_, {{1}}, options()); }, ExitCode::kUsage, "no tokenizer");
 }
 
 TEST(Sample, DrawsWithTheProbabilitiesOfTheSoftmax) {

@@ -48,6 +48,7 @@ TEST(CommandLine, MisuseGetsOneMessageAndItsExitCode) {
            {"train no-such.toml --output r", 66, "no-such.toml"},
            {"evaluate no-such --corpus c.h5", 66, "c.h5"},
            {"generate no-such -p x", 66, "no such checkpoint"},
+           {"generate no-such -p x --system y", 64, "--chat"},
            {"checkpoint list no-such", 66, "no such directory"},
            {"report --output r.html", 64, "runs is required"},
            {"estimate EMPTY --set model.vocab_size=100 --memory 3XB", 64, "write it as 24GiB"},
@@ -360,6 +361,23 @@ TEST_F(Workflow, GenerateIsRepeatableAndCountsItsCache) {
   const auto refused = kvsmith(command + " --temperature -1");
   EXPECT_EQ(refused.code, 64);
   EXPECT_TRUE(refused.text.starts_with("kvsmith: error: ")) << refused.text;
+}
+
+TEST_F(Workflow, AChatShowsAnswersAlone) {
+  write_file(at("prompts.txt"), "the cat\nthe dog\n");
+  const auto command = cat("generate ", at("run"), " --chat -n 6 --temperature 0 ");
+  const auto file = cat(command, "--prompts ", at("prompts.txt"));
+  const auto answer = expect_ok(command + "--prompt 'the cat'").text;
+  EXPECT_TRUE(expect_ok(file).text.starts_with("[0] " + answer + "[1] "));
+  const auto lines = expect_ok(file + " --json").text;
+  const Json json = Json::parse(lines.substr(0, lines.find('\n')));
+  EXPECT_FALSE(json.contains("prompt"));
+  EXPECT_EQ(json["text"].get<std::string>() + "\n", answer);
+  const auto prompt_tokens = [&](const char* system) {
+    const auto text = expect_ok(cat(command, "--verbose --prompt x --system ", system)).text;
+    return std::stoi(text.substr(text.rfind('\n', text.size() - 2) + 1));
+  };
+  EXPECT_GT(prompt_tokens("'the dog saw it'"), prompt_tokens("''"));
 }
 
 TEST_F(Workflow, DryRunPrintsTheResolvedConfigurationAndStartsNothing) {

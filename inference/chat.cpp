@@ -1,0 +1,33 @@
+#include "inference/chat.h"
+
+namespace kvsmith {
+namespace {
+
+ChatTemplate template_of(const Tokenizer& tokenizer, const std::optional<std::string>& system) {
+  const auto recognized = ChatTemplate::recognize(tokenizer.chat_template());
+  return system ? ChatTemplate(recognized.format(), *system) : recognized;
+}
+
+}  // namespace
+
+Chat::Chat(const LoadedModel& model, const std::optional<std::string>& system)
+    : tokenizer_(tokenizer_of(model)),
+      bos_id_(model.bos_id),
+      template_(template_of(tokenizer_, system)) {}
+
+std::vector<int32_t> Chat::prompt(const std::vector<ChatMessage>& messages) const {
+  auto ids = template_.ids(tokenizer_, messages, /*asks=*/true);
+  // the other formats write begin-of-text themselves where they want it
+  if (template_.format() == ChatTemplate::Format::kPlain && bos_id_ >= 0)
+    ids.insert(ids.begin(), bos_id_);
+  return ids;
+}
+
+void Chat::end_with_answer(GenerateOptions& options) const {
+  if (const auto token = template_.end_of_turn(); !token.empty())
+    options.end_tokens.push_back(tokenizer_.special_id(token));
+  else
+    options.stop.push_back(template_.next_turn());
+}
+
+}  // namespace kvsmith
