@@ -9,6 +9,7 @@
 #include "checkpoints/tokenizer_file.h"
 #include "core/error.h"
 #include "core/files.h"
+#include "data/tokenizer_json.h"
 
 namespace kvsmith {
 namespace {
@@ -123,7 +124,8 @@ ModelSource open_hf_folder(const fs::path& folder) {
     if (error.code() != ExitCode::kConfig) throw;
     out.tokenizer_problem = error.what();
   }
-  out.bos_id = id_of(json, "bos_token_id").value_or(-1);
+  // a tokenizer.json says whether texts begin with it; config.json has its id in any case
+  if (!is_tokenizer_json(out.tokenizer)) out.bos_id = id_of(json, "bos_token_id").value_or(-1);
   out.eos_id = id_of(json, "eos_token_id").value_or(-1);
   out.name = fs::canonical(folder).filename().string();
   out.path = folder;

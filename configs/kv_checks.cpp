@@ -136,8 +136,6 @@ void check_edges(const KvGraph& graph, std::vector<KeyProblem>& problems) {
 
 void check_options(const ModelConfig& c, const KvGraph& graph, std::vector<KeyProblem>& problems) {
   const Expect expect{problems};
-  expect(!c.attention_k_eq_v || c.qk_norm, "attention_k_eq_v",
-         "needs qk_norm = true: keys are the values times the weight of the key norm, rotated");
   for (int64_t i = 0; i < graph.size(); ++i) {
     const LayerSpec& spec = graph[i];
     expect(!c.attention_k_eq_v || spec.k_source == spec.v_source, "attention_k_eq_v",

@@ -116,8 +116,8 @@ struct ModelConfig {
           self.qk_norm);
     visit(
         Key{.name = "attention_k_eq_v",
-            .help = "values are the keys before their norm weight and rotation, and only they are "
-                    "cached (Gemma 4); needs qk_norm"},
+            .help = "values are the keys before their rotation (with qk_norm: normed, before the "
+                    "norm's weight, as in Gemma 4), and only they are cached"},
         self.attention_k_eq_v);
     visit(Key{.name = "attention_sink_logits",
               .help = "a learned logit per head in the softmax's denominator (gpt-oss)"},

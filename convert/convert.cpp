@@ -8,6 +8,7 @@
 #include "convert/attention_weights.h"
 #include "convert/autoencoded.h"
 #include "convert/latent.h"
+#include "convert/tied.h"
 #include "core/error.h"
 #include "core/text.h"
 
@@ -101,6 +102,10 @@ class Converter {
         if (graph.is_owner(layer)) make_latents(layer);
         continue;
       }
+      if (out_.model->config().attention_k_eq_v) {
+        if (graph.is_owner(layer)) tie(layer);
+        continue;
+      }
       if (graph.keeps_keys(layer)) share(layer, /*is_keys=*/true);
       if (graph.keeps_values(layer)) share(layer, /*is_keys=*/false);
     }
@@ -162,6 +167,30 @@ class Converter {
     note(is_keys ? "k_proj" : "v_proj", owner, readers, heads, is_mean);
   }
 
+  /// The keys that layer `owner` keeps, of which values are made, for all that read them.
+  void tie(int64_t owner) {
+    const auto readers = readers_of(out_.model->graph(), owner, /*keys=*/true);
+    const int64_t heads = out_.model->graph()[owner].kv_heads;
+    for (size_t head = 0; head < static_cast<size_t>(heads); ++head) {
+      const auto places = places_of(readers, head, heads);
+      std::vector<Member> keys, values;
+      for (const Place& place : places) {
+        keys.push_back(member_of(place, true));
+        values.push_back(member_of(place, false));
+      }
+      const TiedProjection fitted = fit_tied(keys, values, owner, moments_);
+      for (size_t i = 0; i < places.size(); ++i) {
+        of(places[i].layer).turn_queries(places[i].head, fitted.turns[i]);
+        of(places[i].layer).read_out(places[i].head, fitted.readouts[i]);
+      }
+      keys_[owner].push_back(fitted.weight);
+    }
+    std::vector<std::string> names;
+    for (const int64_t layer : readers) names.push_back(std::to_string(layer));
+    out_.origins.push_back(
+        {mixer_name(owner) + "k_proj", "fit of keys and values together of layers " + join(names)});
+  }
+
   at::Tensor fitted_keys(const std::vector<Place>& places,
                          const std::vector<Member>& members,
                          int64_t owner) {
@@ -196,9 +225,10 @@ class Converter {
     if (readers == std::vector<int64_t>{owner} && heads == before) return;
     std::vector<std::string> names;
     for (const int64_t layer : readers) names.push_back(std::to_string(layer));
-    out_.origins.push_back(
-        {mixer_name(owner) + projection, cat(is_mean ? "mean" : "fit", " of ", before / heads,
-                                             " heads each of layers ", join(names))});
+    out_.origins.push_back({mixer_name(owner) + projection,
+                            cat(is_mean ? "mean" : "fit", " of ",
+                                before == heads ? "each head" : cat(before / heads, " heads each"),
+                                " of layers ", join(names))});
   }
 
   /// Says which layers become something else.
@@ -289,6 +319,7 @@ ModelConfig sizes_of(const ModelConfig& source) {
   const auto& theta = source.layer_rope_theta;
   if (std::ranges::all_of(theta, [&](double base) { return base == source.rope_theta; }))
     out.layer_rope_theta = plain.layer_rope_theta;
+  out.attention_k_eq_v = plain.attention_k_eq_v;
   out.sliding_window = plain.sliding_window;
   out.num_sink_tokens = plain.num_sink_tokens;
   out.rope_local_theta = plain.rope_local_theta;
@@ -309,6 +340,10 @@ void check_convertible(const DecoderImpl& source, const ModelConfig& target, Poo
   const bool latent = std::ranges::count(target.layer_types, "latent") > 0;
   if (latent && pooling == Pooling::kMean)
     refuse("latents are no mean of projections", "choose --pooling fit");
+  if (target.attention_k_eq_v && pooling == Pooling::kMean)
+    refuse("keys that values are made of are no mean of projections", "choose --pooling fit");
+  if (target.attention_k_eq_v && target.qk_norm)
+    refuse("keys are normed (qk_norm), which values are not", "leave attention_k_eq_v out");
 }
 
 Moments::Pairs moments_needed(const DecoderImpl& source, const ModelConfig& target) {

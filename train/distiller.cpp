@@ -3,6 +3,7 @@
 #include <torch/types.h>
 
 #include "core/error.h"
+#include "core/hash.h"
 #include "core/text.h"
 #include "ops/layers.h"
 #include "ops/losses.h"
@@ -26,6 +27,16 @@ at::Tensor run(DecoderImpl& model,
   return model.step(tokens, positions, cache);
 }
 
+std::string hash_of_weights(const DecoderImpl& model) {
+  Sha256 hash;
+  for (const auto& [name, tensor] : named_parameters(model)) {
+    const auto bytes = tensor.detach().cpu().contiguous();
+    hash.update(name.data(), name.size());
+    hash.update(bytes.const_data_ptr(), bytes.nbytes());
+  }
+  return hash.hex();
+}
+
 /// Mean over layers of |a - b|^2 / |b|^2.
 at::Tensor relative_difference(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
   at::Tensor sum;
@@ -46,6 +57,7 @@ Distiller::Distiller(const DistillConfig& config,
   const LoadedModel loaded =
       load_model(config.teacher, {.type = student.compute_type(), .device = student.device()});
   teacher_ = loaded.model;
+  fingerprint_ = hash_of_weights(*teacher_);
   const std::string where = "distill.teacher: " + config.teacher;
   const auto &theirs = teacher_->config(), &ours = student.config();
   expect_same_vocabulary(loaded, ours.vocab_size, tokenizer_sha256, where);

@@ -27,6 +27,9 @@ class Distiller {
             const DecoderImpl& student,
             const std::string& tokenizer_sha256);
 
+  /// Hash of the teacher's weights: a run must go on with the teacher that it began with.
+  const std::string& fingerprint() const { return fingerprint_; }
+
   /// The loss of `student` on tokens [batch, seq] with targets [batch, seq].
   TokenLoss loss(DecoderImpl& student,
                  const at::Tensor& tokens,
@@ -36,6 +39,7 @@ class Distiller {
  private:
   DistillConfig config_;
   Decoder teacher_{nullptr};
+  std::string fingerprint_;
 };
 
 }  // namespace kvsmith

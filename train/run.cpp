@@ -68,16 +68,8 @@ Json fingerprints(const Texts& texts) {
   return out;
 }
 
-/// Refuses to continue a checkpoint under another configuration or on other data.
-void check_same_run(const RunConfig& before,
-                    const RunConfig& now,
-                    const Json& state,
-                    const Json& corpora,
-                    const RunOptions& options) {
-  std::vector<Difference> all = differences(before, now);
-  if (state.at("corpora") != corpora) {
-    all.push_back({"data.corpus", state.at("corpora").dump(), corpora.dump()});
-  }
+/// Refuses to continue a run under another configuration, on other data or with another teacher.
+void refuse_differences(std::vector<Difference> all, const RunOptions& options) {
   std::erase_if(all, [&](const Difference& d) {
     return std::ranges::find(options.accept, d.key) != options.accept.end();
   });
@@ -140,9 +132,12 @@ class Run {
       model->to(device_);
     } else {
       const fs::path& path = checkpoint->path;
-      check_same_run(
+      auto changes = differences(
           parse_run_config(read_file(path / "config.toml"), (path / "config.toml").string()),
-          config_, checkpoint->state, fingerprints(texts_), options_);
+          config_);
+      const Json &before = checkpoint->state.at("corpora"), now = fingerprints(texts_);
+      if (before != now) changes.push_back({"data.corpus", before.dump(), now.dump()});
+      refuse_differences(std::move(changes), options_);
       note_environment(checkpoint->state.at("environment"), environment_, hooks_);
       load_into(named_parameters(*model), SafetensorsFile(path / "model.safetensors"));
       model->to(device_);
@@ -151,6 +146,9 @@ class Run {
     std::unique_ptr<Distiller> distiller;
     if (!config_.distill.teacher.empty()) {
       distiller = std::make_unique<Distiller>(config_.distill, *model, info.tokenizer_sha256);
+      teacher_ = distiller->fingerprint();
+      const auto before = checkpoint ? checkpoint->state.value("teacher", teacher_) : teacher_;
+      if (before != teacher_) refuse_differences({{"distill.teacher", before, teacher_}}, options_);
       note("learning from " + config_.distill.teacher);
     }
     trainer_ = std::make_unique<Trainer>(config_, model, *batches_, std::move(distiller));
@@ -284,6 +282,7 @@ class Run {
     out["seed"] = config_.train.seed;
     out["corpora"] = fingerprints(texts_);
     out["tokenizer_sha256"] = texts_.corpora.at(0).info().tokenizer_sha256;
+    if (!teacher_.empty()) out["teacher"] = teacher_;
     out["environment"] = environment_;
     out["version"] = KVSMITH_VERSION;
     if (validation) out["validation_loss"] = *validation;
@@ -327,6 +326,7 @@ class Run {
   Texts texts_;
   at::Device device_;
   Json environment_, tail_ = Json::array();
+  std::string teacher_;  ///< its hash; empty: none
   std::unique_ptr<BatchStream> batches_;
   std::unique_ptr<Trainer> trainer_;
   RunResult result_;

@@ -64,6 +64,7 @@ class Attention final : public RowMixer {
   std::vector<at::Tensor> project(const at::Tensor& x, const Positions& positions) override {
     if (ties_values()) {
       const auto raw = split_heads(k_proj_(x), config_.head_dim);
+      if (!k_norm_) return {{}, raw};
       return {{},
               rms_norm(raw, torch::ones({config_.head_dim}, raw.device()), config_.rms_norm_eps)};
     }
@@ -80,8 +81,8 @@ class Attention final : public RowMixer {
   Rows expand(Rows remembered) override {
     if (ties_values() && !remembered.empty()) {
       const auto& v = remembered.streams[kValues];
-      remembered.streams[kKeys] =
-          rotate(v * k_norm_->weight.to(v.scalar_type()), remembered.positions, spec_.rope_theta);
+      const auto k = k_norm_ ? v * k_norm_->weight.to(v.scalar_type()) : v;
+      remembered.streams[kKeys] = rotate(k, remembered.positions, spec_.rope_theta);
     }
     return remembered;
   }

@@ -246,7 +246,6 @@ TEST(KvGraph, ImpossibleTablesAreRefusedWithLayersAndReason) {
          c.dropout = 0.1;
        },
        "dropout", "set dropout = 0"},
-      {[](auto& c) { c.attention_k_eq_v = true; }, "attention_k_eq_v", "needs qk_norm"},
       {[](auto& c) {
          c.pattern = "fusedkv-lite";
          c.attention_k_eq_v = c.qk_norm = true;

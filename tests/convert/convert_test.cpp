@@ -91,6 +91,24 @@ TEST(Convert, HeadsThatOneCanServeAreMergedExactly) {
   }
 }
 
+/// Values that are a linear map of keys before their rotation.
+TEST(Convert, ValuesThatKeysHoldAreTiedExactly) {
+  const torch::NoGradGuard no_grad;
+  const auto source = random_model(tiny_model(2));
+  torch::manual_seed(4);
+  const auto map = torch::randn({8, 8}) * 0.4;
+  for (const char* layer : {"model.layers.0.self_attn.", "model.layers.1.self_attn."}) {
+    const auto k = parameter(source, std::string(layer) + "k_proj.weight");
+    auto v = parameter(source, std::string(layer) + "v_proj.weight");
+    for (const int64_t row : {0, 8})
+      v.narrow(0, row, 8).copy_(torch::matmul(map.t(), k.narrow(0, row, 8)));
+  }
+  const auto tied = [](ModelConfig& c) { c.attention_k_eq_v = true; };
+  EXPECT_TRUE(close(logits(converted(source, tied).model), logits(source), 1e-4));
+  const auto other = random_model(tiny_model(2));
+  EXPECT_FALSE(close(logits(converted(other, tied).model), logits(other), 1e-2));
+}
+
 TEST(Convert, MeanIsTheMeanOfTheProjections) {
   const auto source = random_model(tiny_model(2));
   const auto out = converted(source, [](ModelConfig& c) { c.pattern = "cla-2"; }, Pooling::kMean);
@@ -230,6 +248,9 @@ TEST(Convert, RefusesWhatItCannotMake) {
         c.latent.kv_lora_rank = 64;
       },
       "kv_lora_rank 64");
+  const auto normed = random_model(tiny_model(2, [](ModelConfig& c) { c.qk_norm = true; }));
+  expect_error([&] { converted(normed, [](ModelConfig& c) { c.attention_k_eq_v = true; }); },
+               ExitCode::kConfig, "keys are normed");
   const auto shared = random_model(tiny_model(2, [](ModelConfig& c) { c.pattern = "cla-2"; }));
   expect_error([&] { converted(shared, [](ModelConfig&) {}); }, ExitCode::kConfig,
                "layer 1 of the source");

@@ -64,7 +64,8 @@ inline std::vector<LayerCase> layer_cases() {
                c.head_dim = 24;
                c.tie_word_embeddings = false;
              }),
-      option("k_eq_v", [](auto& c) { c.attention_k_eq_v = c.qk_norm = true; }),
+      option("k_eq_v", [](auto& c) { c.attention_k_eq_v = true; }),
+      option("k_eq_v_qk_norm", [](auto& c) { c.attention_k_eq_v = c.qk_norm = true; }),
       option("sink_logits", [](auto& c) { c.attention_sink_logits = true; }),
       option("nope", [](auto& c) { c.layer_rope_theta = {10000, 0}; }),
       option("heads_per_layer", [](auto& c) { c.layer_num_key_value_heads = {1, 4}; }),

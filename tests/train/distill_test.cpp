@@ -35,8 +35,9 @@ class Distillation : public ::testing::Test {
     return nlohmann::json::parse(history(directory_ / name).back()).at(key).get<double>();
   }
 
-  std::string make_teacher() {
+  std::string make_teacher(int64_t seed = 0) {
     RunConfig run = tiny_run(corpus_);
+    run.train.seed = seed;
     run.train.max_steps = 60;
     run.train.checkpoint_every = 0;
     run_training(run, {.output = directory_ / "teacher"}, {});
@@ -84,6 +85,14 @@ TEST_F(Distillation, ResumedEqualsUninterrupted) {
   EXPECT_EQ(history(directory_ / "parts"), history(directory_ / "whole"));
   EXPECT_EQ(read_file(directory_ / "parts/latest/model.safetensors"),
             read_file(directory_ / "whole/latest/model.safetensors"));
+}
+
+TEST_F(Distillation, GoesOnWithTheSameTeacherOnly) {
+  auto run = config();
+  train(run, "run", 5);
+  fs::remove_all(teacher_);
+  make_teacher(/*seed=*/1);
+  expect_error([&] { train(run, "run"); }, ExitCode::kConfig, "distill.teacher");
 }
 
 TEST_F(Distillation, RefusesATeacherThatDoesNotFit) {
