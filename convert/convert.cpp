@@ -144,7 +144,8 @@ class Converter {
   void share(int64_t owner, bool is_keys) {
     const auto readers = readers_of(out_.model->graph(), owner, is_keys);
     const int64_t heads = out_.model->graph()[owner].kv_heads;
-    const bool is_mean = pooling_ == Pooling::kMean || (is_keys && source_.config().qk_norm);
+    const bool is_normed = is_keys ? source_.config().qk_norm : source_.config().v_norm;
+    const bool is_mean = pooling_ == Pooling::kMean || is_normed;
     std::vector<at::Tensor>& shared = (is_keys ? keys_ : values_)[owner];
     for (size_t head = 0; head < static_cast<size_t>(heads); ++head) {
       const auto places = places_of(readers, head, heads);
