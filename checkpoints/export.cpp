@@ -7,6 +7,7 @@
 #include <torch/types.h>
 
 #include "checkpoints/hf_config.h"
+#include "checkpoints/hf_gemma.h"
 #include "checkpoints/output_directory.h"
 #include "checkpoints/tensor_file.h"
 #include "configs/run_config.h"
@@ -31,6 +32,7 @@ NamedTensors weights_of(const DecoderImpl& model) {
 NamedTensors constants_of(const ModelConfig& config, const std::string& model_type) {
   constexpr double kNoSink = -1e30;  // adds exactly nothing to a softmax
   NamedTensors out;
+  if (is_gemma(model_type)) out = gemma4_constants(config);
   for (int64_t i = 0;
        model_type == "granite_swa" && !config.attention_sink_logits && i < config.num_hidden_layers;
        ++i) {

@@ -5,6 +5,8 @@
 #include <vector>
 
 #include "checkpoints/hf_family.h"
+#include "checkpoints/hf_gemma.h"
+#include "checkpoints/hf_keys.h"
 #include "configs/kv_patterns.h"
 #include "configs/run_config.h"
 #include "core/error.h"
@@ -15,47 +17,13 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-template <class T>
-T required(const Json& json, const char* key, const std::string& where) {
-  const auto found = json.find(key);
-  if (found == json.end() || found->is_null()) {
-    throw Error(ExitCode::kConfig, {cat("key \"", key, "\" is missing"), where,
-                                    "is this the config.json of a decoder-only model?"});
-  }
-  return found->get<T>();
-}
-
 /// transformers 5 nests the base under rope_parameters, earlier versions have rope_theta.
 double rope_theta(const Json& json, const std::string& where) {
   const Json rope = json.value("rope_parameters", Json());
-  if (rope.is_object()) {
-    const std::string type = rope.value("rope_type", "default");
-    if (type != "default") {
-      throw Error(ExitCode::kConfig, {"rope_type \"" + type + "\" is not supported", where,
-                                      "only unscaled rotary embeddings are"});
-    }
-    return rope.value("rope_theta", 10000.0);
-  }
-  if (const auto scaling = json.find("rope_scaling");
-      scaling != json.end() && !scaling->is_null()) {
-    throw Error(ExitCode::kConfig,
-                {"rope_scaling is not supported", where, "only unscaled rotary embeddings are"});
-  }
-  return json.value("rope_theta", 10000.0);
-}
-
-/// layer_types of transformers in our words.
-std::vector<std::string> layer_types(const Json& json, const std::string& where) {
-  std::vector<std::string> out;
-  for (const auto& item : json) {
-    const auto type = item.get<std::string>();
-    if (type != "full_attention" && type != "sliding_attention") {
-      throw Error(ExitCode::kConfig, {"layer type \"" + type + "\" is not supported", where,
-                                      "supported: full_attention, sliding_attention"});
-    }
-    out.emplace_back(type == "full_attention" ? "full" : "sliding");
-  }
-  return out;
+  constexpr double kUsual = 10000;
+  if (rope.is_object()) return unscaled_theta(rope, kUsual, where);
+  expect_no_scaling(json, where);
+  return json.value("rope_theta", kUsual);
 }
 
 /// Windows and rotary bases of the layers.
@@ -63,19 +31,12 @@ void read_layers(const Json& json,
                  const std::string& type,
                  ModelConfig& c,
                  const std::string& where) {
-  const auto window = json.find("sliding_window");
-  const bool on = window != json.end() && !window->is_null() &&
+  const bool on = is_set(json, "sliding_window") &&
                   json.value("use_sliding_window", type == "mistral" || type == "granite_swa");
   if (on) {
-    c.sliding_window = window->get<int64_t>();
-    const auto types = json.find("layer_types");
-    if (types != json.end() && !types->is_null()) {
-      c.layer_types = layer_types(*types, where);
-      if (std::ssize(c.layer_types) != c.num_hidden_layers) {
-        throw Error(ExitCode::kConfig, {cat("layer_types has ", c.layer_types.size(),
-                                            " entries for ", c.num_hidden_layers, " layers"),
-                                        where, "expected one for each"});
-      }
+    c.sliding_window = json.at("sliding_window").get<int64_t>();
+    if (is_set(json, "layer_types")) {
+      c.layer_types = read_layer_types(json, c.num_hidden_layers, where);
     } else if (type == "mistral") {
       c.layer_types = {"sliding"};
     } else {
@@ -85,9 +46,8 @@ void read_layers(const Json& json,
   }
   if (type == "granite_swa") {
     c.attention_sink_logits = true;
-    const auto theta = json.find("layer_rope_theta");
-    if (theta != json.end() && !theta->is_null())
-      c.layer_rope_theta = theta->get<std::vector<double>>();
+    if (is_set(json, "layer_rope_theta"))
+      c.layer_rope_theta = json.at("layer_rope_theta").get<std::vector<double>>();
     const double scale = 1 / std::sqrt(static_cast<double>(c.head_dim));
     for (const auto& [key, value] :
          std::vector<std::pair<const char*, double>>{{"attention_multiplier", scale},
@@ -184,7 +144,7 @@ Json common_config(const ModelConfig& c,
                {"num_attention_heads", c.num_attention_heads},
                {"num_key_value_heads", c.num_key_value_heads},
                {"head_dim", c.head_dim},
-               {"hidden_act", "silu"},
+               {"hidden_act", c.hidden_act},
                {"max_position_embeddings", c.max_position_embeddings},
                {"initializer_range", c.initializer_range},
                {"rms_norm_eps", c.rms_norm_eps},
@@ -208,10 +168,8 @@ Json to_hf_config(const ModelConfig& c, const ExportIds& ids, const std::string&
   const HfFamily family = hf_family_of(c);
   Json json = common_config(c, family.architecture, family.model_type, ids, dtype);
   if (json.contains("sliding_window")) json["use_sliding_window"] = true;
-  if (family.has_layers) {
-    json["layer_types"] = Json::array();
-    for (const auto& type : c.layer_types) json["layer_types"].push_back(type + "_attention");
-  }
+  if (is_gemma(family.model_type)) write_gemma4(c, json);
+  if (family.has_layers) json["layer_types"] = to_layer_types(c.layer_types);
   if (family.has_theta) {
     json["layer_rope_theta"] = c.layer_rope_theta;
     json["attention_multiplier"] = 1 / std::sqrt(static_cast<double>(c.head_dim));
@@ -248,15 +206,20 @@ bool has_interleaved_rotation(const Json& json) {
 
 ModelConfig from_hf_config(const Json& json, const std::string& where) {
   const auto type = required<std::string>(json, "model_type", where);
-  const std::vector<std::string> supported = {"deepseek_v3", "granite_swa", "lckv-llama", "llama",
-                                              "mistral",     "qwen2",       "qwen3",      "youtu"};
+  const std::vector<std::string> supported = {
+      "deepseek_v3", "gemma3_text", "gemma4_text", "granite_swa", "lckv-llama",
+      "llama",       "mistral",     "qwen2",       "qwen3",       "youtu"};
   if (std::ranges::find(supported, type) == supported.end()) {
     throw Error(ExitCode::kConfig, {"model_type \"" + type + "\" is not supported", where,
                                     "supported: " + join(supported)});
   }
-  if (const auto act = json.value("hidden_act", "silu"); act != "silu") {
-    throw Error(ExitCode::kConfig,
-                {"hidden_act \"" + act + "\" is not supported", where, "only silu is"});
+  const bool gemma = is_gemma(type);
+  const std::string gelu = "gelu_pytorch_tanh";
+  const char* act_key = gemma ? "hidden_activation" : "hidden_act";
+  const auto act = json.value(act_key, gemma ? gelu : "silu");
+  if (act != "silu" && act != gelu) {
+    throw Error(ExitCode::kConfig, {cat(act_key, " \"", act, "\" is not supported"), where,
+                                    "only silu and " + gelu + " are"});
   }
   if (json.value("mlp_bias", false)) {
     throw Error(ExitCode::kConfig,
@@ -275,13 +238,16 @@ ModelConfig from_hf_config(const Json& json, const std::string& where) {
   c.max_position_embeddings = json.value("max_position_embeddings", int64_t{2048});
   c.rms_norm_eps = json.value("rms_norm_eps", 1e-6);
   c.initializer_range = json.value("initializer_range", 0.02);
-  c.rope_theta = rope_theta(json, where);
-  c.tie_word_embeddings = json.value("tie_word_embeddings", type == "youtu");
+  c.hidden_act = act;
+  if (!gemma) c.rope_theta = rope_theta(json, where);
+  c.tie_word_embeddings = json.value("tie_word_embeddings", gemma || type == "youtu");
   c.qk_norm = type == "qwen3";
   c.attention_bias = type == "qwen2" || json.value("attention_bias", false);
   if (c.head_dim == 0) c.head_dim = c.hidden_size / std::max<int64_t>(1, c.num_attention_heads);
   if (is_latent_type(type)) {
     read_latents(json, type, c, where);
+  } else if (gemma) {
+    read_gemma(json, c, where);
   } else if (type == "lckv-llama") {
     read_lckv(json, c, where);
   } else {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "checkpoints/hf_gemma.h"
 #include "configs/kv_graph.h"
 #include "core/error.h"
 #include "core/text.h"
@@ -20,6 +21,17 @@ bool has_one_theta(const ModelConfig& c) {
   return theta[0] > 0 && std::ranges::count(theta, theta[0]) == std::ssize(theta);
 }
 
+/// Options of Gemma's block that no class of another family has; empty: none is set.
+std::string block_obstacle(const ModelConfig& c) {
+  for (const auto& [key, is_set] :
+       {std::pair("sandwich_norm", c.sandwich_norm), std::pair("v_norm", c.v_norm),
+        std::pair("scale_embeddings", c.scale_embeddings),
+        std::pair("query_pre_attn_scalar", c.query_pre_attn_scalar > 0)}) {
+    if (is_set) return cat("a block with ", key);
+  }
+  return "";
+}
+
 /// transformers refuses such configurations, head_dim or not.
 std::string odd_width(const ModelConfig& c) {
   if (c.hidden_size % c.num_attention_heads == 0) return "";
@@ -28,6 +40,7 @@ std::string odd_width(const ModelConfig& c) {
 
 /// What keeps a model of softmax attention out of every class of Llama's shape; empty: nothing.
 std::string attention_obstacle(const ModelConfig& c, const KvGraph& graph) {
+  if (auto why = block_obstacle(c); !why.empty()) return why;
   for (int64_t i = 0; i < graph.size(); ++i) {
     const LayerSpec& spec = graph[i];
     if (spec.kind != "full" && spec.kind != "sliding")
@@ -55,6 +68,7 @@ std::string stock_obstacle(const ModelConfig& c, const KvGraph& graph) {
 }
 
 std::string latent_obstacle(const ModelConfig& c, const KvGraph& graph) {
+  if (auto why = block_obstacle(c); !why.empty()) return why;
   for (int64_t i = 0; i < graph.size(); ++i) {
     const LayerSpec& spec = graph[i];
     if (spec.kind != "latent")
@@ -74,6 +88,7 @@ std::string gguf_obstacle(const ModelConfig& c, const KvGraph& graph) {
   }
   if (!has_one_theta(c)) return "layers differ in rope_theta, or have none";
   if (c.attention_sink_logits) return "the softmax has sink logits (attention_sink_logits)";
+  if (c.hidden_act != "silu") return "hidden_act is " + c.hidden_act;
   if (c.attention_bias && c.qk_norm) return "biases (attention_bias) beside qk_norm";
   if (c.attention_bias && c.num_attention_heads * c.head_dim != c.hidden_size)
     return cat("biases (attention_bias), and ", c.num_attention_heads, " heads of ", c.head_dim,
@@ -101,8 +116,11 @@ HfFamily hf_family_of(const ModelConfig& c) {
   const KvGraph graph(c);
   const auto count = [&](const char* kind) { return std::ranges::count(c.layer_types, kind); };
   const bool is_latent = count("latent") > 0;
-  const std::string why = is_latent ? latent_obstacle(c, graph) : stock_obstacle(c, graph);
+  const std::string why = c.sandwich_norm ? gemma4_obstacle(c, graph)
+                          : is_latent     ? latent_obstacle(c, graph)
+                                          : stock_obstacle(c, graph);
   if (!why.empty()) refuse("no class of transformers", why);
+  if (c.sandwich_norm) return {"Gemma4ForCausalLM", "gemma4_text"};
   if (is_latent) {
     return {.architecture = "YoutuForCausalLM", .model_type = "youtu", .is_latent = true};
   }

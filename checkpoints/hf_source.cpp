@@ -4,11 +4,13 @@
 #include <torch/types.h>
 
 #include "checkpoints/hf_config.h"
+#include "checkpoints/hf_gemma.h"
 #include "checkpoints/model_source.h"
 #include "checkpoints/rotary_rows.h"
 #include "checkpoints/tokenizer_file.h"
 #include "core/error.h"
 #include "core/files.h"
+#include "core/text.h"
 #include "data/tokenizer_json.h"
 
 namespace kvsmith {
@@ -79,12 +81,23 @@ std::optional<int32_t> id_of(const Json& json, const char* key) {
 
 /// Whether the tensor says nothing: classes of Hugging Face want it where a model has none.
 bool is_filler(const std::string& name, const Shards& shards, const fs::path& folder) {
-  if (!name.ends_with("o_proj.bias")) return false;
-  if (shards.read(name).any().item<bool>()) {
-    throw Error(ExitCode::kConfig,
-                {name + " is not zero, and output biases are not supported", folder.string(), ""});
+  struct Filler {
+    const char* ending;
+    double value;
+    const char* what;
+  };
+  for (const Filler& filler :
+       {Filler{"o_proj.bias", 0, "output biases"}, Filler{".layer_scalar", 1, "scaled layers"},
+        Filler{".post_per_layer_input_norm.weight", 0, "per-layer embeddings"}}) {
+    if (!name.ends_with(filler.ending)) continue;
+    if (shards.read(name).ne(filler.value).any().item<bool>()) {
+      throw Error(ExitCode::kConfig,
+                  {cat(name, " is not ", filler.value, ", and ", filler.what, " are not supported"),
+                   folder.string(), ""});
+    }
+    return true;
   }
-  return true;
+  return name.find("per_layer") != name.npos;  // what the norm above has switched off
 }
 
 bool is_sink(const std::string& name) { return name.ends_with(".self_attn.sinks"); }
@@ -113,9 +126,15 @@ ModelSource open_hf_folder(const fs::path& folder) {
     const TensorInfo& info = shards->info(name);
     out.tensors[name] = {info.shape, dtype_of(info.dtype, name)};
   }
-  const bool interleaved = has_interleaved_rotation(json);
-  out.read = [shards, interleaved, sizes = out.config.latent](const std::string& name) {
+  const bool interleaved = has_interleaved_rotation(json), offset_norms = has_offset_norms(json);
+  const auto is_offset = [offset_norms](const std::string& name) {
+    return offset_norms && name.ends_with("norm.weight");
+  };
+  for (auto& [name, tensor] : out.tensors)
+    if (is_offset(name)) tensor.type = at::kFloat;  // 1 + weight needs more digits than the weight
+  out.read = [shards, interleaved, is_offset, sizes = out.config.latent](const std::string& name) {
     const auto tensor = shards->read(name);
+    if (is_offset(name)) return tensor.to(torch::kFloat) + 1;
     return interleaved ? from_interleaved_rows(name, tensor, sizes) : tensor;
   };
   try {

@@ -69,7 +69,7 @@ class EdgeCheck {
 void check_latent(const ModelConfig& c, const KvGraph& graph, std::vector<KeyProblem>& problems) {
   const Expect expect{problems};
   const LatentConfig& sizes = c.latent;
-  bool all_latent = true, has_latent = false, has_grouped = false, has_gta = false;
+  bool has_latent = false, has_grouped = false, has_gta = false;
   for (int64_t i = 0; i < graph.size(); ++i) {
     const LayerSpec& spec = graph[i];
     const bool is_gta = spec.kind == "gta", is_grouped = spec.kind == "grouped_latent";
@@ -78,7 +78,6 @@ void check_latent(const ModelConfig& c, const KvGraph& graph, std::vector<KeyPro
            cat("layer ", i, " (", spec.kind, ") reads keys of layer ", spec.k_source,
                " and values of layer ", spec.v_source,
                ", but both are made from one state; name one layer"));
-    all_latent = all_latent && is_latent;
     has_latent = has_latent || is_latent;
     has_grouped = has_grouped || is_grouped;
     has_gta = has_gta || is_gta;
@@ -96,35 +95,40 @@ void check_latent(const ModelConfig& c, const KvGraph& graph, std::vector<KeyPro
   expect(!has_grouped || c.num_attention_heads % 2 == 0, "num_attention_heads",
          cat("is ", c.num_attention_heads, ", and in grouped_latent layers each of two latents ",
              "serves half of the heads; choose an even number or latent layers"));
-  for (const auto& [key, is_set] :
-       {std::pair("qk_norm", c.qk_norm), std::pair("attention_bias", c.attention_bias),
-        std::pair("attention_k_eq_v", c.attention_k_eq_v),
-        std::pair("attention_sink_logits", c.attention_sink_logits)}) {
-    expect(!all_latent || !is_set, key,
-           "is an option of attention layers, and the model has none, only latent ones and their "
-           "relatives; leave it out");
-  }
 }
 
-/// Sizes and options of autoencoded and rattention layers.
+/// Sizes of autoencoded layers.
 void check_coded(const ModelConfig& c, std::vector<KeyProblem>& problems) {
-  const Expect expect{problems};
   const auto& types = c.layer_types;
   const bool has_codes = std::ranges::find(types, "autoencoded") != types.end();
   const int64_t code = c.autoencoder.autoencoder_dim;
-  expect(!has_codes || code <= c.head_dim, "autoencoder_dim",
-         cat("is ", code, ", more than the head_dim of ", c.head_dim,
-             " that it stands for; choose less, usually head_dim / 2, or full layers"));
-  const auto here = std::ranges::find_if(
-      types, [](const std::string& type) { return type == "autoencoded" || type == "rattention"; });
-  if (here == types.end()) return;
-  const bool has_attention = std::ranges::any_of(
-      types, [](const std::string& type) { return layer_kind(type).row_format == "kv"; });
-  for (const auto& [key, is_set] : {std::pair("attention_k_eq_v", c.attention_k_eq_v),
-                                    std::pair("attention_sink_logits", c.attention_sink_logits)}) {
-    expect(has_attention || !is_set, key,
-           cat("does not apply to ", *here, " layers, and the model has no others that it ",
-               "applies to; leave it out"));
+  Expect{problems}(!has_codes || code <= c.head_dim, "autoencoder_dim",
+                   cat("is ", code, ", more than the head_dim of ", c.head_dim,
+                       " that it stands for; choose less, usually head_dim / 2, or full layers"));
+}
+
+/// An option that no layer of the model has would be silently without effect.
+void check_attention_options(const ModelConfig& c, std::vector<KeyProblem>& problems) {
+  const std::vector<std::string> with_heads = {"full",        "sliding", "fused",
+                                               "autoencoded", "bounded", "rattention"};
+  const std::vector<std::string> with_rows = {"full", "sliding", "fused"};
+  struct Option {
+    const char* key;
+    bool is_set;
+    std::vector<std::string> kinds;
+  };
+  for (const Option& option :
+       std::vector<Option>{{"attention_bias", c.attention_bias, with_heads},
+                           {"qk_norm", c.qk_norm, with_heads},
+                           {"v_norm", c.v_norm, with_heads},
+                           {"query_pre_attn_scalar", c.query_pre_attn_scalar > 0, with_heads},
+                           {"attention_sink_logits", c.attention_sink_logits, with_rows},
+                           {"attention_k_eq_v", c.attention_k_eq_v, {"full"}}}) {
+    const bool applies =
+        std::ranges::find_first_of(c.layer_types, option.kinds) != c.layer_types.end();
+    Expect{problems}(applies || !option.is_set, option.key,
+                     cat("is an option of ", join(option.kinds),
+                         " layers, and the model has none; leave it out"));
   }
 }
 
@@ -138,7 +142,8 @@ void check_options(const ModelConfig& c, const KvGraph& graph, std::vector<KeyPr
   const Expect expect{problems};
   for (int64_t i = 0; i < graph.size(); ++i) {
     const LayerSpec& spec = graph[i];
-    expect(!c.attention_k_eq_v || spec.k_source == spec.v_source, "attention_k_eq_v",
+    const bool ties = graph[spec.k_source].k_eq_v || graph[spec.v_source].k_eq_v;
+    expect(!ties || spec.k_source == spec.v_source, "attention_k_eq_v",
            cat("layer ", i, " reads keys of layer ", spec.k_source, " and values of layer ",
                spec.v_source, ", but both are one tensor"));
     const bool has_slots = spec.kind == "gsa" || spec.kind == "abc";
@@ -149,6 +154,7 @@ void check_options(const ModelConfig& c, const KvGraph& graph, std::vector<KeyPr
   }
   check_latent(c, graph, problems);
   check_coded(c, problems);
+  check_attention_options(c, problems);
   expect(!graph.is_cyclic() || c.dropout == 0, "dropout",
          "layers that read ahead are run several times over the same tokens, and each pass would "
          "drop other elements; set dropout = 0");

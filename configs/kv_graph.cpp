@@ -149,7 +149,8 @@ KvGraph::KvGraph(const ModelConfig& config) {
                        .kv_heads = config.layer_num_key_value_heads[i],
                        .window = slides ? window : 0,
                        .sinks = slides ? config.num_sink_tokens : 0,
-                       .rope_theta = config.layer_rope_theta[i]});
+                       .rope_theta = config.layer_rope_theta[i],
+                       .k_eq_v = config.attention_k_eq_v && kind == "full"});
   }
   for (const auto& item : config.autoencoder.reused_heads) {
     const ReusedHead head = *parse_reused_head(item);

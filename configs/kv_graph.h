@@ -19,6 +19,7 @@ struct LayerSpec {
   int64_t window = 0;     ///< keys a token may see, its own included; 0: all
   int64_t sinks = 0;      ///< first positions that stay visible outside the window
   double rope_theta = 0;  ///< base of the rotary angles; 0: no positions (NoPE)
+  bool k_eq_v = false;    ///< its keys are made from its values (attention_k_eq_v)
   /// Heads, ascending, that it takes from the layer below instead of computing them.
   std::vector<int64_t> reused_keys = {}, reused_values = {};
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -27,8 +28,13 @@ struct ModelConfig {
   double initializer_range = 0.02;
   double dropout = 0;
   bool tie_word_embeddings = true;
+  bool scale_embeddings = false;
+  std::string hidden_act = "silu";
+  bool sandwich_norm = false;
   bool attention_bias = false;
   bool qk_norm = false;
+  bool v_norm = false;
+  double query_pre_attn_scalar = 0;
   bool attention_k_eq_v = false;
   bool attention_sink_logits = false;
   std::string pattern;
@@ -61,12 +67,13 @@ struct ModelConfig {
               .min = 1,
               .max = 1 << 20},
           self.hidden_size);
-    visit(Key{.name = "intermediate_size",
-              .help = "width of the SwiGLU feed-forward layer; 0 takes 8/3 of hidden_size rounded "
-                      "up to a multiple of 64",
-              .min = 0,
-              .max = 1 << 22},
-          self.intermediate_size);
+    visit(
+        Key{.name = "intermediate_size",
+            .help = "width of the gated feed-forward layer; 0 takes 8/3 of hidden_size rounded up "
+                    "to a multiple of 64",
+            .min = 0,
+            .max = 1 << 22},
+        self.intermediate_size);
     visit(Key{.name = "num_hidden_layers", .help = "number of blocks", .min = 1, .max = 4096},
           self.num_hidden_layers);
     visit(Key{.name = "num_attention_heads", .help = "query heads", .min = 1, .max = 4096},
@@ -108,17 +115,35 @@ struct ModelConfig {
           self.dropout);
     visit(Key{.name = "tie_word_embeddings", .help = "the LM head uses the embedding matrix"},
           self.tie_word_embeddings);
+    visit(Key{.name = "scale_embeddings",
+              .help = "embeddings are multiplied by sqrt(hidden_size) where they enter the model "
+                      "(Gemma)"},
+          self.scale_embeddings);
+    visit(Key{.name = "hidden_act",
+              .help = "activation of the gate of the feed-forward layer",
+              .choices = {"silu", "gelu_pytorch_tanh"}},
+          self.hidden_act);
+    visit(Key{.name = "sandwich_norm",
+              .help = "RMSNorm also on what attention and feed-forward layers add to the residual "
+                      "stream (Gemma)"},
+          self.sandwich_norm);
     visit(Key{.name = "attention_bias",
               .help = "biases on the query, key and value projections, as in Qwen2"},
           self.attention_bias);
     visit(Key{.name = "qk_norm",
               .help = "RMSNorm on each query and key head before the rotation, as in Qwen3"},
           self.qk_norm);
-    visit(
-        Key{.name = "attention_k_eq_v",
-            .help = "values are the keys before their rotation (with qk_norm: normed, before the "
-                    "norm's weight, as in Gemma 4), and only they are cached"},
-        self.attention_k_eq_v);
+    visit(Key{.name = "v_norm", .help = "RMSNorm without a weight on each value head (Gemma 4)"},
+          self.v_norm);
+    visit(Key{.name = "query_pre_attn_scalar",
+              .help = "attention scores are divided by its square root; 0: by that of head_dim",
+              .min = 0,
+              .max = 1 << 20},
+          self.query_pre_attn_scalar);
+    visit(Key{.name = "attention_k_eq_v",
+              .help = "in full layers, values are the keys before their rotation (with qk_norm: "
+                      "normed, before the norm's weight, as in Gemma 4), and only they are cached"},
+          self.attention_k_eq_v);
     visit(Key{.name = "attention_sink_logits",
               .help = "a learned logit per head in the softmax's denominator (gpt-oss)"},
           self.attention_sink_logits);
@@ -193,6 +218,11 @@ struct ModelConfig {
 
   bool operator==(const ModelConfig&) const = default;
 
+  /// What attention scores are multiplied by.
+  double attention_scale() const {
+    const auto width = static_cast<double>(head_dim);
+    return 1 / std::sqrt(query_pre_attn_scalar > 0 ? query_pre_attn_scalar : width);
+  }
   /// Query heads that read one key/value head.
   int64_t group_size() const { return num_attention_heads / num_key_value_heads; }
 };

@@ -102,7 +102,7 @@ class Converter {
         if (graph.is_owner(layer)) make_latents(layer);
         continue;
       }
-      if (out_.model->config().attention_k_eq_v) {
+      if (graph[layer].k_eq_v) {
         if (graph.is_owner(layer)) tie(layer);
         continue;
       }
@@ -149,7 +149,8 @@ class Converter {
   void share(int64_t owner, bool is_keys) {
     const auto readers = readers_of(out_.model->graph(), owner, is_keys);
     const int64_t heads = out_.model->graph()[owner].kv_heads;
-    const bool is_mean = pooling_ == Pooling::kMean || (is_keys && source_.config().qk_norm);
+    const bool is_normed = is_keys ? source_.config().qk_norm : source_.config().v_norm;
+    const bool is_mean = pooling_ == Pooling::kMean || is_normed;
     std::vector<at::Tensor>& shared = (is_keys ? keys_ : values_)[owner];
     for (size_t head = 0; head < static_cast<size_t>(heads); ++head) {
       const auto places = places_of(readers, head, heads);
@@ -342,8 +343,8 @@ void check_convertible(const DecoderImpl& source, const ModelConfig& target, Poo
     refuse("latents are no mean of projections", "choose --pooling fit");
   if (target.attention_k_eq_v && pooling == Pooling::kMean)
     refuse("keys that values are made of are no mean of projections", "choose --pooling fit");
-  if (target.attention_k_eq_v && target.qk_norm)
-    refuse("keys are normed (qk_norm), which values are not", "leave attention_k_eq_v out");
+  if (target.attention_k_eq_v && (target.qk_norm || target.v_norm))
+    refuse("keys or values are normed, each in a way of its own", "leave attention_k_eq_v out");
 }
 
 Moments::Pairs moments_needed(const DecoderImpl& source, const ModelConfig& target) {

@@ -28,8 +28,9 @@ void check_sizes(const ModelConfig& config, int64_t heads) {
            "leave them at 0");
   }
   if (sizes.q_lora_rank > 0) refuse("q_lora_rank compresses queries", "leave it at 0");
-  if (config.attention_bias || config.qk_norm)
-    refuse("biases and qk_norm have no place in latent layers", "convert another model");
+  if (config.attention_bias || config.qk_norm || config.v_norm || config.query_pre_attn_scalar > 0)
+    refuse("biases, qk_norm, v_norm and query_pre_attn_scalar have no place in latent layers",
+           "convert another model");
   if (sizes.kv_lora_rank > std::min(widest, config.hidden_size)) {
     refuse(cat("kv_lora_rank ", sizes.kv_lora_rank, " is more than the ",
                std::min(widest, config.hidden_size), " dimensions of what it holds"),

@@ -12,24 +12,32 @@
 
 namespace kvsmith {
 
-/// x + mixer(norm(x)), then x + mlp(norm(x)).
+/// x + mixer(norm(x)), then x + mlp(norm(x)); with sandwich_norm both branches end in a norm too.
 struct DecoderImpl::BlockImpl : torch::nn::Module {
   BlockImpl(const ModelConfig& config, const KvGraph& graph, int64_t layer)
       : dropout(config.dropout) {
     mixer = register_module("self_attn", mixer_kind(graph[layer].kind).make(config, graph, layer));
     rows = dynamic_cast<RowMixer*>(mixer.get());
-    mlp = register_module("mlp", SwiGlu(config.hidden_size, config.intermediate_size));
-    input_norm =
-        register_module("input_layernorm", RmsNorm(config.hidden_size, config.rms_norm_eps));
-    post_norm = register_module("post_attention_layernorm",
-                                RmsNorm(config.hidden_size, config.rms_norm_eps));
+    mlp = register_module(
+        "mlp", GatedMlp(config.hidden_size, config.intermediate_size, config.hidden_act));
+    const auto add_norm = [&](const char* name) {
+      return register_module(name, RmsNorm(config.hidden_size, config.rms_norm_eps));
+    };
+    before_mixer = add_norm("input_layernorm");
+    if (config.sandwich_norm) {  // under Gemma's names
+      after_mixer = add_norm("post_attention_layernorm");
+      before_mlp = add_norm("pre_feedforward_layernorm");
+      after_mlp = add_norm("post_feedforward_layernorm");
+    } else {
+      before_mlp = add_norm("post_attention_layernorm");
+    }
   }
 
   /// `mix` turns the normed input into the mixer's output.
   template <class Mix>
   at::Tensor forward(const at::Tensor& x, const Mix& mix) {
-    auto mixed = x + drop(mix(input_norm(x)));
-    return mixed + drop(mlp(post_norm(mixed)));
+    auto mixed = x + ended(mix(before_mixer(x)), after_mixer);
+    return mixed + ended(mlp(before_mlp(mixed)), after_mlp);
   }
 
   /// Some parameter is not frozen.
@@ -38,15 +46,17 @@ struct DecoderImpl::BlockImpl : torch::nn::Module {
     return std::ranges::any_of(all, [](const at::Tensor& p) { return p.requires_grad(); });
   }
 
-  at::Tensor drop(const at::Tensor& branch) const {
+  /// What a branch adds to the residual stream.
+  at::Tensor ended(at::Tensor branch, const RmsNorm& norm) const {
+    if (norm) branch = norm->forward(branch);
     return dropout > 0 ? torch::dropout(branch, dropout, is_training()) : branch;
   }
 
   double dropout;
   std::shared_ptr<Mixer> mixer;
   RowMixer* rows;  ///< the mixer, where it is one of rows
-  SwiGlu mlp{nullptr};
-  RmsNorm input_norm{nullptr}, post_norm{nullptr};
+  GatedMlp mlp{nullptr};
+  RmsNorm before_mixer{nullptr}, after_mixer{nullptr}, before_mlp{nullptr}, after_mlp{nullptr};
 };
 
 namespace {
@@ -237,6 +247,7 @@ at::Tensor DecoderImpl::step(const at::Tensor& tokens, const Positions& position
   kv_loss_.reset();
   Step step(*this, positions, cache);
   auto x = embed_tokens_(tokens).to(compute_type_);
+  if (config_.scale_embeddings) x = x * std::sqrt(static_cast<double>(config_.hidden_size));
   for (const Slice& slice : graph_.slices())
     x = slice.is_cyclic ? step.iterate(slice, x) : step.run_once(slice, x);
   return norm_(x);

@@ -48,7 +48,7 @@ ModelFootprint model_footprint(const ModelConfig& c) {
     const MixerCost cost = cost_of(c, graph, layer, 1);
     const int64_t matrices = cost.matrices + feed_forward(c);
     out.matmul_parameters += matrices;
-    out.parameters += matrices + cost.vectors + 2 * c.hidden_size;
+    out.parameters += matrices + cost.vectors + (c.sandwich_norm ? 4 : 2) * c.hidden_size;
   }
   return out;
 }
@@ -84,8 +84,9 @@ TrainingFootprint training_footprint(const RunConfig& config) {
   TrainingFootprint out;
   int64_t again = 0;  // of the one layer that is being computed again
   for (int64_t layer = 0; layer < graph.size(); ++layer) {
-    // two residual states and their norms; gate, up, silu(gate) and their product
-    const int64_t width = 4 * c.hidden_size + 4 * c.intermediate_size +
+    // two residual states and their norms, branches that are normed; gate, up, act(gate) and their
+    // product
+    const int64_t width = (c.sandwich_norm ? 6 : 4) * c.hidden_size + 4 * c.intermediate_size +
                           cost_of(c, graph, layer, t.sequence_length).activations;
     const int64_t log_sum_exp = 4 * c.num_attention_heads;
     const auto passes = static_cast<int64_t>(runs_of(c, graph, layer).with_gradient);

@@ -24,13 +24,15 @@ at::Tensor EmbeddingImpl::forward(const at::Tensor& ids) const {
   return torch::embedding(weight, ids);
 }
 
-SwiGluImpl::SwiGluImpl(int64_t width, int64_t inner) {
+GatedMlpImpl::GatedMlpImpl(int64_t width, int64_t inner, const std::string& act)
+    : is_gelu_(act == "gelu_pytorch_tanh") {
   gate_proj_ = register_module("gate_proj", Linear(width, inner, false));
   up_proj_ = register_module("up_proj", Linear(width, inner, false));
   down_proj_ = register_module("down_proj", Linear(inner, width, false));
 }
-at::Tensor SwiGluImpl::forward(const at::Tensor& x) {
-  return down_proj_(torch::silu(gate_proj_(x)) * up_proj_(x));
+at::Tensor GatedMlpImpl::forward(const at::Tensor& x) {
+  const auto gate = gate_proj_(x);
+  return down_proj_((is_gelu_ ? at::gelu(gate, "tanh") : torch::silu(gate)) * up_proj_(x));
 }
 
 }  // namespace kvsmith

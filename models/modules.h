@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include <torch/nn/module.h>
 #include <torch/nn/pimpl.h>
@@ -44,15 +45,16 @@ class EmbeddingImpl : public torch::nn::Module {
 };
 TORCH_MODULE(Embedding);
 
-/// down(silu(gate(x)) * up(x)) (SwiGLU, arXiv:2002.05202).
-class SwiGluImpl : public torch::nn::Module {
+/// down(act(gate(x)) * up(x)) (arXiv:2002.05202): SwiGLU, or GEGLU with `gelu_pytorch_tanh`.
+class GatedMlpImpl : public torch::nn::Module {
  public:
-  SwiGluImpl(int64_t width, int64_t inner);
+  GatedMlpImpl(int64_t width, int64_t inner, const std::string& act);
   at::Tensor forward(const at::Tensor& x);
 
  private:
+  bool is_gelu_;
   Linear gate_proj_{nullptr}, up_proj_{nullptr}, down_proj_{nullptr};
 };
-TORCH_MODULE(SwiGlu);
+TORCH_MODULE(GatedMlp);
 
 }  // namespace kvsmith

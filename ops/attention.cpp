@@ -137,12 +137,13 @@ at::Tensor attention_with_sink_logits(const at::Tensor& q,
                                       const at::Tensor& k,
                                       const at::Tensor& v,
                                       const Visibility& visibility,
-                                      const at::Tensor& sinks) {
+                                      const at::Tensor& sinks,
+                                      double scale) {
   // One more row, whose key meets each query head's logit in a dimension of its own and whose value
   // is zero, keeps this on the fused kernels and differentiable.
   constexpr int64_t kExtra = 8;  // of which one is used; kernels like widths that 8 divides
   const int64_t width = q.size(3);
-  const double scale = scale_of(0, q);
+  scale = scale_of(scale, q);
   const auto widen = [&](const at::Tensor& x) { return torch::constant_pad_nd(x, {0, kExtra}); };
   auto selector = torch::zeros({kExtra}, q.options());
   selector[0] = 1;

@@ -41,7 +41,8 @@ at::Tensor attention_with_sink_logits(const at::Tensor& q,
                                       const at::Tensor& k,
                                       const at::Tensor& v,
                                       const Visibility& visibility,
-                                      const at::Tensor& sinks);
+                                      const at::Tensor& sinks,
+                                      double scale = 0);
 
 /// Softmax over the last dimension of what is not `hidden` (bool, undefined: nothing is), in fp32.
 /// Where all is hidden: zeros.

@@ -73,6 +73,10 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
   return RmsNorm::apply(x, weight, eps);
 }
 
+at::Tensor rms_norm(const at::Tensor& x, double eps) {
+  return rms_norm(x, torch::ones({x.size(-1)}, x.device()), eps);
+}
+
 at::Tensor split_heads(const at::Tensor& x, int64_t head_dim) {
   return x.unflatten(-1, {-1, head_dim}).transpose(1, 2);
 }

@@ -14,6 +14,8 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
 
 /// x / sqrt(mean(x^2) + eps) * weight over the last dimension (arXiv:1910.07467), reduced in fp32.
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);
+/// The same without a weight.
+at::Tensor rms_norm(const at::Tensor& x, double eps);
 
 /// [batch, seq, heads * head_dim] -> [batch, heads, seq, head_dim], a view.
 at::Tensor split_heads(const at::Tensor& x, int64_t head_dim);

@@ -32,9 +32,9 @@ class Attention final : public RowMixer {
       return register_module(name, RmsNorm(config.head_dim, config.rms_norm_eps));
     };
     q_proj_ = add("q_proj", width, query, config.attention_bias);
-    if (has_keys_ || (ties_values() && has_values_))
+    if (has_keys_ || (spec_.k_eq_v && has_values_))
       k_proj_ = add("k_proj", width, kv, config.attention_bias);
-    if (has_values_ && !ties_values()) v_proj_ = add("v_proj", width, kv, config.attention_bias);
+    if (has_values_ && !spec_.k_eq_v) v_proj_ = add("v_proj", width, kv, config.attention_bias);
     o_proj_ = add("o_proj", query, width, false);
     if (config.qk_norm) q_norm_ = add_norm("q_norm");
     if (config.qk_norm && k_proj_) k_norm_ = add_norm("k_norm");
@@ -62,11 +62,10 @@ class Attention final : public RowMixer {
   }
 
   std::vector<at::Tensor> project(const at::Tensor& x, const Positions& positions) override {
-    if (ties_values()) {
+    if (spec_.k_eq_v) {
       const auto raw = split_heads(k_proj_(x), config_.head_dim);
-      if (!k_norm_) return {{}, raw};
-      return {{},
-              rms_norm(raw, torch::ones({config_.head_dim}, raw.device()), config_.rms_norm_eps)};
+      const bool is_normed = config_.qk_norm || config_.v_norm;
+      return {{}, is_normed ? rms_norm(raw, config_.rms_norm_eps) : raw};
     }
     at::Tensor k, v;
     if (has_keys_) {
@@ -75,11 +74,12 @@ class Attention final : public RowMixer {
       k = rotate(k, positions, spec_.rope_theta);
     }
     if (has_values_) v = split_heads(v_proj_(x), config_.head_dim);
+    if (config_.v_norm && has_values_) v = rms_norm(v, config_.rms_norm_eps);
     return {k, v};
   }
 
   Rows expand(Rows remembered) override {
-    if (ties_values() && !remembered.empty()) {
+    if (spec_.k_eq_v && !remembered.empty()) {
       const auto& v = remembered.streams[kValues];
       const auto k = k_norm_ ? v * k_norm_->weight.to(v.scalar_type()) : v;
       remembered.streams[kKeys] = rotate(k, remembered.positions, spec_.rope_theta);
@@ -105,14 +105,14 @@ class Attention final : public RowMixer {
                                 .window = spec_.window,
                                 .sinks = spec_.sinks,
                                 .strict = strict_};
-    const auto mixed = sinks_.defined() ? attention_with_sink_logits(q, k, v, visibility, sinks_)
-                                        : attention(q, k, v, visibility);
+    const double scale = config_.attention_scale();
+    const auto mixed = sinks_.defined()
+                           ? attention_with_sink_logits(q, k, v, visibility, sinks_, scale)
+                           : attention(q, k, v, visibility, scale);
     return o_proj_(merge_heads(mixed));
   }
 
  private:
-  bool ties_values() const { return config_.attention_k_eq_v; }
-
   ModelConfig config_;
   LayerSpec spec_;
   bool strict_, has_keys_, has_values_;
@@ -137,7 +137,7 @@ int64_t attention_cache_bytes(const ModelConfig& config,
                               int64_t element_bytes) {
   const LayerSpec& spec = graph[layer];
   const int64_t streams =
-      config.attention_k_eq_v ? 1 : int64_t{graph.keeps_keys(layer)} + graph.keeps_values(layer);
+      spec.k_eq_v ? 1 : int64_t{graph.keeps_keys(layer)} + graph.keeps_values(layer);
   const int64_t rows = spec.rows(tokens);
   return streams * spec.kv_heads * config.head_dim * rows * element_bytes;
 }
@@ -150,9 +150,9 @@ MixerCost attention_cost(const ModelConfig& config,
   const int64_t query = config.num_attention_heads * config.head_dim;
   const int64_t kv = spec.kv_heads * config.head_dim;
   const bool values = graph.keeps_values(layer);
-  const bool projects_keys = graph.keeps_keys(layer) || (config.attention_k_eq_v && values);
+  const bool projects_keys = graph.keeps_keys(layer) || (spec.k_eq_v && values);
   const int64_t key = projects_keys ? kv : 0;
-  const int64_t value = values && !config.attention_k_eq_v ? kv : 0;
+  const int64_t value = values && !spec.k_eq_v ? kv : 0;
 
   MixerCost cost;
   cost.matrices = config.hidden_size * (2 * query + key + value);
@@ -161,7 +161,7 @@ MixerCost attention_cost(const ModelConfig& config,
   if (config.attention_sink_logits) cost.vectors += config.num_attention_heads;
   if (spec.kind == "fused") cost.vectors += 3 * kv;
   // rotated q, k, v and the output, twice: heads first for the kernel, heads last for o_proj
-  cost.activations = 3 * query + key + value;
+  cost.activations = 3 * query + key + value + (config.v_norm ? value : 0);
   cost.mixing_flops = 4.0 * static_cast<double>(query) * mean_tokens_seen(spec, context);
   return cost;
 }

@@ -10,8 +10,8 @@ namespace kvsmith {
 /// query heads, MQA (arXiv:1911.02150) when there is one. Over all earlier tokens ("full"), over a
 /// window and the first tokens ("sliding", arXiv:2309.17453 for the sinks), or over a mixture of
 /// two layers' rows ("fused", FusedKV). A layer that reads another's rows has no key and value
-/// projections unless a third one reads its own. Keys are cached after the rotation; with
-/// attention_k_eq_v only values are cached and keys made from them.
+/// projections unless a third one reads its own. Keys are cached after the rotation; in full
+/// layers with attention_k_eq_v only values are cached and keys made from them.
 std::shared_ptr<Mixer> make_attention(const ModelConfig& config,
                                       const KvGraph& graph,
                                       int64_t layer);

@@ -88,7 +88,10 @@ class Autoencoded final : public RowMixer {
       k = split_heads(k_proj_(x), config_.head_dim);
       k = k_encoder_(original(kKeys, k_norm_ ? k_norm_(k) : k));
     }
-    if (v_proj_) v = v_encoder_(original(kValues, split_heads(v_proj_(x), config_.head_dim)));
+    if (v_proj_) {
+      v = split_heads(v_proj_(x), config_.head_dim);
+      v = v_encoder_(original(kValues, config_.v_norm ? rms_norm(v, config_.rms_norm_eps) : v));
+    }
     return {k, v};
   }
 
@@ -107,7 +110,7 @@ class Autoencoded final : public RowMixer {
     if (q_norm_) q = q_norm_(q);
     const Visibility visibility{.queries = positions, .rows = rows.positions, .strict = strict_};
     const auto mixed = attention(rotate(q, positions, spec_.rope_theta), rows.streams[kKeys],
-                                 rows.streams[kValues], visibility);
+                                 rows.streams[kValues], visibility, config_.attention_scale());
     return o_proj_(merge_heads(mixed));
   }
 

@@ -20,6 +20,7 @@ class Bounded final : public Mixer {
       : sizes_(config.bounded),
         spec_(graph[layer]),
         slots_(config.linear.num_slots),
+        query_scale_(config.attention_scale() * std::sqrt(static_cast<double>(config.head_dim))),
         projections_(*this, config, spec_.kv_heads) {
     const auto add_gate = [&](const std::string& name) {
       return Gate{register_parameter(name + "_weight",
@@ -84,7 +85,8 @@ class Bounded final : public Mixer {
   at::Tensor bias() const { return slot_bias_.view({-1, slots_}); }
 
   BoundedRows project(const at::Tensor& x, const Positions& positions) {
-    const auto [q, k, v] = projections_.heads(x);
+    auto [q, k, v] = projections_.heads(x);
+    if (query_scale_ != 1) q = q * query_scale_;
     return {q, k, v, rotate(q, positions, spec_.rope_theta),
             rotate(k, positions, spec_.rope_theta)};
   }
@@ -130,6 +132,7 @@ class Bounded final : public Mixer {
   BoundedConfig sizes_;
   LayerSpec spec_;
   int64_t slots_;
+  double query_scale_;  ///< scores of exact rows and slots take 1 / sqrt(head_dim) besides
   Projections projections_;
   Gate keep_, take_;
   at::Tensor slot_bias_;  ///< [heads * slots]

@@ -3,7 +3,7 @@
 namespace kvsmith {
 
 Projections::Projections(torch::nn::Module& layer, const ModelConfig& config, int64_t kv_heads)
-    : head_dim_(config.head_dim) {
+    : head_dim_(config.head_dim), v_norm_(config.v_norm), eps_(config.rms_norm_eps) {
   const int64_t width = config.hidden_size, query = config.num_attention_heads * head_dim_;
   const int64_t kv = kv_heads * head_dim_;
   q_proj_ = layer.register_module("q_proj", Linear(width, query, config.attention_bias));
@@ -20,6 +20,7 @@ Projections::Heads Projections::heads(const at::Tensor& x) {
             split_heads(v_proj_(x), head_dim_)};
   if (q_norm_) out.q = q_norm_(out.q);
   if (k_norm_) out.k = k_norm_(out.k);
+  if (v_norm_) out.v = rms_norm(out.v, eps_);
   return out;
 }
 

@@ -7,7 +7,7 @@
 namespace kvsmith {
 
 /// The projections of a layer that makes its queries, keys and values from its own input: q_proj,
-/// k_proj, v_proj, o_proj, and q_norm and k_norm where the config says qk_norm.
+/// k_proj, v_proj, o_proj, and norms of heads where the config says qk_norm or v_norm.
 class Projections {
  public:
   /// Registers them in `layer`.
@@ -25,6 +25,8 @@ class Projections {
 
  private:
   int64_t head_dim_;
+  bool v_norm_;
+  double eps_;
   Linear q_proj_{nullptr}, k_proj_{nullptr}, v_proj_{nullptr}, o_proj_{nullptr};
   RmsNorm q_norm_{nullptr}, k_norm_{nullptr};
 };

@@ -17,7 +17,9 @@ namespace {
 class RAttention final : public Mixer {
  public:
   RAttention(const ModelConfig& config, const KvGraph& graph, int64_t layer)
-      : spec_(graph[layer]), projections_(*this, config, spec_.kv_heads) {
+      : spec_(graph[layer]),
+        scale_(config.attention_scale()),
+        projections_(*this, config, spec_.kv_heads) {
     residual_norm_ =
         register_module("residual_norm", RmsNorm(config.head_dim, config.rms_norm_eps));
   }
@@ -45,7 +47,7 @@ class RAttention final : public Mixer {
     const auto exact =
         attention(rotate(q, positions, spec_.rope_theta),
                   rotate(seen.exact.streams[0], seen.exact.positions, spec_.rope_theta),
-                  seen.exact.streams[1], visibility);
+                  seen.exact.streams[1], visibility, scale_);
     const auto residual = residual_attention(
         q, seen.leaving, positions, kept && !kept->empty() ? kept->state[0] : at::Tensor());
     if (kept && kept->empty()) {
@@ -84,6 +86,7 @@ class RAttention final : public Mixer {
   }
 
   LayerSpec spec_;
+  double scale_;  ///< of scores in the window; the linear part has none
   Projections projections_;
   RmsNorm residual_norm_{nullptr};
 };

@@ -247,6 +247,21 @@ TEST(KvGraph, ImpossibleTablesAreRefusedWithLayersAndReason) {
        },
        "dropout", "set dropout = 0"},
       {[](auto& c) {
+         c.layer_types = {"sliding"};
+         c.attention_k_eq_v = c.qk_norm = true;
+       },
+       "attention_k_eq_v", "is an option of full layers, and the model has none"},
+      {[](auto& c) {
+         c.layer_types = {"gla"};
+         c.v_norm = true;
+       },
+       "v_norm", "and the model has none"},
+      {[](auto& c) {
+         c.layer_types = {"latent"};
+         c.query_pre_attn_scalar = 1;
+       },
+       "query_pre_attn_scalar", "and the model has none"},
+      {[](auto& c) {
          c.pattern = "fusedkv-lite";
          c.attention_k_eq_v = c.qk_norm = true;
        },

@@ -250,7 +250,7 @@ TEST(Convert, RefusesWhatItCannotMake) {
       "kv_lora_rank 64");
   const auto normed = random_model(tiny_model(2, [](ModelConfig& c) { c.qk_norm = true; }));
   expect_error([&] { converted(normed, [](ModelConfig& c) { c.attention_k_eq_v = true; }); },
-               ExitCode::kConfig, "keys are normed");
+               ExitCode::kConfig, "keys or values are normed");
   const auto shared = random_model(tiny_model(2, [](ModelConfig& c) { c.pattern = "cla-2"; }));
   expect_error([&] { converted(shared, [](ModelConfig&) {}); }, ExitCode::kConfig,
                "layer 1 of the source");

@@ -113,7 +113,7 @@ TEST(Autoencoded, ImpossibleOptionsAreNamed) {
               }).starts_with("autoencoder_dim: is 9, more than the head_dim of 8"));
   EXPECT_TRUE(complaint([](auto& c) {
                 c.attention_sink_logits = true;
-              }).starts_with("attention_sink_logits: does not apply to autoencoded layers"));
+              }).starts_with("attention_sink_logits: is an option of full, sliding, fused layers"));
   EXPECT_NE(complaint([](auto& c) {
               c.layer_types = {"full", "autoencoded"};
               c.kv_source_layers = {0, 0};

@@ -6,6 +6,7 @@
 #include "models/decoder.h"
 #include "ops/losses.h"
 #include "tests/support/allocations.h"
+#include "tests/support/layer_cases.h"
 #include "tests/support/tiny.h"
 
 namespace kvsmith {
@@ -50,6 +51,7 @@ TEST(Footprint, CountsTheParametersOfRealModels) {
     config.sliding_window = 5;
     config.qk_norm = config.attention_bias = true;
   });
+  for (const LayerCase& c : layer_cases()) configs.push_back(c.config);
   for (const auto& config : configs) {
     EXPECT_EQ(model_footprint(config).parameters, Decoder(config)->parameter_count());
   }
@@ -91,14 +93,15 @@ TEST_P(FootprintOf, CacheOccupiesWhatTheAllocatorHandsOut) {
   }
 }
 
-TEST_P(FootprintOf, EstimatesTheActivationsOfATrainingStep) {
+/// Bytes of a training step's activations are near the estimate, in both precisions.
+void expect_estimated(const std::function<void(ModelConfig&)>& change) {
   for (const char* precision : {"fp32", "bf16"}) {
     RunConfig config;
-    config.model = tiny_model(2, [](ModelConfig& model) {
+    config.model = tiny_model(2, [&](ModelConfig& model) {
       model.hidden_size = 128;
       model.num_hidden_layers = 4;
-      model.layer_types = {GetParam()};
       model.sliding_window = 16;
+      change(model);
     });
     config.train.batch_size = 4;
     config.train.sequence_length = 128;
@@ -119,6 +122,12 @@ TEST_P(FootprintOf, EstimatesTheActivationsOfATrainingStep) {
     EXPECT_LT(ratio, 1.25) << precision;
   }
 }
+
+TEST_P(FootprintOf, EstimatesTheActivationsOfATrainingStep) {
+  expect_estimated([](ModelConfig& model) { model.layer_types = {GetParam()}; });
+}
+
+TEST(Footprint, EstimatesTheActivationsOfGemmasBlock) { expect_estimated(gemma_block); }
 
 INSTANTIATE_TEST_SUITE_P(
     Kinds,

@@ -231,9 +231,9 @@ INSTANTIATE_TEST_SUITE_P(
                             c.layer_types = {"full", "latent"};
                             c.kv_source_layers = {0, 0};
                           }},
-                      Bad{"qk_norm: is an option of attention layers",
+                      Bad{"qk_norm: is an option of full, sliding,",
                           [](auto& c) { c.qk_norm = true; }},
-                      Bad{"attention_bias: is an option of attention layers",
+                      Bad{"attention_bias: is an option of full, sliding,",
                           [](auto& c) { c.attention_bias = true; }}));
 
 }  // namespace

@@ -52,6 +52,22 @@ inline void latent_sizes(ModelConfig& config) {
       .kv_lora_rank = 20, .qk_rope_head_dim = 6, .qk_nope_head_dim = 10, .v_head_dim = 12};
 }
 
+/// Every option that Gemma 4's block has beside Llama's.
+inline void gemma_block(ModelConfig& config) {
+  config.scale_embeddings = config.sandwich_norm = config.qk_norm = config.v_norm = true;
+  config.hidden_act = "gelu_pytorch_tanh";
+  config.query_pre_attn_scalar = 1;
+}
+
+/// Local layers, global ones whose keys are made from their values, and trailing ones that share.
+inline void gemma4(ModelConfig& config) {
+  gemma_block(config);
+  config.layer_types = {"sliding", "sliding", "full"};
+  config.layer_num_key_value_heads = {2, 2, 1};
+  config.rope_local_theta = 100;
+  config.attention_k_eq_v = true;
+}
+
 /// Every kind and pattern.
 inline std::vector<LayerCase> layer_cases() {
   return {
@@ -80,12 +96,26 @@ inline std::vector<LayerCase> layer_cases() {
                c.sliding_window = 5;
                c.num_sink_tokens = 3;
              }),
-      option("sliding_sinks_k_eq_v_logits",
+      option("sliding_and_k_eq_v_sinks_logits",
              [](auto& c) {
-               c.layer_types = {"sliding"};
+               c.layer_types = {"sliding", "full"};
                c.sliding_window = 5;
                c.num_sink_tokens = 2;
                c.attention_sink_logits = c.attention_k_eq_v = c.qk_norm = true;
+             }),
+      {"gemma4", pattern("trailing-reuse-2",
+                         [](auto& c) {
+                           gemma4(c);
+                           c.query_pre_attn_scalar = 4;  // sharper, bf16 goes far from fp32
+                         })
+                     .config},
+      option("gemma_block_of_memories",
+             [](auto& c) {
+               gemma_block(c);
+               c.num_hidden_layers = 4;
+               c.layer_types = {"bounded", "rattention", "autoencoded", "latent"};
+               c.sliding_window = 5;
+               c.linear.num_slots = 3;
              }),
       option("bounded",
              [](auto& c) {
