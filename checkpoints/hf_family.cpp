@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "checkpoints/mistral_large4.h"
 #include "configs/kv_graph.h"
 #include "core/error.h"
 #include "core/text.h"
@@ -54,15 +55,22 @@ std::string stock_obstacle(const ModelConfig& c, const KvGraph& graph) {
   return c.attention_sink_logits && c.qk_norm ? "sink logits and qk_norm" : "";
 }
 
+bool shares_latents(const KvGraph& graph) { return graph.owners() < graph.size(); }
+
 std::string latent_obstacle(const ModelConfig& c, const KvGraph& graph) {
   for (int64_t i = 0; i < graph.size(); ++i) {
     const LayerSpec& spec = graph[i];
     if (spec.kind != "latent")
       return cat("layer ", i, " is of kind \"", spec.kind, "\" beside latent ones");
-    if (spec.k_source != i) return cat("layer ", i, " reads the latents of layer ", spec.k_source);
   }
-  if (!c.latent.latent_norm) return "latents are not normed (latent_norm)";
-  return has_one_theta(c) ? "" : "latent layers differ in rope_theta, or have none";
+  if (!has_one_theta(c)) return "latent layers differ in rope_theta, or have none";
+  if (!shares_latents(graph)) return "";
+  if (auto why = mistral_large4::sharing_obstacle(c.k_source_layers); !why.empty()) return why;
+  if (c.latent.q_lora_rank > 0) return "layers share latents, and queries are compressed";
+  constexpr double kLeastEps = 1e-9;
+  return c.rms_norm_eps < kLeastEps
+             ? cat("layers share latents, and rms_norm_eps is below ", kLeastEps)
+             : "";
 }
 
 std::string gguf_obstacle(const ModelConfig& c, const KvGraph& graph) {
@@ -104,7 +112,11 @@ HfFamily hf_family_of(const ModelConfig& c) {
   const std::string why = is_latent ? latent_obstacle(c, graph) : stock_obstacle(c, graph);
   if (!why.empty()) refuse("no class of transformers", why);
   if (is_latent) {
-    return {.architecture = "YoutuForCausalLM", .model_type = "youtu", .is_latent = true};
+    if (!shares_latents(graph))
+      return {.architecture = "YoutuForCausalLM", .model_type = "youtu", .is_latent = true};
+    return {.architecture = "MistralLarge4ForConditionalGeneration",
+            .model_type = mistral_large4::kModelType,
+            .is_latent = true};
   }
 
   const bool windows = count("sliding") > 0, all_windows = count("full") == 0;

@@ -13,7 +13,8 @@ struct HfFamily {
   const char* model_type;
   bool has_layers = false;  ///< layer_types
   bool has_theta = false;   ///< layer_rope_theta and sink logits (granite_swa)
-  bool is_latent = false;   ///< sizes of latents in place of heads of keys and values (youtu)
+  bool is_latent =
+      false;  ///< sizes of latents in place of heads of keys and values (youtu, mistral_large4)
 };
 
 /// The smallest class that computes the same logits. Throws Error (78) saying why when there is

@@ -4,11 +4,13 @@
 #include <torch/types.h>
 
 #include "checkpoints/hf_config.h"
+#include "checkpoints/hf_latents.h"
+#include "checkpoints/mistral_large4.h"
 #include "checkpoints/model_source.h"
-#include "checkpoints/rotary_rows.h"
 #include "checkpoints/tokenizer_file.h"
 #include "core/error.h"
 #include "core/files.h"
+#include "core/text.h"
 
 namespace kvsmith {
 namespace {
@@ -78,12 +80,18 @@ std::optional<int32_t> id_of(const Json& json, const char* key) {
 
 /// Whether the tensor says nothing: classes of Hugging Face want it where a model has none.
 bool is_filler(const std::string& name, const Shards& shards, const fs::path& folder) {
-  if (!name.ends_with("o_proj.bias")) return false;
-  if (shards.read(name).any().item<bool>()) {
-    throw Error(ExitCode::kConfig,
-                {name + " is not zero, and output biases are not supported", folder.string(), ""});
+  for (const auto& [ending, value] :
+       {std::pair(".o_proj.bias", 0), std::pair(".rotary_emb.alpha", 0),
+        std::pair(".softmax_scaling.scale", 0), std::pair(".softmax_scaling.bias", 1)}) {
+    if (!name.ends_with(ending)) continue;
+    if (shards.read(name).ne(value).any().item<bool>()) {
+      throw Error(
+          ExitCode::kConfig,
+          {cat(name, " is not ", value, ", and nothing else is supported"), folder.string(), ""});
+    }
+    return true;
   }
-  return true;
+  return false;
 }
 
 bool is_sink(const std::string& name) { return name.ends_with(".self_attn.sinks"); }
@@ -96,26 +104,42 @@ bool has_sinks(const Shards& shards) {
   return false;
 }
 
+/// Every norm of latents stands for none, and there are some.
+bool has_no_latent_norm(const Shards& shards, const Json& json) {
+  bool found = false;
+  for (const auto& [name, path] : shards.names()) {
+    if (!is_latent_norm(name)) continue;
+    if (!stands_for_no_norm(shards.read(name), json)) return false;
+    found = true;
+  }
+  return found;
+}
+
 }  // namespace
 
 ModelSource open_hf_folder(const fs::path& folder) {
-  const Json json = read_json(folder / "config.json");
+  const Json json = mistral_large4::unwrapped(read_json(folder / "config.json"));
+  const bool is_mistral = json.value("model_type", "") == mistral_large4::kModelType;
   const auto shards = std::make_shared<const Shards>(folder);
   ModelSource out;
   out.config = from_hf_config(json, (folder / "config.json").string());
   out.config.attention_sink_logits = out.config.attention_sink_logits && has_sinks(*shards);
-  for (const auto& [name, path] : shards->names()) {
+  out.config.latent.latent_norm = !has_no_latent_norm(*shards, json);
+  for (const auto& [stored, path] : shards->names()) {
+    const std::string name = is_mistral ? mistral_large4::our_name_of(stored) : stored;
+    if (name.empty()) continue;
     // some exporters store the alias of a tied embedding as well
     if (out.config.tie_word_embeddings && name == kOutputMatrix) continue;
-    if (is_filler(name, *shards, folder)) continue;
+    if (is_filler(stored, *shards, folder)) continue;
     if (is_sink(name) && !out.config.attention_sink_logits) continue;
-    const TensorInfo& info = shards->info(name);
+    if (is_latent_norm(name) && !out.config.latent.latent_norm) continue;
+    const TensorInfo& info = shards->info(stored);
     out.tensors[name] = {info.shape, dtype_of(info.dtype, name)};
   }
-  const bool interleaved = has_interleaved_rotation(json);
-  out.read = [shards, interleaved, sizes = out.config.latent](const std::string& name) {
-    const auto tensor = shards->read(name);
-    return interleaved ? from_interleaved_rows(name, tensor, sizes) : tensor;
+  const LatentForm form = latent_form_of(json, out.config.latent.latent_norm);
+  out.read = [shards, is_mistral, form, sizes = out.config.latent](const std::string& name) {
+    const std::string stored = is_mistral ? mistral_large4::name_of(name) : name;
+    return from_latent_form(name, shards->read(stored), form, sizes);
   };
   try {
     out.tokenizer = read_tokenizer(folder);

@@ -15,7 +15,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 try:
     import numpy
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, DeepseekV3ForCausalLM, LlamaForCausalLM, YoutuForCausalLM
+    from transformers import (AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer, DeepseekV3ForCausalLM, LlamaForCausalLM,
+                              YoutuForCausalLM)
 
     from lckv_reference import lckv_logits
 except ImportError as error:
@@ -24,6 +25,7 @@ except ImportError as error:
 
 LARGEST_LOGIT_DIFFERENCE = 1e-4
 LARGEST_NLL_DIFFERENCE = 1e-4
+ARCHITECTURES = Path(__file__).resolve().parents[2] / "configs" / "architectures"
 LATENT = {"kv_lora_rank": 24, "q_lora_rank": None, "qk_rope_head_dim": 8, "qk_nope_head_dim": 12, "v_head_dim": 20}
 TEXTS = [
     "To be, or not to be: that is the question.",
@@ -53,10 +55,30 @@ def train(binary, folder, name, *settings):
     return folder / name
 
 
+def convert(binary, run, name, recipe):
+    kvsmith(binary, "convert", run, "--to", ARCHITECTURES / recipe, "--calibration", run.parent / "text.txt", "--output", run.parent / name, "-q")
+    return run.parent / name
+
+
+def their_logits(model, ids):
+    """Of all tokens at once, and of one after the other."""
+    with torch.no_grad():
+        whole = model(torch.tensor([ids])).logits[0].numpy()
+        rows, cache = [], None
+        for token in ids:
+            step = model(torch.tensor([[token]]), past_key_values=cache, use_cache=True)
+            cache = step.past_key_values
+            rows.append(step.logits[0, -1].numpy())
+    return whole, numpy.stack(rows)
+
+
 def compare(binary, run, folder, text=None):
     exported = folder / f"{run.name}-hf"
     kvsmith(binary, "export", run, "--output", exported, "-q")
-    model = AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32)
+    has_images = "vision_config" in json.loads((exported / "config.json").read_text())
+    family = AutoModelForImageTextToText if has_images else AutoModelForCausalLM
+    model, loading = family.from_pretrained(exported, dtype=torch.float32, output_loading_info=True)
+    assert not any(loading[problem] for problem in ("missing_keys", "unexpected_keys", "mismatched_keys")), loading
     tokenizer = AutoTokenizer.from_pretrained(exported)
 
     for sample in TEXTS:
@@ -64,10 +86,8 @@ def compare(binary, run, folder, text=None):
         assert tokenizer.decode(ids, skip_special_tokens=True) == sample, (sample, ids)
     ids = tokenizer(text or "\n".join(TEXTS))["input_ids"][:512]
     (folder / "ids.json").write_text(json.dumps(ids))
-    with torch.no_grad():
-        theirs = model(torch.tensor([ids])).logits[0].numpy()
     worst = 0.0
-    for protocol in ("parallel", "decode"):
+    for protocol, theirs in zip(("parallel", "decode"), their_logits(model, ids)):
         kvsmith(binary, "logits", run, "--tokens", folder / "ids.json", "--protocol", protocol,
                 "--output", folder / "logits.npy", "--force")
         worst = max(worst, float(numpy.abs(numpy.load(folder / "logits.npy") - theirs).max()))
@@ -177,6 +197,14 @@ def main():
         compare(binary, train(binary, folder, "youtu", *latent), folder)
         compare(binary, train(binary, folder, "youtu-q-lora", *latent, "model.q_lora_rank=40", "model.rope_theta=50000",
                               "model.tie_word_embeddings=false"), folder)
+        compare(binary, train(binary, folder, "youtu-no-norm", *latent, "model.latent_norm=false"), folder)
+        compare(binary, convert(binary, run, "youtu-converted", "mla.toml"), folder)
+        four = ["model.num_hidden_layers=4", *latent]
+        compare(binary, train(binary, folder, "mistral-large4-pairs", *four, "model.pattern='cla-2'"), folder)
+        compare(binary, train(binary, folder, "mistral-large4-trailing", *four, "model.pattern='trailing-reuse-2'", "model.rms_norm_eps=1e-6",
+                              "model.rope_theta=50000", "model.tie_word_embeddings=false"), folder)
+        compare(binary, train(binary, folder, "mistral-large4-no-norm", *four, "model.pattern='cla-2'", "model.latent_norm=false"), folder)
+        compare(binary, convert(binary, run, "mistral-large4-converted", "mla-cla.toml"), folder)
         for name, architecture, extra in (("import-llama", LlamaForCausalLM, {}),
                                           ("import-youtu", YoutuForCausalLM, LATENT),
                                           ("import-youtu-q-lora", YoutuForCausalLM, LATENT | {"q_lora_rank": 40}),
