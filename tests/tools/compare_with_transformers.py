@@ -55,8 +55,10 @@ def train(binary, folder, name, *settings):
     return folder / name
 
 
-def convert(binary, run, name, recipe):
-    kvsmith(binary, "convert", run, "--to", ARCHITECTURES / recipe, "--calibration", run.parent / "text.txt", "--output", run.parent / name, "-q")
+def convert(binary, run, name, recipe, *settings):
+    sets = [word for setting in settings for word in ("--set", setting)]
+    kvsmith(binary, "convert", run, "--to", ARCHITECTURES / recipe, *sets, "--calibration", run.parent / "text.txt",
+            "--output", run.parent / name, "-q")
     return run.parent / name
 
 
@@ -214,6 +216,8 @@ def main():
         for layers in ("0_1_2_3_4_5", "0_0_2_2_4_4", "0s_1s_2s_3_3_3", "0_4_4_4_4_5", "0_4s_4_4_4_5", "0_4s_4s_4s_4s_5", "0_0_1_5s_5_5"):
             compare_lckv(binary, train(binary, folder, "lckv-" + layers, *six, f"model.layer_types=['{layers}']",
                                        "model.tie_word_embeddings=" + ("true" if layers == "0_4_4_4_4_5" else "false")), folder)
+        for recipe in ("cla", "yoco", "lckv"):
+            compare_lckv(binary, convert(binary, folder / "lckv-0_1_2_3_4_5", recipe + "-converted", recipe + ".toml", window), folder)
 
 
 main()
