@@ -33,12 +33,19 @@ std::string attention_obstacle(const ModelConfig& c, const KvGraph& graph) {
     const LayerSpec& spec = graph[i];
     if (spec.kind != "full" && spec.kind != "sliding")
       return cat("layer ", i, " is of kind \"", spec.kind, "\"");
-    if (spec.kv_heads != c.num_key_value_heads)
-      return cat("layer ", i, " has ", spec.kv_heads, " key/value heads, others ",
-                 c.num_key_value_heads);
     if (spec.sinks > 0) return cat("layer ", i, " keeps ", spec.sinks, " sink tokens");
   }
   if (c.attention_k_eq_v) return "values are made from keys (attention_k_eq_v)";
+  return "";
+}
+
+/// Key/value heads that are not the same in every layer.
+std::string uneven_heads(const KvGraph& graph) {
+  for (int64_t i = 0; i < graph.size(); ++i) {
+    if (graph[i].kv_heads != graph[0].kv_heads)
+      return cat("layer ", i, " has ", graph[i].kv_heads, " key/value heads, layer 0 has ",
+                 graph[0].kv_heads);
+  }
   return "";
 }
 
@@ -82,6 +89,8 @@ std::string gguf_obstacle(const ModelConfig& c, const KvGraph& graph) {
   }
   if (!has_one_theta(c)) return "layers differ in rope_theta, or have none";
   if (c.attention_sink_logits) return "the softmax has sink logits (attention_sink_logits)";
+  if (auto uneven = uneven_heads(graph); c.qk_norm && !uneven.empty())
+    return uneven + ", and queries and keys are normed (qk_norm)";
   if (c.attention_bias && c.qk_norm) return "biases (attention_bias) beside qk_norm";
   if (c.attention_bias && c.num_attention_heads * c.head_dim != c.hidden_size)
     return cat("biases (attention_bias), and ", c.num_attention_heads, " heads of ", c.head_dim,
@@ -91,6 +100,7 @@ std::string gguf_obstacle(const ModelConfig& c, const KvGraph& graph) {
 
 std::string lckv_obstacle(const ModelConfig& c, const KvGraph& graph) {
   if (auto why = attention_obstacle(c, graph); !why.empty()) return why;
+  if (auto why = uneven_heads(graph); !why.empty()) return why;
   for (int64_t i = 0; i < graph.size(); ++i) {
     if (graph[i].k_source != graph[i].v_source) {
       return cat("layer ", i, " reads keys of layer ", graph[i].k_source, " and values of layer ",
@@ -109,7 +119,8 @@ HfFamily hf_family_of(const ModelConfig& c) {
   const KvGraph graph(c);
   const auto count = [&](const char* kind) { return std::ranges::count(c.layer_types, kind); };
   const bool is_latent = count("latent") > 0;
-  const std::string why = is_latent ? latent_obstacle(c, graph) : stock_obstacle(c, graph);
+  std::string why = is_latent ? latent_obstacle(c, graph) : stock_obstacle(c, graph);
+  if (why.empty() && !is_latent) why = uneven_heads(graph);
   if (!why.empty()) refuse("no class of transformers", why);
   if (is_latent) {
     if (!shares_latents(graph))
@@ -133,7 +144,8 @@ HfFamily hf_family_of(const ModelConfig& c) {
 std::string_view gguf_architecture_of(const ModelConfig& c) {
   const KvGraph graph(c);
   if (const auto why = gguf_obstacle(c, graph); !why.empty())
-    refuse("no GGUF architecture among llama, qwen2 and qwen3", why);
+    refuse("no GGUF architecture among llama, deci, qwen2 and qwen3", why);
+  if (!uneven_heads(graph).empty()) return "deci";
   return c.qk_norm ? "qwen3" : c.attention_bias ? "qwen2" : "llama";
 }
 

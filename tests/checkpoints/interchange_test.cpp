@@ -137,7 +137,7 @@ TEST(LckvLayout, RefusesModelsThatItCannotSay) {
        },
        "layer 0 keeps 2 sink tokens"},
       {[](auto& m) { m.layer_num_key_value_heads = {1, 2, 2, 2, 2, 2}; },
-       "layer 0 has 1 key/value heads"},
+       "layer 1 has 2 key/value heads, layer 0 has 1"},
       {[](auto& m) { m.layer_rope_theta = {1e4, 0, 1e4, 1e4, 1e4, 1e4}; },
        "layers differ in rope_theta"},
       {[](auto& m) { m.layer_rope_theta = {0}; }, "layers differ in rope_theta, or have none"},
