@@ -8,6 +8,8 @@
 
 #include "checkpoints/hf_config.h"
 #include "checkpoints/hf_gemma.h"
+#include "checkpoints/hf_latents.h"
+#include "checkpoints/mistral_large4.h"
 #include "checkpoints/output_directory.h"
 #include "checkpoints/tensor_file.h"
 #include "configs/run_config.h"
@@ -15,6 +17,7 @@
 #include "core/files.h"
 #include "core/text.h"
 #include "data/hf_tokenizer.h"
+#include "models/mixers/latent.h"
 
 namespace kvsmith {
 namespace {
@@ -31,6 +34,7 @@ NamedTensors weights_of(const DecoderImpl& model) {
 /// What Hugging Face's classes have and our model does not need: see hf_config.h.
 NamedTensors constants_of(const ModelConfig& config, const std::string& model_type) {
   constexpr double kNoSink = -1e30;  // adds exactly nothing to a softmax
+  if (model_type == mistral_large4::kModelType) return mistral_large4::neutral_tensors(config);
   NamedTensors out;
   if (is_gemma(model_type)) out = gemma4_constants(config);
   for (int64_t i = 0;
@@ -91,11 +95,12 @@ uint64_t bytes_below(const fs::path& path) {
   return sum;
 }
 
-/// What was written must be the model: same bytes in, same kernels, so the logits are equal.
-ExportReport verified(const LoadedModel& source, const fs::path& written) {
+/// What was written must be the model: same bytes in, same kernels, so the logits are equal, unless
+/// weights had to be rounded.
+ExportReport verified(const LoadedModel& source, const fs::path& written, double rounding = 0) {
   const LoadedModel back = load_model(written, {.type = source.model->compute_type()});
   ExportReport report{bytes_below(written), logit_difference(source.model, back.model)};
-  if (source.model->device().is_cpu() && report.max_logit_difference != 0) {
+  if (source.model->device().is_cpu() && !(report.max_logit_difference <= rounding)) {
     throw Error(ExitCode::kInternal, {cat("what was read back gives logits that differ by ",
                                           report.max_logit_difference),
                                       written.string(), "report this"});
@@ -115,6 +120,16 @@ ExportReport export_folder(const LoadedModel& source,
   const ExportIds ids{source.bos_id, source.eos_id};
   const bool bf16 = source.model->compute_type() == at::kBFloat16;
   const Json json = make_config(config, ids, bf16 ? "bfloat16" : "float32");
+  const Json text = mistral_large4::unwrapped(json);
+  const auto type = text.at("model_type").get<std::string>();
+  const LatentForm form = latent_form_of(text, config.latent.latent_norm);
+  if (bf16 && !form.is_exact()) {
+    throw Error(ExitCode::kConfig,
+                {cat("class ", json.at("architectures")[0], " norms latents with rms_norm_eps ",
+                     config.rms_norm_eps, ", not with ", kLatentEps,
+                     ", and weights that make up for that are too coarse in bf16"),
+                 "export", "use --dtype fp32 or --format kvsmith"});
+  }
   expect_output_directory(output, force, "config.json", "export");
   AtomicDirectory directory(output);
   const fs::path& folder = directory.path();
@@ -123,8 +138,10 @@ ExportReport export_folder(const LoadedModel& source,
   if (ids.bos >= 0) generation["bos_token_id"] = ids.bos;
   if (ids.eos >= 0) generation["eos_token_id"] = ids.eos;
   write_file(folder / "generation_config.json", generation.dump(2) + "\n");
-  NamedTensors weights = weights_of(*source.model);
-  for (auto& [name, value] : constants_of(config, json.at("model_type").get<std::string>())) {
+  NamedTensors weights = to_latent_form(weights_of(*source.model), form, config.latent);
+  if (type == mistral_large4::kModelType)
+    for (auto& [name, value] : weights) name = mistral_large4::name_of(name);
+  for (auto& [name, value] : constants_of(config, type)) {
     weights.emplace_back(name, value.to(source.model->compute_type()));
   }
   write_weights(folder, weights, shard_bytes);
@@ -134,7 +151,8 @@ ExportReport export_folder(const LoadedModel& source,
       write_file(folder / name, content);
     }
   }
-  const ExportReport report = verified(source, folder);
+  constexpr double kRounding = 1e-4;
+  const ExportReport report = verified(source, folder, form.is_exact() ? 0 : kRounding);
   directory.commit();
   return report;
 }

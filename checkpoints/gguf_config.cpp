@@ -14,7 +14,7 @@
 namespace kvsmith {
 namespace {
 
-constexpr std::array<const char*, 3> kArchitectures = {"llama", "qwen2", "qwen3"};
+constexpr std::array<const char*, 4> kArchitectures = {"llama", "deci", "qwen2", "qwen3"};
 
 /// Keys, after "<architecture>.", that are read below or say nothing about the computation.
 constexpr auto kKnown = std::to_array<std::string_view>(
@@ -154,7 +154,7 @@ void expect_known_tensors(const GgufFile& file) {
     refuse(file, cat("tensor ", in_quotes(name), " is not supported"),
            scales    ? "only unscaled rotary embeddings are"
            : experts ? "only dense models are, no mixtures of experts"
-                     : "it is no part of llama, qwen2 or qwen3 as known here");
+                     : "it is no part of llama, deci, qwen2 or qwen3 as known here");
   }
 }
 
@@ -186,7 +186,7 @@ std::string name_of_gguf(const std::string& gguf_name) {
 }
 
 bool has_interleaved_heads(std::string_view gguf_architecture) {
-  return gguf_architecture == "llama";
+  return gguf_architecture == "llama" || gguf_architecture == "deci";
 }
 
 ModelConfig from_gguf_config(const GgufFile& file) {
@@ -211,9 +211,12 @@ ModelConfig from_gguf_config(const GgufFile& file) {
                 "expected at least 1");
   c.num_key_value_heads = c.num_attention_heads;
   if (keys.has("attention.head_count_kv")) {
-    const auto heads = keys.per_layer("attention.head_count_kv", layers);
-    c.num_key_value_heads = heads[0];
-    if (std::ranges::count(heads, heads[0]) != layers) c.layer_num_key_value_heads = heads;
+    // llama.cpp takes other architectures' heads to be those of the first layer
+    if (architecture == "deci")
+      c.layer_num_key_value_heads = keys.per_layer("attention.head_count_kv", layers);
+    c.num_key_value_heads = architecture == "deci"
+                                ? c.layer_num_key_value_heads[0]
+                                : keys.uniform("attention.head_count_kv", layers);
   }
   c.head_dim = keys.integer("attention.key_length", c.hidden_size / c.num_attention_heads);
   for (const char* same : {"attention.value_length", "rope.dimension_count"}) {
@@ -232,7 +235,7 @@ ModelConfig from_gguf_config(const GgufFile& file) {
     refuse(file,
            cat("an architecture ", architecture, c.qk_norm ? " with" : " without",
                " normed queries and keys", c.attention_bias ? ", and with biases" : ""),
-           "expected them in qwen3, and biases in llama and qwen2 only");
+           "expected them in qwen3, and biases in the other architectures only");
   }
   // the same ranges and relations as for a file of ours
   return parse_run_config(to_toml(run_config_of(c)), file.path().string()).model;
@@ -253,7 +256,12 @@ GgufMetadata to_gguf_config(const ModelConfig& c, const std::string& name) {
   add("block_count", c.num_hidden_layers);
   add("feed_forward_length", c.intermediate_size);
   add("attention.head_count", c.num_attention_heads);
-  add("attention.head_count_kv", c.num_key_value_heads);
+  if (architecture == "deci") {
+    const auto& heads = c.layer_num_key_value_heads;
+    out.add_int32s(architecture + ".attention.head_count_kv", {heads.begin(), heads.end()});
+  } else {
+    add("attention.head_count_kv", c.layer_num_key_value_heads[0]);
+  }
   add("attention.key_length", c.head_dim);
   add("attention.value_length", c.head_dim);
   add("rope.dimension_count", c.head_dim);

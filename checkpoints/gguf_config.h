@@ -8,7 +8,7 @@
 
 namespace kvsmith {
 
-/// The configuration of a GGUF model of architecture `llama`, `qwen2` or `qwen3`, complete
+/// The configuration of a GGUF model of architecture `llama`, `deci`, `qwen2` or `qwen3`, complete
 /// (fill_in), after docs/gguf.md in github.com/ggml-org/ggml. Throws Error 78 naming the key when
 /// something else is needed to compute what llama.cpp computes: another architecture, scaled
 /// rotations, experts, any key of the architecture that is not known here; 65 for impossible
@@ -16,7 +16,7 @@ namespace kvsmith {
 ModelConfig from_gguf_config(const GgufFile& file);
 
 /// The reverse, without tokenizer and file type. Throws Error (78) saying why when none of the
-/// three architectures holds the model.
+/// architectures holds the model.
 GgufMetadata to_gguf_config(const ModelConfig& config, const std::string& name);
 
 /// The configuration as from_gguf_config() gives it back: numbers are stored as float32.

@@ -7,6 +7,7 @@
 #include "checkpoints/hf_family.h"
 #include "checkpoints/hf_gemma.h"
 #include "checkpoints/hf_keys.h"
+#include "checkpoints/mistral_large4.h"
 #include "configs/kv_patterns.h"
 #include "configs/run_config.h"
 #include "core/error.h"
@@ -79,11 +80,14 @@ void read_latents(const Json& json,
                " on are mixtures of experts, which are not supported"),
            "only dense models are: first_k_dense_replace = num_hidden_layers");
   }
-  // the class would take a missing rank for 1536
-  if (!json.contains("q_lora_rank")) refuse("key \"q_lora_rank\" is missing", "null: none");
+  const bool is_mistral = type == mistral_large4::kModelType;  // never compresses queries
+  // the other classes would take a missing rank for 1536
+  if (!is_mistral && !json.contains("q_lora_rank"))
+    refuse("key \"q_lora_rank\" is missing", "null: none");
+  const Json query_rank = is_mistral ? Json() : json["q_lora_rank"];
   c.layer_types = {"latent"};
   c.latent = {.kv_lora_rank = required<int64_t>(json, "kv_lora_rank", where),
-              .q_lora_rank = json["q_lora_rank"].is_null() ? 0 : json["q_lora_rank"].get<int64_t>(),
+              .q_lora_rank = query_rank.is_null() ? 0 : query_rank.get<int64_t>(),
               .qk_rope_head_dim = required<int64_t>(json, "qk_rope_head_dim", where),
               .qk_nope_head_dim = required<int64_t>(json, "qk_nope_head_dim", where),
               .v_head_dim = required<int64_t>(json, "v_head_dim", where)};
@@ -97,6 +101,7 @@ void read_latents(const Json& json,
   // head_dim is no size of latent layers, but has to be possible
   c.head_dim = c.hidden_size / std::max<int64_t>(1, c.num_attention_heads);
   if (c.head_dim == 0 || c.head_dim % 2 != 0) c.head_dim = c.latent.qk_rope_head_dim;
+  if (is_mistral) mistral_large4::read_layers(json, c, where);
 }
 
 /// Layers of the LCKV authors' class. The window needs no conversion: with and without the
@@ -127,7 +132,9 @@ void read_lckv(const Json& json, ModelConfig& c, const std::string& where) {
   c.backward_passes = json.value("backward_passes", c.backward_passes);
 }
 
-bool is_latent_type(const std::string& type) { return type == "youtu" || type == "deepseek_v3"; }
+bool is_latent_type(const std::string& type) {
+  return type == "youtu" || type == "deepseek_v3" || type == mistral_large4::kModelType;
+}
 
 /// What every layout has.
 Json common_config(const ModelConfig& c,
@@ -155,8 +162,9 @@ Json common_config(const ModelConfig& c,
                {"mlp_bias", false},
                {"use_cache", true},
                {"torch_dtype", dtype}};
-  if (ids.bos >= 0) json["bos_token_id"] = ids.bos;
-  if (ids.eos >= 0) json["eos_token_id"] = ids.eos;
+  // left out, they would be those of the model that the class was made for
+  json["bos_token_id"] = ids.bos >= 0 ? Json(ids.bos) : Json();
+  json["eos_token_id"] = ids.eos >= 0 ? Json(ids.eos) : Json();
   if (std::ranges::find(c.layer_types, "sliding") != c.layer_types.end())
     json["sliding_window"] = c.sliding_window;
   return json;
@@ -186,7 +194,9 @@ Json to_hf_config(const ModelConfig& c, const ExportIds& ids, const std::string&
     json["v_head_dim"] = c.latent.v_head_dim;
     json["rope_interleave"] = false;
   }
-  return json;
+  return family.model_type == std::string(mistral_large4::kModelType)
+             ? mistral_large4::wrapped(std::move(json), c)
+             : json;
 }
 
 Json to_lckv_config(const ModelConfig& c, const ExportIds& ids, const std::string& dtype) {
@@ -200,15 +210,12 @@ Json to_lckv_config(const ModelConfig& c, const ExportIds& ids, const std::strin
   return json;
 }
 
-bool has_interleaved_rotation(const Json& json) {
-  return is_latent_type(json.value("model_type", "")) && json.value("rope_interleave", true);
-}
-
-ModelConfig from_hf_config(const Json& json, const std::string& where) {
+ModelConfig from_hf_config(const Json& given, const std::string& where) {
+  const Json json = mistral_large4::unwrapped(given);
   const auto type = required<std::string>(json, "model_type", where);
   const std::vector<std::string> supported = {
-      "deepseek_v3", "gemma3_text", "gemma4_text", "granite_swa", "lckv-llama",
-      "llama",       "mistral",     "qwen2",       "qwen3",       "youtu"};
+      "deepseek_v3", "gemma3_text",    "gemma4_text", "granite_swa", "lckv-llama", "llama",
+      "mistral",     "mistral_large4", "qwen2",       "qwen3",       "youtu"};
   if (std::ranges::find(supported, type) == supported.end()) {
     throw Error(ExitCode::kConfig, {"model_type \"" + type + "\" is not supported", where,
                                     "supported: " + join(supported)});

@@ -17,10 +17,11 @@ struct ExportIds {
 /// logits: LlamaForCausalLM, Qwen3ForCausalLM with normed query and key heads,
 /// MistralForCausalLM where every layer has a window, GraniteSWAForCausalLM for local and
 /// global layers, rotary bases of their own, NoPE and sink logits, YoutuForCausalLM where every
-/// layer is latent, and Gemma4ForCausalLM with sandwich_norm, where layers may share keys and
-/// values. Throws Error (78) saying why when no class holds the model. With attention_bias these
-/// classes have a bias on the output projection too; exports hold zeros for it.
-/// (Qwen2ForCausalLM has none, but transformers 5 gives it a tokenizer class of its own.)
+/// layer is latent, MistralLarge4ForConditionalGeneration where such layers share latents, and
+/// Gemma4ForCausalLM with sandwich_norm, where layers may share keys and values. Throws Error (78)
+/// saying why when no class holds the model. With attention_bias these classes have a bias on the
+/// output projection too; exports hold zeros for it. (Qwen2ForCausalLM has none, but transformers 5
+/// gives it a tokenizer class of its own.)
 nlohmann::ordered_json to_hf_config(const ModelConfig& config,
                                     const ExportIds& ids,
                                     const std::string& dtype);
@@ -35,8 +36,5 @@ nlohmann::ordered_json to_lckv_config(const ModelConfig& config,
 /// The reverse of both; `where` names the file. Throws Error (78) naming a key whose value is not
 /// supported.
 ModelConfig from_hf_config(const nlohmann::ordered_json& json, const std::string& where);
-
-/// Rotated rows of its latent layers are in interleaved pairs; see rotary_rows.h.
-bool has_interleaved_rotation(const nlohmann::ordered_json& json);
 
 }  // namespace kvsmith

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "checkpoints/hf_gemma.h"
+#include "checkpoints/mistral_large4.h"
 #include "configs/kv_graph.h"
 #include "core/error.h"
 #include "core/text.h"
@@ -45,12 +46,19 @@ std::string attention_obstacle(const ModelConfig& c, const KvGraph& graph) {
     const LayerSpec& spec = graph[i];
     if (spec.kind != "full" && spec.kind != "sliding")
       return cat("layer ", i, " is of kind \"", spec.kind, "\"");
-    if (spec.kv_heads != c.num_key_value_heads)
-      return cat("layer ", i, " has ", spec.kv_heads, " key/value heads, others ",
-                 c.num_key_value_heads);
     if (spec.sinks > 0) return cat("layer ", i, " keeps ", spec.sinks, " sink tokens");
   }
   if (c.attention_k_eq_v) return "values are made from keys (attention_k_eq_v)";
+  return "";
+}
+
+/// Key/value heads that are not the same in every layer.
+std::string uneven_heads(const KvGraph& graph) {
+  for (int64_t i = 0; i < graph.size(); ++i) {
+    if (graph[i].kv_heads != graph[0].kv_heads)
+      return cat("layer ", i, " has ", graph[i].kv_heads, " key/value heads, layer 0 has ",
+                 graph[0].kv_heads);
+  }
   return "";
 }
 
@@ -67,16 +75,23 @@ std::string stock_obstacle(const ModelConfig& c, const KvGraph& graph) {
   return c.attention_sink_logits && c.qk_norm ? "sink logits and qk_norm" : "";
 }
 
+bool shares_latents(const KvGraph& graph) { return graph.owners() < graph.size(); }
+
 std::string latent_obstacle(const ModelConfig& c, const KvGraph& graph) {
   if (auto why = block_obstacle(c); !why.empty()) return why;
   for (int64_t i = 0; i < graph.size(); ++i) {
     const LayerSpec& spec = graph[i];
     if (spec.kind != "latent")
       return cat("layer ", i, " is of kind \"", spec.kind, "\" beside latent ones");
-    if (spec.k_source != i) return cat("layer ", i, " reads the latents of layer ", spec.k_source);
   }
-  if (!c.latent.latent_norm) return "latents are not normed (latent_norm)";
-  return has_one_theta(c) ? "" : "latent layers differ in rope_theta, or have none";
+  if (!has_one_theta(c)) return "latent layers differ in rope_theta, or have none";
+  if (!shares_latents(graph)) return "";
+  if (auto why = mistral_large4::sharing_obstacle(c.k_source_layers); !why.empty()) return why;
+  if (c.latent.q_lora_rank > 0) return "layers share latents, and queries are compressed";
+  constexpr double kLeastEps = 1e-9;
+  return c.rms_norm_eps < kLeastEps
+             ? cat("layers share latents, and rms_norm_eps is below ", kLeastEps)
+             : "";
 }
 
 std::string gguf_obstacle(const ModelConfig& c, const KvGraph& graph) {
@@ -89,6 +104,8 @@ std::string gguf_obstacle(const ModelConfig& c, const KvGraph& graph) {
   if (!has_one_theta(c)) return "layers differ in rope_theta, or have none";
   if (c.attention_sink_logits) return "the softmax has sink logits (attention_sink_logits)";
   if (c.hidden_act != "silu") return "hidden_act is " + c.hidden_act;
+  if (auto uneven = uneven_heads(graph); c.qk_norm && !uneven.empty())
+    return uneven + ", and queries and keys are normed (qk_norm)";
   if (c.attention_bias && c.qk_norm) return "biases (attention_bias) beside qk_norm";
   if (c.attention_bias && c.num_attention_heads * c.head_dim != c.hidden_size)
     return cat("biases (attention_bias), and ", c.num_attention_heads, " heads of ", c.head_dim,
@@ -98,6 +115,7 @@ std::string gguf_obstacle(const ModelConfig& c, const KvGraph& graph) {
 
 std::string lckv_obstacle(const ModelConfig& c, const KvGraph& graph) {
   if (auto why = attention_obstacle(c, graph); !why.empty()) return why;
+  if (auto why = uneven_heads(graph); !why.empty()) return why;
   for (int64_t i = 0; i < graph.size(); ++i) {
     if (graph[i].k_source != graph[i].v_source) {
       return cat("layer ", i, " reads keys of layer ", graph[i].k_source, " and values of layer ",
@@ -116,13 +134,18 @@ HfFamily hf_family_of(const ModelConfig& c) {
   const KvGraph graph(c);
   const auto count = [&](const char* kind) { return std::ranges::count(c.layer_types, kind); };
   const bool is_latent = count("latent") > 0;
-  const std::string why = c.sandwich_norm ? gemma4_obstacle(c, graph)
-                          : is_latent     ? latent_obstacle(c, graph)
-                                          : stock_obstacle(c, graph);
+  std::string why = c.sandwich_norm ? gemma4_obstacle(c, graph)
+                    : is_latent     ? latent_obstacle(c, graph)
+                                    : stock_obstacle(c, graph);
+  if (why.empty() && !is_latent && !c.sandwich_norm) why = uneven_heads(graph);
   if (!why.empty()) refuse("no class of transformers", why);
   if (c.sandwich_norm) return {"Gemma4ForCausalLM", "gemma4_text"};
   if (is_latent) {
-    return {.architecture = "YoutuForCausalLM", .model_type = "youtu", .is_latent = true};
+    if (!shares_latents(graph))
+      return {.architecture = "YoutuForCausalLM", .model_type = "youtu", .is_latent = true};
+    return {.architecture = "MistralLarge4ForConditionalGeneration",
+            .model_type = mistral_large4::kModelType,
+            .is_latent = true};
   }
 
   const bool windows = count("sliding") > 0, all_windows = count("full") == 0;
@@ -139,7 +162,8 @@ HfFamily hf_family_of(const ModelConfig& c) {
 std::string_view gguf_architecture_of(const ModelConfig& c) {
   const KvGraph graph(c);
   if (const auto why = gguf_obstacle(c, graph); !why.empty())
-    refuse("no GGUF architecture among llama, qwen2 and qwen3", why);
+    refuse("no GGUF architecture among llama, deci, qwen2 and qwen3", why);
+  if (!uneven_heads(graph).empty()) return "deci";
   return c.qk_norm ? "qwen3" : c.attention_bias ? "qwen2" : "llama";
 }
 

@@ -13,7 +13,8 @@ struct HfFamily {
   const char* model_type;
   bool has_layers = false;  ///< layer_types
   bool has_theta = false;   ///< layer_rope_theta and sink logits (granite_swa)
-  bool is_latent = false;   ///< sizes of latents in place of heads of keys and values (youtu)
+  bool is_latent =
+      false;  ///< sizes of latents in place of heads of keys and values (youtu, mistral_large4)
 };
 
 /// The smallest class that computes the same logits. Throws Error (78) saying why when there is
@@ -21,7 +22,8 @@ struct HfFamily {
 HfFamily hf_family_of(const ModelConfig& config);
 
 /// The architecture under which GGUF files hold the model: "llama", "qwen2" with attention_bias,
-/// "qwen3" with qk_norm. Throws Error (78) saying why when there is none.
+/// "qwen3" with qk_norm, "deci" (Llama with heads per layer) with layer_num_key_value_heads. Throws
+/// Error (78) saying why when there is none.
 std::string_view gguf_architecture_of(const ModelConfig& config);
 
 /// Who reads whose keys, as the LCKV authors write it: "0_4s_4_4_4_5", a layer number for each

@@ -5,8 +5,9 @@
 
 #include "checkpoints/hf_config.h"
 #include "checkpoints/hf_gemma.h"
+#include "checkpoints/hf_latents.h"
+#include "checkpoints/mistral_large4.h"
 #include "checkpoints/model_source.h"
-#include "checkpoints/rotary_rows.h"
 #include "checkpoints/tokenizer_file.h"
 #include "core/error.h"
 #include "core/files.h"
@@ -87,8 +88,11 @@ bool is_filler(const std::string& name, const Shards& shards, const fs::path& fo
     const char* what;
   };
   for (const Filler& filler :
-       {Filler{"o_proj.bias", 0, "output biases"}, Filler{".layer_scalar", 1, "scaled layers"},
-        Filler{".post_per_layer_input_norm.weight", 0, "per-layer embeddings"}}) {
+       {Filler{".o_proj.bias", 0, "output biases"}, Filler{".layer_scalar", 1, "scaled layers"},
+        Filler{".post_per_layer_input_norm.weight", 0, "per-layer embeddings"},
+        Filler{".rotary_emb.alpha", 0, "learned frequencies"},
+        Filler{".softmax_scaling.scale", 0, "scores scaled by the length of the text"},
+        Filler{".softmax_scaling.bias", 1, "scaled scores"}}) {
     if (!name.ends_with(filler.ending)) continue;
     if (shards.read(name).ne(filler.value).any().item<bool>()) {
       throw Error(ExitCode::kConfig,
@@ -110,32 +114,50 @@ bool has_sinks(const Shards& shards) {
   return false;
 }
 
+/// Every norm of latents stands for none, and there are some.
+bool has_no_latent_norm(const Shards& shards, const Json& json) {
+  bool found = false;
+  for (const auto& [name, path] : shards.names()) {
+    if (!is_latent_norm(name)) continue;
+    if (!stands_for_no_norm(shards.read(name), json)) return false;
+    found = true;
+  }
+  return found;
+}
+
 }  // namespace
 
 ModelSource open_hf_folder(const fs::path& folder) {
-  const Json json = read_json(folder / "config.json");
+  const Json json = mistral_large4::unwrapped(read_json(folder / "config.json"));
+  const bool is_mistral = json.value("model_type", "") == mistral_large4::kModelType;
   const auto shards = std::make_shared<const Shards>(folder);
   ModelSource out;
   out.config = from_hf_config(json, (folder / "config.json").string());
   out.config.attention_sink_logits = out.config.attention_sink_logits && has_sinks(*shards);
-  for (const auto& [name, path] : shards->names()) {
+  out.config.latent.latent_norm = !has_no_latent_norm(*shards, json);
+  for (const auto& [stored, path] : shards->names()) {
+    const std::string name = is_mistral ? mistral_large4::our_name_of(stored) : stored;
+    if (name.empty()) continue;
     // some exporters store the alias of a tied embedding as well
     if (out.config.tie_word_embeddings && name == kOutputMatrix) continue;
-    if (is_filler(name, *shards, folder)) continue;
+    if (is_filler(stored, *shards, folder)) continue;
     if (is_sink(name) && !out.config.attention_sink_logits) continue;
-    const TensorInfo& info = shards->info(name);
+    if (is_latent_norm(name) && !out.config.latent.latent_norm) continue;
+    const TensorInfo& info = shards->info(stored);
     out.tensors[name] = {info.shape, dtype_of(info.dtype, name)};
   }
-  const bool interleaved = has_interleaved_rotation(json), offset_norms = has_offset_norms(json);
+  const bool offset_norms = has_offset_norms(json);
   const auto is_offset = [offset_norms](const std::string& name) {
     return offset_norms && name.ends_with("norm.weight");
   };
   for (auto& [name, tensor] : out.tensors)
     if (is_offset(name)) tensor.type = at::kFloat;  // 1 + weight needs more digits than the weight
-  out.read = [shards, interleaved, is_offset, sizes = out.config.latent](const std::string& name) {
-    const auto tensor = shards->read(name);
+  const LatentForm form = latent_form_of(json, out.config.latent.latent_norm);
+  out.read = [shards, is_mistral, is_offset, form,
+              sizes = out.config.latent](const std::string& name) {
+    const auto tensor = shards->read(is_mistral ? mistral_large4::name_of(name) : name);
     if (is_offset(name)) return tensor.to(torch::kFloat) + 1;
-    return interleaved ? from_interleaved_rows(name, tensor, sizes) : tensor;
+    return from_latent_form(name, tensor, form, sizes);
   };
   try {
     out.tokenizer = read_tokenizer(folder);

@@ -50,6 +50,12 @@ struct BlockQ4K {  ///< eight groups of 32 with 6-bit scales and minima of their
   std::array<uint8_t, 12> group_scales;
   std::array<uint8_t, kLong / 2> nibbles;
 };
+struct BlockQ5K {  ///< as Q4_K; bit g of byte i is the fifth bit of element i in group g
+  Half scale, minimum;
+  std::array<uint8_t, 12> group_scales;
+  std::array<uint8_t, kLong / 8> fifth_bits;
+  std::array<uint8_t, kLong / 2> nibbles;
+};
 struct BlockQ6K {  ///< sixteen groups of 16 with 8-bit scales
   std::array<uint8_t, kLong / 2> nibbles;
   std::array<uint8_t, kLong / 4> upper_bits;
@@ -67,18 +73,19 @@ constexpr auto kBlocks = std::to_array<GgmlBlock>({
     {GgmlType::kQ51, "Q5_1", kShort, sizeof(BlockQ51)},
     {GgmlType::kQ80, "Q8_0", kShort, sizeof(BlockQ80)},
     {GgmlType::kQ4K, "Q4_K", kLong, sizeof(BlockQ4K)},
+    {GgmlType::kQ5K, "Q5_K", kLong, sizeof(BlockQ5K)},
     {GgmlType::kQ6K, "Q6_K", kLong, sizeof(BlockQ6K)},
 });
 static_assert(sizeof(BlockQ40) == 18 && sizeof(BlockQ41) == 20 && sizeof(BlockQ50) == 22 &&
               sizeof(BlockQ51) == 24 && sizeof(BlockQ80) == 34 && sizeof(BlockQ4K) == 144 &&
-              sizeof(BlockQ6K) == 210);
+              sizeof(BlockQ5K) == 176 && sizeof(BlockQ6K) == 210);
 
 /// Types that ggml has or had and this program does not read.
 constexpr std::pair<uint32_t, const char*> kOtherTypes[] = {
-    {9, "Q8_1"},    {10, "Q2_K"},    {11, "Q3_K"},  {13, "Q5_K"},   {15, "Q8_K"},  {16, "IQ2_XXS"},
-    {17, "IQ2_XS"}, {18, "IQ3_XXS"}, {19, "IQ1_S"}, {20, "IQ4_NL"}, {21, "IQ3_S"}, {22, "IQ2_S"},
-    {23, "IQ4_XS"}, {24, "I8"},      {25, "I16"},   {26, "I32"},    {27, "I64"},   {28, "F64"},
-    {29, "IQ1_M"},  {34, "TQ1_0"},   {35, "TQ2_0"}, {39, "MXFP4"},  {40, "NVFP4"}, {41, "Q1_0"},
+    {9, "Q8_1"},     {10, "Q2_K"},  {11, "Q3_K"},   {15, "Q8_K"},  {16, "IQ2_XXS"}, {17, "IQ2_XS"},
+    {18, "IQ3_XXS"}, {19, "IQ1_S"}, {20, "IQ4_NL"}, {21, "IQ3_S"}, {22, "IQ2_S"},   {23, "IQ4_XS"},
+    {24, "I8"},      {25, "I16"},   {26, "I32"},    {27, "I64"},   {28, "F64"},     {29, "IQ1_M"},
+    {34, "TQ1_0"},   {35, "TQ2_0"}, {39, "MXFP4"},  {40, "NVFP4"}, {41, "Q1_0"},
 };
 
 float value_of(Half half) { return from_half(std::bit_cast<uint16_t>(half)); }
@@ -139,7 +146,9 @@ std::pair<int, int> scale_and_minimum(const std::array<uint8_t, 12>& packed, siz
           (packed[i + 4] >> 4) | (packed[i] >> 6 << 4)};
 }
 
-void decode(const BlockQ4K& block, float* out) {
+/// Of Q4_K and Q5_K; `fifth(group, i)` is what the fifth bit of an element adds.
+template <class Block, class Fifth>
+void decode_groups(const Block& block, float* out, Fifth fifth) {
   constexpr size_t kGroup = 32;
   const float scale = value_of(block.scale), minimum = value_of(block.minimum);
   for (size_t group = 0; group < kLong / kGroup; ++group, out += kGroup) {
@@ -150,8 +159,17 @@ void decode(const BlockQ4K& block, float* out) {
     const uint8_t* const nibbles = block.nibbles.data() + group / 2 * kGroup;
     const size_t shift = group % 2 * 4;
     for (size_t i = 0; i < kGroup; ++i)
-      out[i] = d * static_cast<float>(nibbles[i] >> shift & 15) - m;
+      out[i] = d * static_cast<float>((nibbles[i] >> shift & 15) | fifth(group, i)) - m;
   }
+}
+
+void decode(const BlockQ4K& block, float* out) {
+  decode_groups(block, out, [](size_t, size_t) { return 0; });
+}
+
+void decode(const BlockQ5K& block, float* out) {
+  decode_groups(block, out,
+                [&](size_t group, size_t i) { return (block.fifth_bits[i] >> group & 1) << 4; });
 }
 
 void decode(const BlockQ6K& block, float* out) {
@@ -302,6 +320,8 @@ void decode_blocks(GgmlType type, const void* blocks, uint64_t count, float* val
       return decode_all<BlockQ80>(blocks, count, block.elements, values);
     case GgmlType::kQ4K:
       return decode_all<BlockQ4K>(blocks, count, block.elements, values);
+    case GgmlType::kQ5K:
+      return decode_all<BlockQ5K>(blocks, count, block.elements, values);
     case GgmlType::kQ6K:
       return decode_all<BlockQ6K>(blocks, count, block.elements, values);
   }

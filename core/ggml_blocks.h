@@ -18,6 +18,7 @@ enum class GgmlType : uint32_t {
   kQ51 = 7,
   kQ80 = 8,
   kQ4K = 12,
+  kQ5K = 13,
   kQ6K = 14,
   kBF16 = 30,
 };

@@ -13,9 +13,6 @@ namespace {
 
 enum Stream : size_t { kLatent = 0, kKey = 1 };
 
-/// Of the norms of latents, whatever rms_norm_eps says: so in every Hugging Face class.
-constexpr double kLatentEps = 1e-6;
-
 int64_t latent_heads(const LayerSpec& spec) { return spec.kind == "grouped_latent" ? 2 : 1; }
 
 class Latent final : public RowMixer {

@@ -6,6 +6,9 @@
 
 namespace kvsmith {
 
+/// Of the norms of latents, whatever rms_norm_eps says: so in most Hugging Face classes.
+inline constexpr double kLatentEps = 1e-6;
+
 /// Latent attention. "latent" is MLA (arXiv:2405.04434): a row is one normed latent, from which
 /// each head makes its keys and values, and one rotated key that all heads share. Parameters have
 /// the names of Hugging Face's deepseek_v3 and youtu. "grouped_latent" is GLA-2 (arXiv:2505.21487):

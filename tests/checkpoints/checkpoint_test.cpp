@@ -165,7 +165,7 @@ TEST(HfConfig, RefusesModelsThatNoStockClassHolds) {
   const std::pair<ModelConfig, std::string> cases[] = {
       {with([](auto& c) { c.pattern = "cla-2"; }), "layer 1 reads keys and values of layer 0"},
       {with([](auto& c) { c.layer_num_key_value_heads = {1, 2}; }),
-       "layer 0 has 1 key/value heads"},
+       "layer 1 has 2 key/value heads, layer 0 has 1"},
       {with([](auto& c) {
          c.layer_types = {"sliding"};
          c.num_sink_tokens = 2;

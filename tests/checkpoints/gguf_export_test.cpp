@@ -63,6 +63,12 @@ std::vector<Family> families() {
              m.rope_theta = 5e5;
              m.rms_norm_eps = 1e-6;
            }},
+          {"deci", [](auto& m) { m.layer_num_key_value_heads = {2, 4}; }},
+          {"deci",
+           [](auto& m) {
+             m.layer_num_key_value_heads = {2, 1};
+             m.attention_bias = true;
+           }},
           {"qwen2", [](auto& m) { m.attention_bias = true; }},
           {"qwen3", [](auto& m) {
              m.qk_norm = true;
@@ -109,7 +115,8 @@ TEST(GgufExport, RowsOfLlamaAreInNeighbouringPairsAndOthersAreNot) {
     at::Tensor ours;
     for (const auto& [name, tensor] : named_parameters(*source.model))
       if (name == "model.layers.1.self_attn.k_proj.weight") ours = tensor;
-    const bool interleaved = std::string(architecture) == "llama";
+    const std::string family = architecture;
+    const bool interleaved = family == "llama" || family == "deci";
     const int64_t head_dim = source.model->config().head_dim;
     for (int64_t row = 0; row < info.shape[0]; ++row) {
       // row 2 i + h of a head is our row h * half + i
@@ -181,7 +188,11 @@ TEST(GgufExport, RefusesWhatItCannotHold) {
          m.sliding_window = 8;
        },
        "layer 0 sees a window of 8 tokens (--format hf may hold it)"},
-      {[](auto& m) { m.layer_num_key_value_heads = {2, 1}; }, "layer 1 has 1 key/value heads"},
+      {[](auto& m) {
+         m.layer_num_key_value_heads = {2, 1};
+         m.qk_norm = true;
+       },
+       "layer 1 has 1 key/value heads, layer 0 has 2, and queries and keys are normed"},
       {[](auto& m) { m.layer_rope_theta = {1e4, 0}; }, "layers differ in rope_theta, or have none"},
       {[](auto& m) { m.attention_sink_logits = true; }, "attention_sink_logits"},
       {[](auto& m) { m.qk_norm = m.attention_k_eq_v = true; }, "attention_k_eq_v"},

@@ -107,15 +107,11 @@ TEST(GgufImport, TakesWhatIsMissingFromTheSpecification) {
   draft.set("llama.rope.scaling.type", words("none"));
   draft.set("llama.rope.scaling.factor", real(1));
   draft.set("llama.attention.head_count", list({4, 4}));
-  draft.set("llama.attention.head_count_kv", list({2, 1}));
+  draft.set("llama.attention.head_count_kv", list({2, 2}));
   draft.tensors.push_back({.name = "output.weight", .type = GgmlType::kBF16, .shape = {50, 32}});
-  for (auto& tensor : draft.tensors) {
-    if (tensor.name == "blk.1.attn_k.weight" || tensor.name == "blk.1.attn_v.weight")
-      tensor.shape = {8, 32};
-  }
   draft.write(directory / "x.gguf");
   const ModelSource source = open_gguf(directory / "x.gguf");
-  EXPECT_EQ(source.config.layer_num_key_value_heads, (std::vector<int64_t>{2, 1}));
+  EXPECT_EQ(source.config.num_key_value_heads, 2);
   EXPECT_FALSE(source.config.tie_word_embeddings);
   EXPECT_EQ(source.tensors.at("lm_head.weight").type, at::kBFloat16);
   EXPECT_EQ(source.read("lm_head.weight").scalar_type(), at::kBFloat16);
@@ -131,7 +127,7 @@ TEST(GgufImport, RefusesWhatWouldComputeSomethingElse) {
       {[](Draft& d) { d.erase("general.architecture"); }, ExitCode::kConfig,
        "metadata \"general.architecture\" is missing"},
       {[](Draft& d) { d.set("general.architecture", words("gemma3")); }, ExitCode::kConfig,
-       "architecture \"gemma3\" is not supported; supported: llama, qwen2, qwen3"},
+       "architecture \"gemma3\" is not supported; supported: llama, deci, qwen2, qwen3"},
       {[](Draft& d) { d.set("general.architecture", number(1)); }, ExitCode::kBadData,
        "expected a text"},
       {[](Draft& d) { d.set("general.type", words("adapter")); }, ExitCode::kConfig,
@@ -147,6 +143,8 @@ TEST(GgufImport, RefusesWhatWouldComputeSomethingElse) {
        "differs between layers"},
       {[](Draft& d) { d.set("llama.attention.head_count_kv", list({2, 1, 2})); },
        ExitCode::kBadData, "has 3 elements for 2 layers"},
+      {[](Draft& d) { d.set("llama.attention.head_count_kv", list({2, 1})); }, ExitCode::kConfig,
+       "\"llama.attention.head_count_kv\" differs between layers"},
       {[](Draft& d) { d.set("llama.attention.head_count_kv", number(3)); }, ExitCode::kConfig,
        "num_key_value_heads"},
       {[](Draft& d) { d.set("llama.rope.dimension_count", number(4)); }, ExitCode::kConfig,

@@ -138,7 +138,7 @@ TEST(LckvLayout, RefusesModelsThatItCannotSay) {
        },
        "layer 0 keeps 2 sink tokens"},
       {[](auto& m) { m.layer_num_key_value_heads = {1, 2, 2, 2, 2, 2}; },
-       "layer 0 has 1 key/value heads"},
+       "layer 1 has 2 key/value heads, layer 0 has 1"},
       {[](auto& m) { m.layer_rope_theta = {1e4, 0, 1e4, 1e4, 1e4, 1e4}; },
        "layers differ in rope_theta"},
       {[](auto& m) { m.layer_rope_theta = {0}; }, "layers differ in rope_theta, or have none"},
@@ -215,6 +215,43 @@ TEST(LatentExport, ReadsBackEqualWithAndWithoutCompressedQueries) {
   }
 }
 
+TEST(LatentExport, LatentsWithoutNormBecomeSoSmallThatANormOnlyScalesThem) {
+  const TemporaryDirectory directory;
+  for (const auto type : {at::kFloat, at::kBFloat16}) {
+    LoadedModel source =
+        random_model(latent_layers([](ModelConfig& m) { m.latent.latent_norm = false; }));
+    source.model->to(type);
+    source.model->set_compute_type(type);
+    const auto folder = directory / c10::toString(type);
+    EXPECT_EQ(export_hf(source, folder, false).max_logit_difference, 0);
+    const LoadedModel back = load_model(folder, {.type = type});
+    EXPECT_EQ(back.model->config(), source.model->config());
+    EXPECT_TRUE(torch::equal(logits(back), logits(source)));
+    if (type != at::kFloat) continue;
+
+    // with the norm that the class has, the same comes out
+    ModelConfig normed = source.model->config();
+    normed.latent.latent_norm = true;
+    Decoder stock(normed);
+    load_into(named_parameters(*stock), SafetensorsFile(folder / "model.safetensors"));
+    stock->eval();
+    constexpr double kRounding = 1e-5;
+    EXPECT_LT(logit_difference(stock, source.model), kRounding);
+
+    // another weight is a norm
+    NamedTensors weights;
+    {
+      const SafetensorsFile file(folder / "model.safetensors");
+      for (const auto& [name, info] : file.tensors())
+        weights.emplace_back(name, load_tensor(file, info));
+    }
+    for (auto& [name, tensor] : weights)
+      if (name == "model.layers.1.self_attn.kv_a_layernorm.weight") tensor[0] *= 2;
+    save_tensors(folder / "model.safetensors", weights, {{"format", "pt"}});
+    EXPECT_TRUE(load_model(folder).model->config().latent.latent_norm);
+  }
+}
+
 /// The inverse of from_interleaved_rows, row by row.
 at::Tensor interleaved(const at::Tensor& weight, int64_t kept, int64_t rotated) {
   auto out = weight.clone();
@@ -285,7 +322,6 @@ TEST(LatentImport, RefusesWhatIsNotSupported) {
 
 TEST(LatentExport, RefusesModelsThatNoStockClassHolds) {
   const std::pair<Change, std::string> cases[] = {
-      {[](auto& m) { m.pattern = "cla-2"; }, "layer 1 reads the latents of layer 0"},
       {[](auto& m) { m.layer_types = {"latent", "full"}; },
        "layer 1 is of kind \"full\" beside latent ones"},
       {[](auto& m) { m.layer_rope_theta = {0}; }, "latent layers differ in rope_theta"},

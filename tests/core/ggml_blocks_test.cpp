@@ -48,6 +48,7 @@ TEST(GgmlBlocks, DecodeToTheValuesOfThePythonPackage) {
       {GgmlType::kQ51, {1, 3}, "60165fcfe0b19472895f1799d4409b2af52db358a8bd84f027da617fdfdb8715"},
       {GgmlType::kQ80, {1}, "221ce3025acc6da08bae0b2d82627e97afe6adfcbc40cc5d253967afba7ff6d2"},
       {GgmlType::kQ4K, {1, 3}, "f6ecb3567ca80abd7c61de9f63eba0e904b185bff99564b54e9147c4ea960d21"},
+      {GgmlType::kQ5K, {1, 3}, "a30688630611017564f6cac8ea211604935140e3682014a134393363aea70f41"},
       {GgmlType::kQ6K, {209}, "a34c808d24745a98e5bd7cb68621655fb50fac73b3cba500e1ced6ee5ff589ea"},
   };
   for (const auto& [type, scale_bytes, hash] : cases) {
@@ -149,7 +150,7 @@ TEST(GgmlBlocks, ValuesTooSmallForTheScaleBecomeZero) {
 
 TEST(GgmlBlocks, KnowsNamesSizesAndWhatItCannotDo) {
   for (const auto& name : ggml_type_names()) EXPECT_FALSE(name.empty());
-  EXPECT_EQ(ggml_type_names().size(), 10U);
+  EXPECT_EQ(ggml_type_names().size(), 11U);
   EXPECT_EQ(find_ggml_block(23), nullptr);
   EXPECT_EQ(find_ggml_block(4), nullptr);
   EXPECT_EQ(describe_ggml_type(23), "23 (IQ4_XS)");

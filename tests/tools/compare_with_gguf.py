@@ -27,7 +27,7 @@ except ImportError as error:
 LARGEST_LOGIT_DIFFERENCE = 1e-4
 # Bytes of a block that hold the upper half of a scale: cleared bits keep the values finite and small.
 SCALES = {"F16": [1], "BF16": [1], "Q4_0": [1], "Q4_1": [1, 3], "Q5_0": [1], "Q5_1": [1, 3], "Q8_0": [1],
-          "Q4_K": [1, 3], "Q6_K": [209]}
+          "Q4_K": [1, 3], "Q5_K": [1, 3], "Q6_K": [209]}
 LAYER = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
          "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
          "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm", "attn_q_norm": "self_attn.q_norm",
@@ -48,19 +48,24 @@ def our_name(name):
 
 def to_pairs(name, values, heads):
     """The row order of ggml's llama: halves of a head become neighbouring pairs."""
-    count = heads.get(name.split(".")[2]) if name.startswith("blk.") else None
-    if not count:
+    _, layer, tensor, *_ = [*name.split("."), "", ""]
+    if tensor not in heads:
         return values
+    count = heads[tensor][int(layer)]
     return values.reshape(count, 2, values.shape[0] // count // 2, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
 
 
 def heads_of(reader):
-    """Heads whose rows are in pairs."""
+    """Heads whose rows are in pairs, of each layer."""
     architecture = reader.get_field("general.architecture").contents()
-    if architecture != "llama":
+    if architecture not in ("llama", "deci"):
         return {}
-    return {"attn_q": int(reader.get_field("llama.attention.head_count").contents()),
-            "attn_k": int(reader.get_field("llama.attention.head_count_kv").contents())}
+    layers = reader.get_field(f"{architecture}.block_count").contents()
+    out = {}
+    for tensor, key in (("attn_q", "head_count"), ("attn_k", "head_count_kv")):
+        count = reader.get_field(f"{architecture}.attention.{key}").contents()
+        out[tensor] = count if isinstance(count, list) else [int(count)] * layers
+    return out
 
 
 def compare_tensors(binary, path, folder):
@@ -89,30 +94,31 @@ def random_blocks(random, kind, shape):
     return data.reshape(shape[0], -1)
 
 
-def write_random(path):
-    """A llama with matrices of every type, of random bytes."""
+def write_random(path, architecture, kv_heads):
+    """A model with matrices of every type, of random bytes; with as many key/value heads in its layers."""
     random = numpy.random.default_rng(0)
-    width, inner, layers, vocabulary = 256, 512, 2, 96
-    writer = GGUFWriter(path, "llama")
+    width, inner, vocabulary, head = 256, 512, 96, 64
+    writer = GGUFWriter(path, architecture)
     writer.add_context_length(64)
     writer.add_embedding_length(width)
-    writer.add_block_count(layers)
+    writer.add_block_count(len(kv_heads))
     writer.add_feed_forward_length(inner)
-    writer.add_head_count(4)
-    writer.add_head_count_kv(2)
+    writer.add_head_count(width // head)
+    writer.add_head_count_kv(kv_heads)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(64)
+    writer.add_rope_dimension_count(head)
     writer.add_tokenizer_model("none")
-    shapes = {"attn_q": (width, width), "attn_k": (width // 2, width), "attn_v": (width // 2, width), "attn_output": (width, width),
-              "ffn_gate": (inner, width), "ffn_up": (inner, width), "ffn_down": (width, inner)}
     matrices = {"token_embd.weight": (vocabulary, width), "output.weight": (vocabulary, width)}
-    matrices |= {f"blk.{layer}.{name}.weight": shape for layer in range(layers) for name, shape in shapes.items()}
+    for layer, count in enumerate(kv_heads):
+        shapes = {"attn_q": (width, width), "attn_k": (count * head, width), "attn_v": (count * head, width), "attn_output": (width, width),
+                  "ffn_gate": (inner, width), "ffn_up": (inner, width), "ffn_down": (width, inner)}
+        matrices |= {f"blk.{layer}.{name}.weight": shape for name, shape in shapes.items()}
     kinds = ["F32", *SCALES]
     for i, (name, shape) in enumerate(matrices.items()):
         kind = kinds[i % len(kinds)]
         data = random_blocks(random, kind, shape)
         writer.add_tensor(name, data, raw_dtype=GGMLQuantizationType[kind])
-    norms = ["output_norm.weight"] + [f"blk.{layer}.{name}.weight" for layer in range(layers) for name in ("attn_norm", "ffn_norm")]
+    norms = ["output_norm.weight"] + [f"blk.{layer}.{name}.weight" for layer in range(len(kv_heads)) for name in ("attn_norm", "ffn_norm")]
     for name in norms:
         writer.add_tensor(name, random.normal(1, 0.1, width).astype(numpy.float32))
     writer.write_header_to_file()
@@ -186,8 +192,9 @@ def main():
     binary = sys.argv[1]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_random(folder / "random.gguf")
-        compare_tensors(binary, folder / "random.gguf", folder)
+        for architecture, kv_heads in (("llama", [2, 2]), ("deci", [4, 2, 1])):
+            write_random(folder / f"random-{architecture}.gguf", architecture, kv_heads)
+            compare_tensors(binary, folder / f"random-{architecture}.gguf", folder)
         for path in sys.argv[2:]:
             compare_tensors(binary, Path(path), folder)
         train_tokenizer(binary, folder)

@@ -15,8 +15,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 try:
     import numpy
     import torch
-    from transformers import (AutoModelForCausalLM, AutoTokenizer, DeepseekV3ForCausalLM, Gemma3ForCausalLM, Gemma4ForCausalLM,
-                              LlamaForCausalLM, YoutuForCausalLM)
+    from transformers import (AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer, DeepseekV3ForCausalLM, Gemma3ForCausalLM,
+                              Gemma4ForCausalLM, LlamaForCausalLM, YoutuForCausalLM)
 
     from lckv_reference import lckv_logits
 except ImportError as error:
@@ -25,6 +25,7 @@ except ImportError as error:
 
 LARGEST_LOGIT_DIFFERENCE = 1e-4
 LARGEST_NLL_DIFFERENCE = 1e-4
+ARCHITECTURES = Path(__file__).resolve().parents[2] / "configs" / "architectures"
 LATENT = {"kv_lora_rank": 24, "q_lora_rank": None, "qk_rope_head_dim": 8, "qk_nope_head_dim": 12, "v_head_dim": 20}
 LOCAL_GLOBAL = {"num_key_value_heads": 2, "sliding_window": 9, "rms_norm_eps": 1e-3, "rope_parameters": {
     "sliding_attention": {"rope_type": "default", "rope_theta": 500.0}, "full_attention": {"rope_type": "default", "rope_theta": 5e4}}}
@@ -56,10 +57,32 @@ def train(binary, folder, name, *settings):
     return folder / name
 
 
+def convert(binary, run, name, recipe, *settings):
+    sets = [word for setting in settings for word in ("--set", setting)]
+    kvsmith(binary, "convert", run, "--to", ARCHITECTURES / recipe, *sets, "--calibration", run.parent / "text.txt",
+            "--output", run.parent / name, "-q")
+    return run.parent / name
+
+
+def their_logits(model, ids):
+    """Of all tokens at once, and of one after the other."""
+    with torch.no_grad():
+        whole = model(torch.tensor([ids])).logits[0].numpy()
+        rows, cache = [], None
+        for token in ids:
+            step = model(torch.tensor([[token]]), past_key_values=cache, use_cache=True)
+            cache = step.past_key_values
+            rows.append(step.logits[0, -1].numpy())
+    return whole, numpy.stack(rows)
+
+
 def compare(binary, run, folder, text=None):
     exported = folder / f"{run.name}-hf"
     kvsmith(binary, "export", run, "--output", exported, "-q")
-    model = AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32)
+    has_images = "vision_config" in json.loads((exported / "config.json").read_text())
+    family = AutoModelForImageTextToText if has_images else AutoModelForCausalLM
+    model, loading = family.from_pretrained(exported, dtype=torch.float32, output_loading_info=True)
+    assert not any(loading[problem] for problem in ("missing_keys", "unexpected_keys", "mismatched_keys")), loading
     tokenizer = AutoTokenizer.from_pretrained(exported)
 
     for sample in TEXTS:
@@ -67,10 +90,8 @@ def compare(binary, run, folder, text=None):
         assert tokenizer.decode(ids, skip_special_tokens=True) == sample, (sample, ids)
     ids = tokenizer(text or "\n".join(TEXTS))["input_ids"][:512]
     (folder / "ids.json").write_text(json.dumps(ids))
-    with torch.no_grad():
-        theirs = model(torch.tensor([ids])).logits[0].numpy()
     worst = 0.0
-    for protocol in ("parallel", "decode"):
+    for protocol, theirs in zip(("parallel", "decode"), their_logits(model, ids)):
         kvsmith(binary, "logits", run, "--tokens", folder / "ids.json", "--protocol", protocol,
                 "--output", folder / "logits.npy", "--force")
         worst = max(worst, float(numpy.abs(numpy.load(folder / "logits.npy") - theirs).max()))
@@ -188,6 +209,14 @@ def main():
         compare(binary, train(binary, folder, "youtu", *latent), folder)
         compare(binary, train(binary, folder, "youtu-q-lora", *latent, "model.q_lora_rank=40", "model.rope_theta=50000",
                               "model.tie_word_embeddings=false"), folder)
+        compare(binary, train(binary, folder, "youtu-no-norm", *latent, "model.latent_norm=false"), folder)
+        compare(binary, convert(binary, run, "youtu-converted", "mla.toml"), folder)
+        four = ["model.num_hidden_layers=4", *latent]
+        compare(binary, train(binary, folder, "mistral-large4-pairs", *four, "model.pattern='cla-2'"), folder)
+        compare(binary, train(binary, folder, "mistral-large4-trailing", *four, "model.pattern='trailing-reuse-2'", "model.rms_norm_eps=1e-6",
+                              "model.rope_theta=50000", "model.tie_word_embeddings=false"), folder)
+        compare(binary, train(binary, folder, "mistral-large4-no-norm", *four, "model.pattern='cla-2'", "model.latent_norm=false"), folder)
+        compare(binary, convert(binary, run, "mistral-large4-converted", "mla-cla.toml"), folder)
         gemma = ["model.scale_embeddings=true", "model.hidden_act='gelu_pytorch_tanh'", "model.sandwich_norm=true", "model.qk_norm=true",
                  "model.v_norm=true", "model.query_pre_attn_scalar=1"]
         deep = ["model.num_hidden_layers=6", window, "train.max_steps=8"]  # rounding grows with depth and with sharp attention
@@ -218,6 +247,8 @@ def main():
         for layers in ("0_1_2_3_4_5", "0_0_2_2_4_4", "0s_1s_2s_3_3_3", "0_4_4_4_4_5", "0_4s_4_4_4_5", "0_4s_4s_4s_4s_5", "0_0_1_5s_5_5"):
             compare_lckv(binary, train(binary, folder, "lckv-" + layers, *six, f"model.layer_types=['{layers}']",
                                        "model.tie_word_embeddings=" + ("true" if layers == "0_4_4_4_4_5" else "false")), folder)
+        for recipe in ("cla", "yoco", "lckv"):
+            compare_lckv(binary, convert(binary, folder / "lckv-0_1_2_3_4_5", recipe + "-converted", recipe + ".toml", window), folder)
 
 
 main()
