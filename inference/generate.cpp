@@ -105,7 +105,8 @@ std::vector<std::vector<int32_t>> encoded(const LoadedModel& model,
   std::vector<std::vector<int32_t>> out;
   for (const auto& prompt : prompts) {
     auto ids = model.tokenizer->encode(prompt);
-    if (model.bos_id >= 0) ids.insert(ids.begin(), model.bos_id);
+    // not the model's bos_id, which config.json may have where texts do not begin with it
+    if (const auto bos = model.tokenizer->bos_id(); bos >= 0) ids.insert(ids.begin(), bos);
     if (ids.empty())
       throw Error(ExitCode::kUsage, {"the prompt is empty", "generate", "give some text"});
     const auto total = static_cast<int64_t>(ids.size()) + options.max_new_tokens;

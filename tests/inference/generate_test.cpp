@@ -46,9 +46,10 @@ class GenerateTest : public ::testing::Test {
 };
 
 TEST_F(GenerateTest, GreedyEqualsTheArgmaxOfWholePasses) {
+  loaded_.bos_id = 7;  // of config.json; what texts begin with, the tokenizer says
   const auto result = generate(loaded_, {"the quick"}, options()).at(0);
   auto ids = loaded_.tokenizer->encode("the quick");
-  ids.insert(ids.begin(), loaded_.bos_id);
+  ids.insert(ids.begin(), loaded_.tokenizer->bos_id());
   for (const int32_t token : result.tokens) {
     const auto logits =
         loaded_.model->forward(torch::tensor(ids, torch::kLong).unsqueeze(0))[0][-1];
