@@ -11,15 +11,13 @@ ChatTemplate template_of(const Tokenizer& tokenizer, const std::optional<std::st
 }  // namespace
 
 Chat::Chat(const LoadedModel& model, const std::optional<std::string>& system)
-    : tokenizer_(tokenizer_of(model)),
-      bos_id_(model.bos_id),
-      template_(template_of(tokenizer_, system)) {}
+    : tokenizer_(tokenizer_of(model)), template_(template_of(tokenizer_, system)) {}
 
 std::vector<int32_t> Chat::prompt(const std::vector<ChatMessage>& messages) const {
   auto ids = template_.ids(tokenizer_, messages, /*asks=*/true);
   // the other formats write begin-of-text themselves where they want it
-  if (template_.format() == ChatTemplate::Format::kPlain && bos_id_ >= 0)
-    ids.insert(ids.begin(), bos_id_);
+  if (template_.format() == ChatTemplate::Format::kPlain && tokenizer_.bos_id() >= 0)
+    ids.insert(ids.begin(), tokenizer_.bos_id());
   return ids;
 }
 

@@ -26,7 +26,6 @@ class Chat {
 
  private:
   Tokenizer tokenizer_;
-  int32_t bos_id_;
   ChatTemplate template_;
 };
 

@@ -118,9 +118,11 @@ const Tokenizer& tokenizer_of(const LoadedModel& model) {
 }
 
 std::vector<int32_t> text_prompt(const LoadedModel& model, std::string_view text) {
+  const Tokenizer& tokenizer = tokenizer_of(model);
   std::vector<int32_t> ids;
-  if (model.bos_id >= 0) ids.push_back(model.bos_id);
-  tokenizer_of(model).encode_to(ids, text);
+  // not the model's bos_id, which config.json may have where texts do not begin with it
+  if (tokenizer.bos_id() >= 0) ids.push_back(tokenizer.bos_id());
+  tokenizer.encode_to(ids, text);
   return ids;
 }
 

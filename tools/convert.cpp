@@ -98,9 +98,8 @@ void convert_it(ConvertFlags& flags) {
   if (flags.score.path.empty()) flags.score = flags.text;
   LoadedModel source = load(flags.source);
   std::vector<int32_t> calibration, ids;
-  if (!flags.text.path.empty())
-    calibration = read_sample(source.tokenizer, source.bos_id, flags.text);
-  if (!flags.score.path.empty()) ids = read_sample(source.tokenizer, source.bos_id, flags.score);
+  if (!flags.text.path.empty()) calibration = read_sample(source.tokenizer, flags.text);
+  if (!flags.score.path.empty()) ids = read_sample(source.tokenizer, flags.score);
   const auto tokens = static_cast<int64_t>(calibration.size());
   if (tokens > 0 && tokens < 2 * original.config.hidden_size) {
     console.note(cat("a calibration text of ", tokens, " tokens is short for ",

@@ -40,7 +40,7 @@ void import(const ImportFlags& flags) {
   if (!source.tokenizer.empty())
     tokenizer = Tokenizer::from_bytes(source.tokenizer, flags.source.string());
   std::vector<int32_t> ids;
-  if (!flags.text.path.empty()) ids = read_sample(tokenizer, source.bos_id, flags.text);
+  if (!flags.text.path.empty()) ids = read_sample(tokenizer, flags.text);
   console.note(cat("reading ", source.tensors.size(), " tensors of ", flags.source.string()));
   write_model(source, flags.output, flags.force, {{"imported_from", source.name}},
               type_of(flags.dtype));

@@ -39,7 +39,6 @@ void add_text_flags(CLI::App& verb, TextSample& sample, const std::string& name,
 }
 
 std::vector<int32_t> read_sample(const std::optional<Tokenizer>& tokenizer,
-                                 int32_t bos_id,
                                  const TextSample& sample) {
   if (!tokenizer) {
     throw Error(ExitCode::kConfig,
@@ -49,7 +48,7 @@ std::vector<int32_t> read_sample(const std::optional<Tokenizer>& tokenizer,
   constexpr uint64_t kBytesPerToken = 8;  // more than texts have; what is too much is cut
   const auto wanted = static_cast<size_t>(sample.tokens);
   std::vector<int32_t> ids;
-  if (bos_id >= 0) ids.push_back(bos_id);
+  if (tokenizer->bos_id() >= 0) ids.push_back(tokenizer->bos_id());
   tokenizer->encode_to(ids, head_of(sample.path, wanted * kBytesPerToken));
   if (ids.size() > wanted) ids.resize(wanted);
   if (ids.size() < 2)

@@ -24,10 +24,10 @@ struct TextSample {
 /// Adds `name` with this help, and `name`-tokens and `name`-context.
 void add_text_flags(CLI::App& verb, TextSample& sample, const std::string& name, const char* help);
 
-/// The first tokens of the file, behind `bos_id` where it is not -1. Throws Error (65) for a text
-/// that is not UTF-8 or has less than two tokens, 78 without a tokenizer.
+/// The first tokens of the file, behind begin-of-text where texts of the tokenizer begin with it.
+/// (config.json has a begin-of-text even for models that are never shown it.) Throws Error (65) for
+/// a text that is not UTF-8 or has less than two tokens, 78 without a tokenizer.
 std::vector<int32_t> read_sample(const std::optional<Tokenizer>& tokenizer,
-                                 int32_t bos_id,
                                  const TextSample& sample);
 
 /// "perplexity 21.31 over 16368 tokens of test.txt, context 1024: looks like a language model".
