@@ -1,5 +1,6 @@
 #include "convert/convert.h"
 
+#include <cmath>
 #include <filesystem>
 #include <iostream>
 #include <memory>
@@ -83,8 +84,9 @@ void convert_and_write(const ConvertFlags& flags,
   std::cout << "queries and outputs adapted to these; everything else as it was\n";
   if (pooling == Pooling::kFit && !calibration.empty()) {
     const RefitErrors errors = refit_outputs(model, *out.model, calibration, flags.text.context);
-    std::cout << "outputs refit to the calibration text: they missed " << 100 * errors.before
-              << " % of what the residual stream wants, now " << 100 * errors.after << " %\n";
+    const auto percent = [](double share) { return std::round(1000 * share) / 10; };
+    std::cout << "outputs refit to the calibration text: they missed " << percent(errors.before)
+              << " % of what the residual stream wants, now " << percent(errors.after) << " %\n";
   }
   std::cout << "\n";
   write_model(source_of(*out.model, original), flags.output, flags.force,
