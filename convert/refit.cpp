@@ -4,6 +4,7 @@
 #include <array>
 #include <map>
 #include <string>
+#include <utility>
 
 #include <torch/types.h>
 
@@ -62,8 +63,10 @@ Correction correction(const at::Tensor& x, const at::Tensor& wanted) {
 
 class Refit {
  public:
-  Refit(DecoderImpl& source, DecoderImpl& model, const at::Tensor& tokens)
-      : model_(model), tokens_(tokens), wanted_(static_cast<size_t>(model.graph().size())) {
+  Refit(DecoderImpl& source, DecoderImpl& model, at::Tensor tokens)
+      : model_(model),
+        tokens_(std::move(tokens)),
+        wanted_(static_cast<size_t>(model.graph().size())) {
     const DecoderImpl::Observation observation(source, [&](const MixerPass& pass) {
       wanted_[static_cast<size_t>(pass.layer)] = pass.residual + pass.output;
     });
