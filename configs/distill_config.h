@@ -12,6 +12,8 @@ struct DistillConfig {
   double weight = 0.9;     ///< of the teacher's distribution against the text's next token
   double temperature = 1;  ///< both distributions are softened by it
   double mixer_loss = 0;   ///< weight
+  int64_t top_k = 0;       ///< 0: all tokens
+  std::string cache;       ///< directory
 
   template <class Self, class Visit>
   static void fields(Self& self, Visit&& visit) {
@@ -37,6 +39,17 @@ struct DistillConfig {
             .min = 0,
             .max = 1e6},
         self.mixer_loss);
+    visit(Key{.name = "top_k",
+              .help = "learn the teacher's probabilities of so many likeliest tokens, and of all "
+                      "others their sum; 0: of every token",
+              .min = 0,
+              .max = 65536},
+          self.top_k);
+    visit(Key{.name = "cache",
+              .help = "directory where the likeliest tokens are kept, so that further runs over "
+                      "the same texts need not run the teacher; empty: nowhere",
+              .shapes_result = false},
+          self.cache);
   }
 
   bool operator==(const DistillConfig&) const = default;

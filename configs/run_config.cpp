@@ -60,6 +60,16 @@ std::string divisors(int64_t n) {
   return join(out);
 }
 
+template <class Expect>
+void check_distillation(const DistillConfig& d, const Expect& expect) {
+  expect(d.mixer_loss == 0 || !d.teacher.empty(), "distill.mixer_loss",
+         "there is no teacher to compare with; set distill.teacher");
+  expect(d.cache.empty() || d.top_k > 0, "distill.cache",
+         "keeps the likeliest tokens only; set distill.top_k, such as 64");
+  expect(d.cache.empty() || d.mixer_loss == 0, "distill.cache",
+         "keeps no outputs of layers, which distill.mixer_loss compares; leave one of them out");
+}
+
 /// Relations between keys. `place` tells where a key was set.
 template <class Place>
 void check_relations(const RunConfig& config,
@@ -103,8 +113,7 @@ void check_relations(const RunConfig& config,
          "0 or false");
   expect(t.early_stopping_patience == 0 || t.validate_every > 0, "train.early_stopping_patience",
          "counts validations, and there are none on the way; set train.validate_every");
-  expect(config.distill.mixer_loss == 0 || !config.distill.teacher.empty(), "distill.mixer_loss",
-         "there is no teacher to compare with; set distill.teacher");
+  check_distillation(config.distill, expect);
   const auto& d = config.data;
   expect(d.weights.empty() || d.weights.size() == d.corpus.size(), "data.weights",
          cat(d.weights.size(), " weights for ", d.corpus.size(), " corpora; give one each"));

@@ -1,6 +1,7 @@
 #include "ops/losses.h"
 
 #include <algorithm>
+#include <vector>
 
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/types.h>
@@ -28,18 +29,29 @@ class Chunk {
         log_p_(torch::log_softmax(logits, -1, torch::kFloat)) {}
 
   at::Tensor cross_entropy() const {
-    return -log_p_.gather(1, target_).squeeze(1).masked_fill(learnt_.logical_not(), 0).sum();
+    return -sum_of_learnt(log_p_.gather(1, target_).squeeze(1));
   }
 
   /// Of the teacher from the model, both softened. Keeps the gradient for later.
   at::Tensor divergence(const at::Tensor& teacher_logits, double temperature) {
     const auto teacher = torch::log_softmax(teacher_logits.to(torch::kFloat) / temperature, -1);
-    // log p is the logits less what is the same for all tokens
-    const auto model = temperature == 1 ? log_p_ : torch::log_softmax(log_p_ / temperature, -1);
+    const auto model = softened(temperature);
     const auto p = teacher.exp();
-    const auto sum = (p * (teacher - model)).sum(1).masked_fill(learnt_.logical_not(), 0).sum();
     pull_ = model.exp().sub_(p).mul_(temperature);  // of temperature^2 * divergence
-    return sum;
+    return sum_of_learnt((p * (teacher - model)).sum(1));
+  }
+
+  /// The same between the tokens that the teacher names and, as one more, all others together.
+  at::Tensor divergence(const TopTokens& top, double temperature) {
+    const auto model = softened(temperature);
+    const auto teacher = top.log_p.to(torch::kFloat), p = teacher.exp();
+    const auto named = model.gather(1, top.ids), q = named.exp();
+    // fp16 may round the sum of p to a little more than 1
+    const auto p_rest = (1 - p.sum(1)).clamp_min(0), q_rest = (1 - q.sum(1)).clamp_min(1e-6);
+    const auto ratio = p_rest / q_rest;
+    // the gradient is what a teacher gives who spreads the rest as the model does
+    pull_ = model.exp().mul_((1 - ratio).unsqueeze(1)).scatter_(1, top.ids, q - p).mul_(temperature);
+    return sum_of_learnt((p * (teacher - named)).sum(1) + torch::xlogy(p_rest, ratio));
   }
 
   /// [rows, vocab_size] fp32; `share` of the divergence. The last use of this chunk.
@@ -51,8 +63,31 @@ class Chunk {
   }
 
  private:
+  /// log softmax(logits / temperature): log p is the logits less what is the same for all tokens.
+  at::Tensor softened(double temperature) const {
+    return temperature == 1 ? log_p_ : torch::log_softmax(log_p_ / temperature, -1);
+  }
+  at::Tensor sum_of_learnt(const at::Tensor& rows) const {
+    return rows.masked_fill(learnt_.logical_not(), 0).sum();
+  }
+
   at::Tensor target_, learnt_, log_p_, pull_;
 };
+
+/// Logits of some of the rows of `hidden`, in its type.
+at::Tensor logits_of(const at::Tensor& hidden, const at::Tensor& weight, int64_t first, int64_t rows) {
+  return torch::matmul(hidden.narrow(0, first, rows), weight.to(hidden.scalar_type()).t());
+}
+
+at::Tensor divergence(Chunk& chunk, const Teaching& teaching, int64_t first, int64_t rows) {
+  const auto& top = teaching.top;
+  if (top.ids.defined()) {
+    return chunk.divergence({top.ids.narrow(0, first, rows), top.log_p.narrow(0, first, rows)},
+                            teaching.temperature);
+  }
+  return chunk.divergence(logits_of(teaching.hidden, teaching.weight, first, rows),
+                          teaching.temperature);
+}
 
 struct LinearLoss : Function<LinearLoss> {
   /// `out` receives the parts; `teaching` may be null.
@@ -76,12 +111,7 @@ struct LinearLoss : Function<LinearLoss> {
       const auto h = hidden.narrow(0, first, rows);
       Chunk chunk(torch::matmul(h, cast.t()), targets.narrow(0, first, rows));
       out->cross_entropy += chunk.cross_entropy();
-      if (teaching) {
-        const auto expected =
-            torch::matmul(teaching->hidden.narrow(0, first, rows),
-                          teaching->weight.to(teaching->hidden.scalar_type()).t());
-        out->divergence += chunk.divergence(expected, teaching->temperature);
-      }
+      if (teaching) out->divergence += divergence(chunk, *teaching, first, rows);
       if (!wants_grad_hidden && !wants_grad_weight) continue;
       const auto grad = chunk.gradient(teaching ? teaching->share : 0).to(hidden.scalar_type());
       if (wants_grad_hidden) {
@@ -138,6 +168,22 @@ DistillationLoss linear_distillation(const at::Tensor& hidden,
                                      const at::Tensor& targets,
                                      const Teaching& teaching) {
   return linear_loss(hidden, weight, targets, &teaching);
+}
+
+TopTokens top_tokens(const at::Tensor& hidden,
+                     const at::Tensor& weight,
+                     double temperature,
+                     int64_t k) {
+  std::vector<at::Tensor> ids, log_p;
+  const int64_t step = chunk_rows(weight.size(0));
+  for (int64_t first = 0; first < hidden.size(0); first += step) {
+    const int64_t rows = std::min(step, hidden.size(0) - first);
+    const auto logits = logits_of(hidden, weight, first, rows).to(torch::kFloat) / temperature;
+    auto [values, indices] = logits.topk(k, -1);
+    ids.push_back(indices);
+    log_p.push_back((values - logits.logsumexp(-1, /*keepdim=*/true)).to(torch::kHalf));
+  }
+  return {torch::cat(ids), torch::cat(log_p)};
 }
 
 at::Tensor token_losses(const at::Tensor& logits, const at::Tensor& targets) {

@@ -13,10 +13,24 @@ at::Tensor linear_cross_entropy(const at::Tensor& hidden,
                                 const at::Tensor& weight,
                                 const at::Tensor& targets);
 
-/// What a teacher expects of the same tokens: softmax(hidden W^T / temperature).
+/// The likeliest next tokens, likeliest first.
+struct TopTokens {
+  at::Tensor ids;    ///< [tokens, k] int64
+  at::Tensor log_p;  ///< [tokens, k] fp16: log softmax(hidden W^T / temperature) of each
+};
+
+/// The `k` likeliest tokens of softmax(hidden W^T / temperature).
+TopTokens top_tokens(const at::Tensor& hidden,
+                     const at::Tensor& weight,
+                     double temperature,
+                     int64_t k);
+
+/// What a teacher expects of the same tokens: softmax(hidden W^T / temperature), or where `top` is
+/// given only the probabilities of some tokens, and of all others together what they leave.
 struct Teaching {
   at::Tensor hidden;  ///< [tokens, teacher_width]
   at::Tensor weight;  ///< [vocab_size, teacher_width]
+  TopTokens top = {};
   double temperature = 1;
   double share = 1;  ///< of the divergence from the teacher in the loss
 };

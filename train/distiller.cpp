@@ -60,7 +60,13 @@ Distiller::Distiller(const DistillConfig& config,
   fingerprint_ = hash_of_weights(*teacher_);
   const std::string where = "distill.teacher: " + config.teacher;
   const auto &theirs = teacher_->config(), &ours = student.config();
+  if (!config.cache.empty())
+    cache_.emplace(config.cache, fingerprint_, config.temperature, config.top_k);
   expect_same_vocabulary(loaded, ours.vocab_size, tokenizer_sha256, where);
+  if (config.top_k > ours.vocab_size) {
+    throw Error(ExitCode::kConfig, {cat(config.top_k, " of ", ours.vocab_size, " token ids"),
+                                    "distill.top_k", "set 0 to learn from all"});
+  }
   const bool alike =
       theirs.num_hidden_layers == ours.num_hidden_layers && theirs.hidden_size == ours.hidden_size;
   if (config.mixer_loss == 0 || alike) return;
@@ -82,9 +88,19 @@ TokenLoss Distiller::loss(DecoderImpl& student,
                     .weight = teacher_->head_weight(),
                     .temperature = config_.temperature,
                     .share = config_.weight};
+  const auto ask = [&] {
+    return run(*teacher_, tokens, positions, compares ? &wanted : nullptr).flatten(0, 1);
+  };
+  const auto ask_top = [&] {
+    return top_tokens(ask(), teaching.weight, config_.temperature, config_.top_k);
+  };
   {
     const torch::NoGradGuard no_grad;
-    teaching.hidden = run(*teacher_, tokens, positions, compares ? &wanted : nullptr).flatten(0, 1);
+    if (config_.top_k == 0) {
+      teaching.hidden = ask();
+    } else {
+      teaching.top = cache_ ? cache_->expected(tokens, positions, ask_top) : ask_top();
+    }
   }
   const auto hidden = run(student, tokens, positions, compares ? &given : nullptr).flatten(0, 1);
   const auto parts =

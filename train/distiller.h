@@ -1,11 +1,13 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "checkpoints/load.h"
 #include "configs/distill_config.h"
 #include "models/decoder.h"
+#include "train/teacher_cache.h"
 
 namespace kvsmith {
 
@@ -17,7 +19,8 @@ struct TokenLoss {
   at::Tensor mixer_loss;     ///< mean of layers; undefined where it is not wanted
 };
 
-/// A teacher beside the model that learns from it. It is run without gradients and never updated.
+/// A teacher beside the model that learns from it. It is run without gradients and never updated;
+/// with distill.cache only on sequences that have not been asked about before.
 class Distiller {
  public:
   /// Loads the teacher. Throws Error (78) when it has another vocabulary than `student`, another
@@ -40,6 +43,7 @@ class Distiller {
   DistillConfig config_;
   Decoder teacher_{nullptr};
   std::string fingerprint_;
+  std::optional<TeacherCache> cache_;
 };
 
 }  // namespace kvsmith

@@ -92,6 +92,52 @@ TEST(LinearDistillation, EqualsTheUnfusedLossWithItsGradients) {
   }
 }
 
+TEST(LinearDistillation, FromNamedTokensEqualsTheUnfusedLossWithItsGradients) {
+  torch::manual_seed(8);
+  const int64_t rows = 300, vocab = 70001, k = 9;  // more than one slice
+  const auto hidden = torch::randn({rows, 6}), weight = torch::randn({vocab, 6});
+  const auto teacher_hidden = torch::randn({rows, 4}) * 3, teacher = torch::randn({vocab, 4});
+  auto targets = torch::randint(0, vocab, {rows}, torch::kLong);
+  targets[7] = targets[299] = -1;
+  for (const double temperature : {1.0, 2.5}) {
+    const auto top = top_tokens(teacher_hidden, teacher, temperature, k);
+    const auto fused = [&](const auto& t) {
+      return linear_distillation(
+                 t[0], t[1], targets,
+                 {.hidden = {}, .weight = {}, .top = top, .temperature = temperature, .share = 0.6})
+          .total;
+    };
+    // k named tokens and one more that stands for all others
+    const auto plain = [&](const auto& t) {
+      const auto logits = torch::matmul(t[0], t[1].t());
+      const auto model = torch::softmax(logits / temperature, -1).gather(1, top.ids);
+      const auto wanted = top.log_p.to(torch::kFloat).exp();
+      const auto with_rest = [](const at::Tensor& p) { return torch::cat({p, 1 - p.sum(1, true)}, 1); };
+      const auto p = with_rest(wanted), q = with_rest(model);
+      const auto learnt = targets.ge(0).unsqueeze(1);
+      const auto divergence = (p * (p.log() - q.log()) * learnt).sum();
+      return at::cross_entropy_loss(logits, targets, {}, at::Reduction::Sum, -1) * 0.4 +
+             divergence * 0.6 * temperature * temperature;
+    };
+    const std::vector inputs = {hidden, weight};
+    EXPECT_TRUE(close(fused(inputs), plain(inputs), 1e-5));
+    const auto got = grads_of(fused, inputs), want = grads_of(plain, inputs);
+    EXPECT_TRUE(close(got[0], want[0], 1e-4));
+    EXPECT_TRUE(close(got[1], want[1], 1e-4));
+  }
+}
+
+TEST(LinearDistillation, FromAllTokensNamedIsTheWholeDistribution) {
+  torch::manual_seed(9);
+  const auto hidden = torch::randn({20, 6}), weight = torch::randn({50, 6});
+  const auto teacher_hidden = torch::randn({20, 6}), targets = torch::zeros({20}, torch::kLong);
+  const auto named = linear_distillation(
+      hidden, weight, targets, {.hidden = {}, .weight = {}, .top = top_tokens(teacher_hidden, weight, 1, 50)});
+  const auto whole =
+      linear_distillation(hidden, weight, targets, {.hidden = teacher_hidden, .weight = weight});
+  EXPECT_TRUE(close(named.divergence, whole.divergence, 2e-3));  // fp16 probabilities
+}
+
 TEST(LinearDistillation, IsZeroAtTheTeacher) {
   const auto hidden = torch::randn({20, 6}), weight = torch::randn({50, 6});
   const auto loss = linear_distillation(hidden, weight, torch::zeros({20}, torch::kLong),

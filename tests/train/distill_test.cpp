@@ -75,6 +75,48 @@ TEST_F(Distillation, OfItselfTeachesNothing) {
   EXPECT_GT(loss.cross_entropy.item<double>(), 1);
 }
 
+TEST_F(Distillation, AsksOnceAboutEachSequence) {
+  auto run = config();
+  run.distill.top_k = 5;
+  train(run, "beside");
+  run.distill.cache = directory_ / "cache";
+  train(run, "first");
+  const auto files = [&] {
+    std::vector<fs::path> out;
+    for (const auto& entry : fs::recursive_directory_iterator(run.distill.cache))
+      if (entry.is_regular_file()) out.push_back(entry.path());
+    return out;
+  };
+  const auto kept = files();
+  EXPECT_FALSE(kept.empty());
+  run.train.micro_batch_size = 2;  // files serve any batch
+  train(run, "second");
+  EXPECT_EQ(files().size(), kept.size());
+  run.train.micro_batch_size = 0;
+  train(run, "third");
+  EXPECT_EQ(history(directory_ / "first"), history(directory_ / "beside"));
+  EXPECT_EQ(history(directory_ / "third"), history(directory_ / "beside"));
+
+  std::string damaged = read_file(kept[0]);
+  damaged[damaged.size() / 2] ^= 1;
+  write_file(kept[0], damaged);
+  EXPECT_THROW(train(run, "fourth"), Error);
+  run.distill.temperature = 2;  // is another question
+  EXPECT_NO_THROW(train(run, "fifth"));
+}
+
+TEST_F(Distillation, RefusesACacheThatCannotServe) {
+  const auto refused = [](const char* keys, const char* message) {
+    expect_error([&] { parse_run_config(std::string("[distill]\nteacher = \"t\"\ncache = \"c\"\n") + keys, "x.toml"); },
+                 ExitCode::kConfig, message);
+  };
+  refused("", "set distill.top_k");
+  refused("top_k = 4\nmixer_loss = 1\n", "keeps no outputs of layers");
+  auto run = config();
+  run.distill.top_k = 68;
+  expect_error([&] { train(run, "run"); }, ExitCode::kConfig, "68 of 67 token ids");
+}
+
 TEST_F(Distillation, ResumedEqualsUninterrupted) {
   auto run = config();
   run.train.micro_batch_size = 2;
