@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CONTEXT = 1024
 EVALUATED = 16384
 CALIBRATION = 8192
+VALIDATED = 4096
 
 # name: recipe, and what it sets
 CONVERSIONS = {
@@ -108,9 +109,9 @@ class Healing:
             return
         start, checkpoint = time.monotonic(), self.converted(name)
         run = self.work / key.replace("/", "-")
-        settings = [f"data.corpus={self.texts['novels']}", f"train.init_from={checkpoint}", f"train.max_tokens={tokens}"]
+        settings = [f"data.corpus={self.texts['novels']}", f"train.init_from={checkpoint}", f"train.max_tokens={tokens}", f"train.validate_tokens={VALIDATED}"]
         if how == "kd":
-            settings += [f"distill.teacher={self.options.source}", f"distill.cache={self.work / 'teacher'}"]
+            settings += [f"distill.teacher={self.options.source}", "distill.top_k=64", f"distill.cache={self.work / 'teacher'}"]
         words = [word for pair in [*settings, *self.options.set] for word in ("--set", pair)]
         self.run("train", checkpoint / "config.toml", ROOT / "configs/heal.toml", "--output", run, "-q", *words)
         steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -152,11 +153,10 @@ def table(figures):
 def main():
     options = arguments()
     healing = Healing(options)
-    for name in options.only:
-        if name not in healing.figures:
-            healing.evaluate(name, healing.converted(name), {})
     for how in options.heal:
         for name in options.only:
+            if name not in healing.figures:
+                healing.evaluate(name, healing.converted(name), {})
             healing.heal(name, how)
     text = table(healing.figures)
     (options.work / "table.md").write_text(text)

@@ -64,7 +64,11 @@ TEST_F(Distillation, DrawsTheStudentToTheTeacher) {
 
 TEST_F(Distillation, OfItselfTeachesNothing) {
   auto loaded = load_model(teacher_);
-  const DistillConfig options{.teacher = teacher_, .weight = 1, .temperature = 2, .mixer_loss = 1};
+  DistillConfig options;
+  options.teacher = teacher_;
+  options.weight = 1;
+  options.temperature = 2;
+  options.mixer_loss = 1;
   Distiller distiller(options, *loaded.model, "");
   torch::manual_seed(1);
   const auto tokens = torch::randint(0, 67, {2, 16}, torch::kLong);
