@@ -28,9 +28,7 @@ class Chunk {
         learnt_(targets.ge(0)),
         log_p_(torch::log_softmax(logits, -1, torch::kFloat)) {}
 
-  at::Tensor cross_entropy() const {
-    return -sum_of_learnt(log_p_.gather(1, target_).squeeze(1));
-  }
+  at::Tensor cross_entropy() const { return -sum_of_learnt(log_p_.gather(1, target_).squeeze(1)); }
 
   /// Of the teacher from the model, both softened. Keeps the gradient for later.
   at::Tensor divergence(const at::Tensor& teacher_logits, double temperature) {
@@ -50,7 +48,8 @@ class Chunk {
     const auto p_rest = (1 - p.sum(1)).clamp_min(0), q_rest = (1 - q.sum(1)).clamp_min(1e-6);
     const auto ratio = p_rest / q_rest;
     // the gradient is what a teacher gives who spreads the rest as the model does
-    pull_ = model.exp().mul_((1 - ratio).unsqueeze(1)).scatter_(1, top.ids, q - p).mul_(temperature);
+    pull_ =
+        model.exp().mul_((1 - ratio).unsqueeze(1)).scatter_(1, top.ids, q - p).mul_(temperature);
     return sum_of_learnt((p * (teacher - named)).sum(1) + torch::xlogy(p_rest, ratio));
   }
 
@@ -75,7 +74,10 @@ class Chunk {
 };
 
 /// Logits of some of the rows of `hidden`, in its type.
-at::Tensor logits_of(const at::Tensor& hidden, const at::Tensor& weight, int64_t first, int64_t rows) {
+at::Tensor logits_of(const at::Tensor& hidden,
+                     const at::Tensor& weight,
+                     int64_t first,
+                     int64_t rows) {
   return torch::matmul(hidden.narrow(0, first, rows), weight.to(hidden.scalar_type()).t());
 }
 

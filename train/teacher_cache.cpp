@@ -24,7 +24,8 @@ Hdf5Layout layout(Hdf5Type type, int64_t rows, int64_t columns) {
 
 /// Names what a teacher is asked about one sequence of the batch.
 std::string name_of(const at::Tensor& tokens, const Positions& positions, int64_t sequence) {
-  std::vector<at::Tensor> parts = {tokens[sequence], positions.at()[positions.is_range() ? 0 : sequence]};
+  std::vector<at::Tensor> parts = {tokens[sequence],
+                                   positions.at()[positions.is_range() ? 0 : sequence]};
   if (positions.is_packed()) parts.push_back(positions.segments()[sequence].to(torch::kLong));
   const auto all = torch::cat(parts).cpu();
   Sha256 hash;
@@ -53,8 +54,8 @@ TopTokens read(const fs::path& path, int64_t rows, int64_t columns) {
   const auto whole = [&](const char* name, Hdf5Type type, at::ScalarType as) {
     const auto data = file.open_dataset(name, layout(type, rows, columns));
     if (data.rows() != static_cast<uint64_t>(rows)) {
-      throw Error(ExitCode::kBadData, {cat(data.rows(), " rows instead of ", rows), file.where(name),
-                                       "delete the file: it is made again"});
+      throw Error(ExitCode::kBadData, {cat(data.rows(), " rows instead of ", rows),
+                                       file.where(name), "delete the file: it is made again"});
     }
     auto values = torch::empty({rows, columns}, as);
     data.read(0, data.rows(), values.mutable_data_ptr());

@@ -11,9 +11,9 @@
 
 namespace kvsmith {
 
-/// The likeliest tokens that a teacher expects, one HDF5 file a sequence, so that many runs over the
-/// same texts ask it once. A file is named by what it answers, tokens and positions, and so serves
-/// any order of the data; it is read only when whole.
+/// The likeliest tokens that a teacher expects, one HDF5 file a sequence, so that many runs over
+/// the same texts ask it once. A file is named by what it answers, tokens and positions, and so
+/// serves any order of the data; it is read only when whole.
 class TeacherCache {
  public:
   /// Files lie in a folder of `directory` that is named by the rest of what they depend on.

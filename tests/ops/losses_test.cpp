@@ -112,7 +112,9 @@ TEST(LinearDistillation, FromNamedTokensEqualsTheUnfusedLossWithItsGradients) {
       const auto logits = torch::matmul(t[0], t[1].t());
       const auto model = torch::softmax(logits / temperature, -1).gather(1, top.ids);
       const auto wanted = top.log_p.to(torch::kFloat).exp();
-      const auto with_rest = [](const at::Tensor& p) { return torch::cat({p, 1 - p.sum(1, true)}, 1); };
+      const auto with_rest = [](const at::Tensor& p) {
+        return torch::cat({p, 1 - p.sum(1, true)}, 1);
+      };
       const auto p = with_rest(wanted), q = with_rest(model);
       const auto learnt = targets.ge(0).unsqueeze(1);
       const auto divergence = (p * (p.log() - q.log()) * learnt).sum();
@@ -132,7 +134,8 @@ TEST(LinearDistillation, FromAllTokensNamedIsTheWholeDistribution) {
   const auto hidden = torch::randn({20, 6}), weight = torch::randn({50, 6});
   const auto teacher_hidden = torch::randn({20, 6}), targets = torch::zeros({20}, torch::kLong);
   const auto named = linear_distillation(
-      hidden, weight, targets, {.hidden = {}, .weight = {}, .top = top_tokens(teacher_hidden, weight, 1, 50)});
+      hidden, weight, targets,
+      {.hidden = {}, .weight = {}, .top = top_tokens(teacher_hidden, weight, 1, 50)});
   const auto whole =
       linear_distillation(hidden, weight, targets, {.hidden = teacher_hidden, .weight = weight});
   EXPECT_TRUE(close(named.divergence, whole.divergence, 2e-3));  // fp16 probabilities

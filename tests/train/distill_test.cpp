@@ -111,8 +111,12 @@ TEST_F(Distillation, AsksOnceAboutEachSequence) {
 
 TEST_F(Distillation, RefusesACacheThatCannotServe) {
   const auto refused = [](const char* keys, const char* message) {
-    expect_error([&] { parse_run_config(std::string("[distill]\nteacher = \"t\"\ncache = \"c\"\n") + keys, "x.toml"); },
-                 ExitCode::kConfig, message);
+    expect_error(
+        [&] {
+          parse_run_config(std::string("[distill]\nteacher = \"t\"\ncache = \"c\"\n") + keys,
+                           "x.toml");
+        },
+        ExitCode::kConfig, message);
   };
   refused("", "set distill.top_k");
   refused("top_k = 4\nmixer_loss = 1\n", "keeps no outputs of layers");
