@@ -80,7 +80,7 @@ class Healing:
 
     def evaluate(self, key, checkpoint, figures):
         for text, corpus in self.texts.items():
-            path = self.work / "evaluation.json"
+            path = self.work / f"{key.replace('/', '-')}.json"
             self.run("evaluate", checkpoint, "--corpus", corpus, "--context", CONTEXT, "--max-tokens", EVALUATED,
                      "--protocol", "parallel", "--batch", 2, "--name", key, "--json", path, "--force", "-q")
             result = json.loads(path.read_text())
@@ -117,7 +117,7 @@ class Healing:
         steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         validations = [[step["tokens"], step["validation_loss"]] for step in steps if "validation_loss" in step]
         self.evaluate(key, run, {"tokens": steps[-1]["tokens"], "seconds": time.monotonic() - start,
-                                 "validation_loss": validations, "learning_rate": max(s["lr"] for s in steps)})
+                                 "validation_loss": validations, "learning_rate": max(s["learning_rate"] for s in steps)})
 
 
 def thousands(number):

@@ -84,7 +84,7 @@ class DecoderImpl::Step {
       });
       // rows that were made for this step, such as decoded ones, are as large as the cache
       for (const int64_t source : graph_.sources(layer))
-        if (graph_.last_reader(source) == layer) shown(source) = {};
+        if (graph_.last_reader(source) == layer) settle(source);
     }
     return x;
   }
@@ -111,6 +111,7 @@ class DecoderImpl::Step {
     for (int64_t pass = 0; pass < passes; ++pass) {
       const bool with_gradient = pass >= passes - config.backward_passes;
       const torch::AutoGradMode mode(with_gradient && torch::GradMode::is_enabled());
+      is_final_ = pass == passes - 1;
       if (compares && pass == passes - 1) before = fresh;
       x = entering;
       for (int64_t layer = slice.first; layer < slice.last; ++layer) {
@@ -124,7 +125,7 @@ class DecoderImpl::Step {
     each_owner([&](int64_t layer, size_t i) {
       if (compares && is_read_from_below(layer, slice)) add_change(before[i], fresh[i]);
       if (!fresh[i].empty()) cache_.rows_of(layer).write(positions_, fresh[i]);
-      if (graph_.last_reader(layer) < slice.last) shown_[i] = {};
+      if (graph_.last_reader(layer) < slice.last) settle(layer);
     });
     return x;
   }
@@ -132,6 +133,12 @@ class DecoderImpl::Step {
  private:
   Block& block(int64_t layer) { return model_.blocks_[static_cast<size_t>(layer)]; }
   Rows& shown(int64_t layer) { return shown_[static_cast<size_t>(layer)]; }
+
+  /// Nobody reads `owner` any more in this step.
+  void settle(int64_t owner) {
+    shown(owner) = {};
+    if (graph_.is_owner(owner) && cache_.has_rows(owner)) cache_.rows_of(owner).settle();
+  }
 
   /// Runs one layer. `remember` takes what it projects for the new tokens, and returns these rows
   /// behind those that it remembers.
@@ -159,7 +166,9 @@ class DecoderImpl::Step {
       shown(layer) = rows->expand(remember(rows->project(normed, positions_)));
     const LayerSpec& spec = graph_[layer];
     if (spec.reuses_heads()) shown(layer) = with_reused_heads(spec, shown(layer), shown(layer - 1));
-    return rows->attend(normed, positions_, rows_for(layer));
+    Rows read = rows_for(layer);
+    if (!is_final_) read.observer = nullptr;  // scores of earlier passes are not those that count
+    return rows->attend(normed, positions_, read);
   }
 
   /// The same from nothing, keeping only its input, its output and the rows that it shows. Rows of
@@ -227,6 +236,7 @@ class DecoderImpl::Step {
   const Positions& positions_;
   KvCache& cache_;
   std::vector<Rows> shown_;  ///< what each owner has to show so far
+  bool is_final_ = true;     ///< no further pass over these layers follows
 };
 
 DecoderImpl::DecoderImpl(const ModelConfig& config) : config_(config), graph_(config) {

@@ -93,12 +93,27 @@ int64_t bytes_of(const std::vector<at::Tensor>& storage) {
   return sum;
 }
 
+ByteLedger& ByteLedger::operator+=(const ByteLedger& other) {
+  payload += other.payload;
+  codec_metadata += other.codec_metadata;
+  index += other.index;
+  policy_state += other.policy_state;
+  reserved += other.reserved;
+  transient_peak = std::max(transient_peak, other.transient_peak);  // layers run one by one
+  return *this;
+}
+
+ByteLedger Memory::ledger() const {
+  return {.payload = bytes_used(), .reserved = bytes_reserved()};
+}
+
 Rows joined(const Rows& past, const Positions& positions, const std::vector<at::Tensor>& fresh) {
-  if (past.empty()) return {fresh, positions};
+  if (past.empty()) return {fresh, positions, past.allowed, past.observer};
   std::vector<at::Tensor> streams(fresh.size());
   for (size_t i = 0; i < fresh.size(); ++i)
     if (fresh[i].defined()) streams[i] = torch::cat({past.streams[i], fresh[i]}, 2);
-  return {std::move(streams), Positions::joined(past.positions, positions)};
+  return {std::move(streams), Positions::joined(past.positions, positions), past.allowed,
+          past.observer};
 }
 
 Rows with_heads(const Rows& own,
@@ -297,6 +312,22 @@ RingRows::Displaced RingRows::displaced(const Positions& positions) const {
   }
   out.wanted = torch::tensor(wanted).to(torch::kBool).to(device);
   return out;
+}
+
+bool KvCache::has_rows(int64_t layer) const {
+  return dynamic_cast<const RowMemory*>(layers_.at(static_cast<size_t>(layer)).get()) != nullptr;
+}
+
+void KvCache::replace(int64_t layer, std::unique_ptr<Memory> memory) {
+  layers_.at(static_cast<size_t>(layer)) = std::move(memory);
+}
+
+ByteLedger KvCache::ledger() const {
+  ByteLedger sum;
+  for (const auto& layer : layers_) {
+    if (layer) sum += layer->ledger();
+  }
+  return sum;
 }
 
 int64_t KvCache::bytes_used() const {

@@ -6,6 +6,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "ops/attention.h"
 #include "ops/positions.h"
 
 namespace kvsmith {
@@ -14,6 +15,20 @@ namespace kvsmith {
 std::vector<at::Tensor> copies(const std::vector<at::Tensor>& storage);
 /// Bytes of all storage, the unused rows of it included.
 int64_t bytes_of(const std::vector<at::Tensor>& storage);
+
+/// What a memory costs, in bytes.
+struct ByteLedger {
+  int64_t payload = 0;         ///< what is remembered of tokens
+  int64_t codec_metadata = 0;  ///< scales and zero points
+  int64_t index = 0;           ///< positions of rows
+  int64_t policy_state = 0;    ///< scores and what else decides who stays
+  int64_t reserved = 0;        ///< all storage, rows not yet used included
+  int64_t transient_peak = 0;  ///< most made for one step and freed after it, such as decoded rows
+
+  int64_t resident() const { return payload + codec_metadata + index + policy_state; }
+  ByteLedger& operator+=(const ByteLedger& other);
+  bool operator==(const ByteLedger&) const = default;
+};
 
 /// What one layer keeps about the text so far. Owns its storage.
 class Memory {
@@ -24,6 +39,8 @@ class Memory {
   virtual int64_t bytes_used() const = 0;
   /// Bytes of all storage held, rows not yet used included.
   virtual int64_t bytes_reserved() const = 0;
+  /// The same by purpose; resident() is bytes_used().
+  virtual ByteLedger ledger() const;
   virtual void clear() = 0;
   /// A copy with storage of its own, to save a state or to continue one text in several ways.
   virtual std::unique_ptr<Memory> clone() const = 0;
@@ -34,8 +51,18 @@ class Memory {
 struct Rows {
   std::vector<at::Tensor> streams;  ///< each [batch, kv_heads, rows, width]
   Positions positions = Positions::range(0, 0);
+  at::Tensor allowed = {};            ///< as in Visibility; for the tokens of this step
+  ScoreObserver* observer = nullptr;  ///< wants to see how these rows are attended to
 
   bool empty() const { return streams.empty(); }
+  /// How tokens at `queries` see these rows.
+  Visibility seen_from(const Positions& queries, bool strict = false) const {
+    return {.queries = queries,
+            .rows = positions,
+            .strict = strict,
+            .allowed = allowed,
+            .observer = observer};
+  }
 };
 
 /// The rows of `past` followed by `fresh` at `positions`.
@@ -60,6 +87,8 @@ class RowMemory : public Memory {
   /// `positions`. Returns everything that these tokens may see: what they push out of a bounded
   /// memory included.
   virtual Rows write(const Positions& positions, std::vector<at::Tensor> fresh) = 0;
+  /// Every layer that reads these rows has done so in this step: some may be forgotten.
+  virtual void settle() {}
 };
 
 /// Holds one write only and keeps its autograd graph: the memory of a training step.
@@ -155,6 +184,12 @@ class KvCache {
   /// Only of a layer that owns a memory.
   Memory& of(int64_t layer) { return *layers_.at(static_cast<size_t>(layer)); }
   RowMemory& rows_of(int64_t layer) { return dynamic_cast<RowMemory&>(of(layer)); }
+  /// Whether the layer owns a memory with a row for each remembered position.
+  bool has_rows(int64_t layer) const;
+  /// Gives a layer that owns a memory another one.
+  void replace(int64_t layer, std::unique_ptr<Memory> memory);
+  /// Of all layers.
+  ByteLedger ledger() const;
   int64_t bytes_used() const;
   int64_t bytes_reserved() const;
   void clear();

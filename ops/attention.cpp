@@ -6,6 +6,8 @@
 
 #include <torch/types.h>
 
+#include "ops/observed_attention.h"
+
 namespace kvsmith {
 namespace {
 
@@ -29,6 +31,12 @@ at::Tensor grouped(const at::Tensor& q,
   return torch::matmul(weights, v).reshape({batch, heads, queries, v.size(3)});
 }
 
+/// A mask that differs between key/value heads, for the query heads of each.
+std::optional<at::Tensor> for_query_heads(const std::optional<at::Tensor>& mask, int64_t heads) {
+  if (!mask || mask->size(1) == 1 || mask->size(1) == heads) return mask;
+  return mask->repeat_interleave(heads / mask->size(1), 1);
+}
+
 /// The fused kernels take keys and values of one width only: without the padding, training on 2048
 /// tokens with widths 96 and 64 takes two to three times as long on CPU.
 at::Tensor fused(const at::Tensor& q,
@@ -41,7 +49,8 @@ at::Tensor fused(const at::Tensor& q,
   const auto widen = [&](const at::Tensor& x) {
     return x.size(3) == widest ? x : torch::constant_pad_nd(x, {0, widest - x.size(3)});
   };
-  const auto out = at::scaled_dot_product_attention(widen(q), widen(k), widen(v), mask, 0.0,
+  const auto out = at::scaled_dot_product_attention(widen(q), widen(k), widen(v),
+                                                    for_query_heads(mask, q.size(1)), 0.0,
                                                     is_causal, scale, /*enable_gqa=*/true);
   return value_width == widest ? out : out.narrow(3, 0, value_width);
 }
@@ -83,26 +92,39 @@ at::Tensor banded(const at::Tensor& q,
 }  // namespace
 
 bool Visibility::is_causal_suffix() const {
-  return !strict && queries.is_range() && rows.is_range() && rows.span(0).first == 0 &&
+  return !strict && !allowed.defined() && queries.is_range() && rows.is_range() && rows.span(0).first == 0 &&
          queries.span(0).end() == rows.span(0).end() &&
          (window == 0 || rows.span(0).end() <= window);
 }
 
+at::Tensor Visibility::mask_of(const Span& some_queries, int64_t count) const {
+  const auto some = [&](const at::Tensor& x) {
+    return x.narrow(1, some_queries.first, some_queries.count).unsqueeze(1).unsqueeze(3);
+  };
+  const auto of_rows = [&](const at::Tensor& x) { return x.narrow(2, 0, count).unsqueeze(2); };
+  const auto query = some(queries.at()), row = of_rows(rows.by_head());
+  auto seen = (strict ? row.lt(query) : row.le(query)).logical_and(row.ge(0));
+  if (window > 0) seen = seen.logical_and(row.gt(query - window).logical_or(row.lt(sinks)));
+  if (queries.is_packed()) {
+    seen = seen.logical_and(
+        some(queries.segments()).eq(of_rows(rows.segments().unsqueeze(1))));
+  }
+  if (!allowed.defined()) return seen;
+  return seen.logical_and(
+      allowed.narrow(2, some_queries.first, some_queries.count).narrow(3, 0, count));
+}
+
 at::Tensor Visibility::mask() const {
+  if (allowed.defined()) return mask_of({0, queries.seq()}, rows.seq());
   const Span span = rows.is_range() ? rows.span(0) : Span{-1, 0};
   for (const auto& known : *queries.masks_) {
     const bool same_rows = rows.is_range() ? known.span == span : known.rows.is_same(rows.at());
     if (same_rows && known.window == window && known.sinks == sinks && known.strict == strict)
       return known.mask;
   }
-  auto query = queries.at().unsqueeze(2), row = rows.at().unsqueeze(1);
-  auto seen = (strict ? row.lt(query) : row.le(query)).logical_and(row.ge(0));
-  if (window > 0) seen = seen.logical_and(row.gt(query - window).logical_or(row.lt(sinks)));
-  if (queries.is_packed()) {
-    seen = seen.logical_and(queries.segments().unsqueeze(2).eq(rows.segments().unsqueeze(1)));
-  }
-  queries.masks_->push_back({span, rows.at(), window, sinks, strict, seen.unsqueeze(1)});
-  return queries.masks_->back().mask;
+  const auto seen = mask_of({0, queries.seq()}, rows.seq());
+  queries.masks_->push_back({span, rows.at(), window, sinks, strict, seen});
+  return seen;
 }
 
 at::Tensor softmax_of_visible(const at::Tensor& scores, const at::Tensor& hidden) {
@@ -118,6 +140,7 @@ at::Tensor attention(const at::Tensor& q,
                      const Visibility& visibility,
                      double scale) {
   scale = scale_of(scale, q);
+  if (visibility.observer) return observed_attention(q, k, v, visibility, {}, scale);
   const bool suffix = visibility.is_causal_suffix();
   if (suffix && visibility.queries.span(0).first == 0) {
     return fused(q, k, v, {}, /*is_causal=*/true, scale);
@@ -125,8 +148,8 @@ at::Tensor attention(const at::Tensor& q,
   if (q.size(2) == 1) return grouped(q, k, v, suffix ? at::Tensor() : visibility.mask(), scale);
   constexpr int64_t kLeastChunk = 64;
   const int64_t chunk = std::max(visibility.window, kLeastChunk);
-  if (visibility.window > 0 && visibility.queries.is_range() && visibility.rows.is_range() &&
-      q.size(2) > 2 * chunk) {
+  if (visibility.window > 0 && !visibility.allowed.defined() && visibility.queries.is_range() &&
+      visibility.rows.is_range() && q.size(2) > 2 * chunk) {
     return banded(q, k, v, visibility, chunk, scale);
   }
   // is_causal is aligned to the top left, wrong for a chunk behind a cache: hence the mask
@@ -141,6 +164,8 @@ at::Tensor attention_with_sink_logits(const at::Tensor& q,
                                       double scale) {
   // One more row, whose key meets each query head's logit in a dimension of its own and whose value
   // is zero, keeps this on the fused kernels and differentiable.
+  if (visibility.observer)
+    return observed_attention(q, k, v, visibility, sinks, scale_of(scale, q));
   constexpr int64_t kExtra = 8;  // of which one is used; kernels like widths that 8 divides
   const int64_t width = q.size(3);
   scale = scale_of(scale, q);
@@ -153,7 +178,8 @@ at::Tensor attention_with_sink_logits(const at::Tensor& q,
                             .expand({k.size(0), k.size(1), 1, width + kExtra});
   const auto wide_k = torch::cat({widen(k), sink_key}, 2);
   const auto wide_v = torch::constant_pad_nd(v, {0, kExtra, 0, 1});
-  const auto mask = torch::constant_pad_nd(visibility.mask(), {0, 1}, /*value=*/1);
+  const auto mask =
+      for_query_heads(torch::constant_pad_nd(visibility.mask(), {0, 1}, /*value=*/1), q.size(1));
   return at::scaled_dot_product_attention(wide_q, wide_k, wide_v, mask, 0.0, false, scale, true)
       .narrow(3, 0, v.size(3));
 }
@@ -167,7 +193,7 @@ at::Tensor attention_reference(const at::Tensor& q,
   auto wide_k = k.to(torch::kFloat).repeat_interleave(group, 1);
   auto wide_v = v.to(torch::kFloat).repeat_interleave(group, 1);
   auto scores = torch::matmul(q.to(torch::kFloat), wide_k.transpose(2, 3)) * scale_of(scale, q);
-  auto hidden = visibility.mask().logical_not();
+  auto hidden = for_query_heads(visibility.mask(), q.size(1))->logical_not();
   auto weights = torch::softmax(scores.masked_fill(hidden, -INFINITY), -1).masked_fill(hidden, 0);
   return torch::matmul(weights, wide_v).to(q.scalar_type());
 }

@@ -8,6 +8,23 @@
 
 namespace kvsmith {
 
+/// What some queries make of the first `rows` rows; none of these queries sees a later one.
+struct AttentionScores {
+  at::Tensor logits;   ///< [batch, heads, queries, rows] fp32, scaled; -inf where a row is not seen
+  at::Tensor weights;  ///< their softmax; zeros for a query that sees nothing
+  at::Tensor queries;  ///< [batch|1, queries] int64 positions; -1 marks padding
+  at::Tensor last;     ///< [batch|1] int64: position of the last query of the step
+  at::Tensor rows;     ///< [batch|1, kv_heads|1, rows] int64 positions
+};
+
+/// Is shown the scores of a step, in one part or several with ascending queries. A layer that is
+/// watched computes scores explicitly, which no fused kernel does.
+class ScoreObserver {
+ public:
+  virtual ~ScoreObserver() = default;
+  virtual void observe(const AttentionScores& scores) = 0;
+};
+
 /// Which rows each query may see, as a function of positions alone: a row is seen when it is of the
 /// same segment, is not padding, and stands at or before the query.
 struct Visibility {
@@ -16,12 +33,17 @@ struct Visibility {
   int64_t window = 0;   ///< rows seen, the query's own included; 0: all
   int64_t sinks = 0;    ///< first positions, seen however far back
   bool strict = false;  ///< the query's own row is not seen: it has not been computed yet
+  /// What else has to hold: [batch|1, kv_heads|1, queries, rows] bool; undefined: nothing.
+  at::Tensor allowed = {};
+  ScoreObserver* observer = nullptr;  ///< null: nobody watches
 
   /// Every query sees all rows up to its own, and the queries are the last positions of rows that
   /// run from 0 in every sequence alike.
   bool is_causal_suffix() const;
-  /// [batch|1, 1, queries, rows] bool; made once for all layers of a step that ask alike.
+  /// [batch|1, kv_heads|1, queries, rows] bool; made once for all layers of a step that ask alike.
   at::Tensor mask() const;
+  /// mask() of some of the queries and the first `count` rows, made anew.
+  at::Tensor mask_of(const Span& some_queries, int64_t count) const;
 };
 
 /// softmax(scale q k^T) v over the visible rows (arXiv:2305.13245 for grouped heads: consecutive

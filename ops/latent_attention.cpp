@@ -47,7 +47,7 @@ at::Tensor tied_attention(const SplitQuery& q,
   const int64_t batch = q.content.size(0), heads = q.content.size(1), width = q.content.size(3);
   const int64_t state_heads = rows.state.size(1), seen = rows.state.size(2);
   const auto content = rows.state.narrow(3, 0, width);
-  if (q.content.size(2) > 1) {
+  if (q.content.size(2) > 1 || visibility.observer) {
     const auto shared = rows.shared_key.expand({-1, state_heads, -1, -1});
     return attention(whole(q), torch::cat({content, shared}, 3), rows.state, visibility, scale);
   }

@@ -49,8 +49,16 @@ Positions Positions::joined(const Positions& first, const Positions& second) {
     return range(first.span(0).first, first.seq() + second.seq(), second.at_.device());
   }
   const int64_t batch = std::max(first.at_.size(0), second.at_.size(0));
-  return scattered(torch::cat({first.at_.expand({batch, -1}), second.at_.expand({batch, -1})}, 1));
+  if (first.at_.dim() == 2 && second.at_.dim() == 2)
+    return scattered(
+        torch::cat({first.at_.expand({batch, -1}), second.at_.expand({batch, -1})}, 1));
+  const int64_t heads = std::max(first.by_head().size(1), second.by_head().size(1));
+  return scattered(torch::cat({first.by_head().expand({batch, heads, -1}),
+                               second.by_head().expand({batch, heads, -1})},
+                              2));
 }
+
+at::Tensor Positions::by_head() const { return at_.dim() == 3 ? at_ : at_.unsqueeze(1); }
 
 Positions Positions::token(int64_t t) const {
   if (uniform_) return range(spans_[0].first + t, 1, at_.device());
@@ -74,7 +82,7 @@ std::pair<at::Tensor, at::Tensor> Positions::rotary(double theta, int64_t head_d
   // angles in fp32 from exponents in fp32, as every Hugging Face Llama computes them
   auto exponent = torch::arange(0, head_dim, 2, options) / static_cast<double>(head_dim);
   auto frequency = torch::pow(theta, exponent).reciprocal();
-  auto angle = (at_.to(torch::kFloat).unsqueeze(-1) * frequency).unsqueeze(1);
+  auto angle = by_head().to(torch::kFloat).unsqueeze(-1) * frequency;
   tables_->push_back({theta, head_dim, angle.cos(), angle.sin()});
   return {tables_->back().cos, tables_->back().sin};
 }

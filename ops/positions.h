@@ -28,13 +28,16 @@ class Positions {
   /// Packed documents: `at` counts from 0 in each document, `segments` tells documents apart.
   /// Both [batch, seq], int64 and int32. Only for a memory that lives for one step.
   static Positions packed(at::Tensor at, at::Tensor segments);
-  /// Rows in any order, such as those of a ring. at: [batch|1, rows] int64; -1 marks an empty row.
+  /// Rows in any order, such as those of a ring. at: [batch|1, rows] int64, or where key/value
+  /// heads keep different rows [batch|1, kv_heads, rows]; -1 marks an empty row.
   static Positions scattered(at::Tensor at);
   /// Rows at `first` followed by rows at `second`.
   static Positions joined(const Positions& first, const Positions& second);
 
-  /// [batch|1, seq] int64; -1 marks padding.
+  /// [batch|1, seq] int64, of scattered rows also [batch|1, kv_heads, seq]; -1 marks padding.
   const at::Tensor& at() const { return at_; }
+  /// at() as [batch|1, kv_heads|1, seq].
+  at::Tensor by_head() const;
   /// [batch, seq] int32, or undefined where a sequence is one text.
   const at::Tensor& segments() const { return segments_; }
   /// The token at index `t` of each sequence; not for packed positions.
@@ -45,11 +48,11 @@ class Positions {
   bool has_spans() const { return !spans_.empty(); }
   /// The span of sequence `b`; only with has_spans().
   const Span& span(int64_t b) const { return spans_[uniform_ ? 0 : static_cast<size_t>(b)]; }
-  int64_t seq() const { return at_.size(1); }
+  int64_t seq() const { return at_.size(-1); }
   /// One past the highest position of any sequence; only with has_spans().
   int64_t end() const;
 
-  /// Cosines and sines of the rotary angles, each [batch|1, 1, seq, head_dim / 2] fp32 in
+  /// Cosines and sines of the rotary angles, each [batch|1, kv_heads|1, seq, head_dim / 2] fp32 in
   /// half-split layout (RoFormer, arXiv:2104.09864); computed once and shared by the layers of a
   /// step.
   std::pair<at::Tensor, at::Tensor> rotary(double theta, int64_t head_dim) const;

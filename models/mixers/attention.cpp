@@ -100,11 +100,9 @@ class Attention final : public RowMixer {
       k = k * pairs[0] + rows.streams[kOtherKeys] * pairs[1];
       v = v * mix[0] + rows.streams[kOtherValues] * mix[1];
     }
-    const Visibility visibility{.queries = positions,
-                                .rows = rows.positions,
-                                .window = spec_.window,
-                                .sinks = spec_.sinks,
-                                .strict = strict_};
+    Visibility visibility = rows.seen_from(positions, strict_);
+    visibility.window = spec_.window;
+    visibility.sinks = spec_.sinks;
     const double scale = config_.attention_scale();
     const auto mixed = sinks_.defined()
                            ? attention_with_sink_logits(q, k, v, visibility, sinks_, scale)

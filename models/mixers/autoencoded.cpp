@@ -108,7 +108,7 @@ class Autoencoded final : public RowMixer {
     if (rows.empty()) return torch::zeros_like(x);
     auto q = split_heads(q_proj_(x), config_.head_dim);
     if (q_norm_) q = q_norm_(q);
-    const Visibility visibility{.queries = positions, .rows = rows.positions, .strict = strict_};
+    const Visibility visibility = rows.seen_from(positions, strict_);
     const auto mixed = attention(rotate(q, positions, spec_.rope_theta), rows.streams[kKeys],
                                  rows.streams[kValues], visibility, config_.attention_scale());
     return o_proj_(merge_heads(mixed));

@@ -39,7 +39,7 @@ class GroupedTiedAttention final : public RowMixer {
     if (rows.empty()) return torch::zeros_like(x);
     const auto q = split_heads(q_proj_(x), head_dim_);
     const int64_t content = head_dim_ - rotary_;
-    const Visibility visibility{.queries = positions, .rows = rows.positions, .strict = strict_};
+    const Visibility visibility = rows.seen_from(positions, strict_);
     const auto mixed = tied_attention(
         {.content = q.narrow(3, 0, content),
          .rotary = rotate(q.narrow(3, content, rotary_), positions, spec_.rope_theta)},

@@ -56,7 +56,7 @@ class Latent final : public RowMixer {
     const auto projected = q_proj_ ? q_proj_(x) : q_b_proj_(q_a_norm_(q_a_proj_(x)));
     const auto q = split_heads(projected, sizes_.qk_nope_head_dim + sizes_.qk_rope_head_dim);
     const auto rotary = q.narrow(3, sizes_.qk_nope_head_dim, sizes_.qk_rope_head_dim);
-    const Visibility visibility{.queries = positions, .rows = rows.positions, .strict = strict_};
+    const Visibility visibility = rows.seen_from(positions, strict_);
     const auto mixed =
         latent_attention({.content = q.narrow(3, 0, sizes_.qk_nope_head_dim),
                           .rotary = rotate(rotary, positions, spec_.rope_theta)},

@@ -1,0 +1,294 @@
+#include "cache/managed_rows.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include <torch/types.h>
+
+#include "core/error.h"
+#include "core/text.h"
+#include "ops/layers.h"
+
+namespace kvsmith {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+/// [batch, heads, seq, bytes] as the rows of `kept_heads`: itself, or of all heads one row.
+at::Tensor folded(const at::Tensor& rows, int64_t kept_heads) {
+  return rows.size(1) == kept_heads ? rows : rows.transpose(1, 2).flatten(2).unsqueeze(1);
+}
+
+/// The way back.
+at::Tensor unfolded(const at::Tensor& rows, int64_t heads) {
+  if (rows.size(1) == heads) return rows;
+  return rows.squeeze(1).view({rows.size(0), rows.size(2), heads, -1}).transpose(1, 2);
+}
+
+at::Tensor with_more(const at::Tensor& keys, const at::Tensor& more) {
+  return keys.defined() ? torch::cat({keys, more}, 3) : more;
+}
+
+/// Of each element among those of its head, from 0.
+at::Tensor ranked(const at::Tensor& x) {
+  return torch::argsort(torch::argsort(x, int64_t{2}), int64_t{2});
+}
+
+Positions scaled(const Positions& positions, int64_t factor) {
+  return Positions::scattered(positions.at() * factor);
+}
+
+}  // namespace
+
+ManagedRows::ManagedRows(std::shared_ptr<const LayerPlan> plan,
+                         const CacheOptions& options,
+                         std::shared_ptr<ReplayLog> log)
+    : plan_(std::move(plan)),
+      options_(options),
+      log_(std::move(log)),
+      policy_(plan_->retention ? plan_->retention->make(plan_->config, plan_->facts) : nullptr),
+      // a policy holds its budget and the row that comes before one goes
+      store_(options.batch, plan_->facts.heads, policy_ ? 1 : options.growth_rows),
+      lengths_(static_cast<size_t>(options.batch), 0) {}
+
+Positions ManagedRows::positions() const {
+  if (policy_) return Positions::scattered(kept());
+  const auto device = store_.column(0).device();
+  std::vector<Span> spans;
+  for (const int64_t length : lengths_) spans.push_back({0, length});
+  const bool even = std::ranges::count(lengths_, lengths_[0]) == options_.batch;
+  return even ? Positions::range(0, lengths_[0], device) : Positions::ragged(spans, device);
+}
+
+at::Tensor ManagedRows::kept() const {
+  const auto at = store_.column(index_column()).squeeze(3).to(torch::kLong);
+  const auto taken = store_.taken();
+  return taken.defined() ? at.masked_fill(taken.logical_not(), -1) : at;
+}
+
+Positions ManagedRows::shifts() const {
+  const auto at = kept();
+  const auto rank = ranked(at.masked_fill(at.lt(0), INT64_MAX));
+  const auto newest = at.amax(2, /*keepdim=*/true);
+  const auto count = at.ge(0).sum(2, /*keepdim=*/true);
+  // numbered backwards from the newest, which stays where it is: queries need not be turned
+  return Positions::scattered((newest - count + 1 + rank - at).masked_fill(at.lt(0), 0));
+}
+
+at::Tensor ManagedRows::decoded(size_t stream) const {
+  const auto& [shape, codec] = plan_->streams[stream];
+  const auto bytes = unfolded(store_.column(stream), shape.heads);
+  auto rows = codec->decode(bytes, shape.width, type_);
+  if (shape.is_turned && plan_->positions != RowPositions::kOriginal) {
+    auto turn = shifts();
+    if (plan_->positions == RowPositions::kInCacheRaw)
+      turn = Positions::scattered(turn.at() + kept().clamp_min(0));
+    rows = rotate(rows.to(torch::kFloat), turn, plan_->rope_theta).to(type_);
+  }
+  return rows;
+}
+
+Rows ManagedRows::read() const {
+  Rows rows;
+  rows.observer = is_watched() ? const_cast<ManagedRows*>(this) : nullptr;
+  if (store_.empty()) return rows;
+  rows.streams.resize(stream_slots_);
+  int64_t copied = 0;
+  for (size_t i = 0; i < plan_->streams.size(); ++i) {
+    auto& stream = rows.streams[plan_->streams[i].shape.index];
+    stream = decoded(i);
+    if (!stream.is_alias_of(store_.column(i))) copied += static_cast<int64_t>(stream.nbytes());
+  }
+  transient_peak_ = std::max(transient_peak_, copied);
+  rows.positions = positions();
+  return rows;
+}
+
+void ManagedRows::rewind(const Positions& positions) {
+  for (size_t b = 0; b < lengths_.size(); ++b) {
+    const Span& span = positions.span(static_cast<int64_t>(b));
+    if (span.count == 0 || span.first >= lengths_[b]) continue;
+    if (policy_) {
+      throw Error(ExitCode::kInternal,
+                  {cat("position ", span.first, " after ", lengths_[b], " with retention ",
+                       plan_->retention->name),
+                   "KvCache", "what has been dropped cannot come back: fork() the cache before"});
+    }
+    store_.truncate(static_cast<int64_t>(b), span.first);
+    lengths_[b] = span.first;
+  }
+}
+
+std::vector<at::Tensor> ManagedRows::encoded(const Positions& positions,
+                                             const std::vector<at::Tensor>& fresh) const {
+  std::vector<at::Tensor> out;
+  at::Tensor keys;
+  for (const auto& [shape, codec] : plan_->streams) {
+    auto rows = fresh[shape.index];
+    if (shape.is_turned && plan_->positions == RowPositions::kInCacheRaw)
+      rows = rotate(rows.to(torch::kFloat), scaled(positions, -1), plan_->rope_theta);
+    if (plan_->is_of_key(shape)) keys = with_more(keys, folded(rows, plan_->facts.heads));
+    out.push_back(folded(codec->encode(rows), plan_->facts.heads));
+  }
+  if (!policy_) return out;
+  const int64_t heads = plan_->facts.heads, seq = positions.seq();
+  const auto at = positions.at().expand({options_.batch, seq}).view({options_.batch, 1, seq, 1});
+  out.push_back(at.expand({-1, heads, -1, -1}).to(torch::kInt));
+  if (policy_->figures() == 0) return out;
+  auto figures = policy_->initial(keys);
+  if (!figures.defined())
+    figures = torch::zeros({options_.batch, heads, seq, policy_->figures()}, keys.options().dtype(torch::kFloat));
+  out.push_back(figures);
+  return out;
+}
+
+Rows ManagedRows::write(const Positions& positions, std::vector<at::Tensor> fresh) {
+  const torch::NoGradGuard no_grad;
+  rewind(positions);
+  stream_slots_ = fresh.size();
+  type_ = fresh[plan_->streams[0].shape.index].scalar_type();
+  const auto rows = encoded(positions, fresh);
+  Rows exact;
+  const bool shows_exact = !plan_->config.quantise_before_attend;
+  if (shows_exact) exact = joined(read(), positions, fresh);
+  store_.append(rows, positions);
+  for (size_t b = 0; b < lengths_.size(); ++b) {
+    const Span& span = positions.span(static_cast<int64_t>(b));
+    if (span.count > 0) lengths_[b] = span.end();
+  }
+  step_tokens_ = positions.seq();
+  return shows_exact ? exact : read();
+}
+
+void ManagedRows::observe(const AttentionScores& scores) {
+  const LayerFacts& facts = plan_->facts;
+  const auto by_head = [&](const at::Tensor& x) {
+    return x.view({x.size(0), facts.heads, facts.group, x.size(2), x.size(3)});
+  };
+  const int64_t rows = scores.logits.size(3), known = tally_.defined() ? tally_.size(2) : 0;
+  if (rows > known) {
+    const auto more = torch::zeros({options_.batch, facts.heads, rows - known, policy_->figures()},
+                                   scores.logits.options());
+    tally_ = known > 0 ? torch::cat({tally_, more}, 2) : more;
+  }
+  policy_->observe({.logits = by_head(scores.logits),
+                    .weights = by_head(scores.weights),
+                    .queries = scores.queries,
+                    .last = scores.last,
+                    .rows = scores.rows},
+                   tally_.narrow(2, 0, rows));
+}
+
+KeptRows ManagedRows::view() const {
+  KeptRows out;
+  out.at = kept();
+  if (policy_->figures() > 0) out.figures = store_.column(figure_column());
+  out.keys = [this] {
+    at::Tensor keys;
+    for (size_t i = 0; i < plan_->streams.size(); ++i)
+      if (plan_->is_of_key(plan_->streams[i].shape))
+        keys = with_more(keys, folded(decoded(i), plan_->facts.heads));
+    return keys;
+  };
+  return out;
+}
+
+at::Tensor ManagedRows::protected_worth() const {
+  const KeptRows rows = view();
+  const auto newest = rows.at.amax(2, /*keepdim=*/true);
+  const auto is_protected =
+      rows.at.lt(plan_->sinks).logical_or(rows.at.gt(newest - plan_->recent));
+  return policy_->worth(rows)
+      .to(torch::kFloat)
+      .masked_fill(is_protected, kInfinity)
+      .masked_fill(rows.at.lt(0), -kInfinity);
+}
+
+void ManagedRows::settle() {
+  if (!policy_ || store_.empty()) return;
+  const torch::NoGradGuard no_grad;
+  if (policy_->figures() > 0 && tally_.defined()) {
+    const auto figures = store_.column(figure_column());
+    if (tally_.size(2) < figures.size(2)) {
+      const auto padding = figures.size(2) - tally_.size(2);
+      tally_ = torch::constant_pad_nd(tally_, {0, 0, 0, padding});
+    }
+    figures.copy_(policy_->merged(figures, tally_));
+  }
+  tally_.reset();
+  const int64_t excess = store_.rows() - plan_->budget;
+  if (excess > 0 && (step_tokens_ > 1 || !plan_->retention->after_prompt_only)) {
+    if (excess == 1) {
+      evict_one(protected_worth());
+    } else {
+      evict_many(protected_worth());
+    }
+  }
+  if (log_) log_->record(*std::ranges::max_element(lengths_), kept());
+}
+
+void ManagedRows::evict_one(const at::Tensor& worth) {
+  const auto at = kept(), none = at.lt(0);
+  const auto among = worth.masked_fill(none, kInfinity);
+  // of the rows that are worth least, the one that is longest past
+  const auto least = among.eq(among.amin(2, /*keepdim=*/true)).logical_and(none.logical_not());
+  const auto victims = at.masked_fill(least.logical_not(), INT64_MAX).argmin(2);
+  store_.drop_one(victims, none.logical_not().sum(2).gt(plan_->budget));
+}
+
+void ManagedRows::evict_many(const at::Tensor& worth) {
+  const auto at = kept();
+  const auto by_position = torch::argsort(at, /*stable=*/true, 2, /*descending=*/true);
+  const auto by_worth =
+      torch::argsort(worth.gather(2, by_position), /*stable=*/true, 2, /*descending=*/true);
+  const auto best = by_position.gather(2, by_worth).narrow(2, 0, plan_->budget);
+  // in the order of the text, empty slots at the end
+  const auto best_at = at.gather(2, best);
+  const auto order = torch::argsort(best_at.masked_fill(best_at.lt(0), INT64_MAX), int64_t{2});
+  const auto slots = best.gather(2, order);
+  store_.keep(slots.masked_fill(best_at.gather(2, order).lt(0), -1));
+}
+
+int64_t ManagedRows::bytes_used() const { return ledger().resident(); }
+
+int64_t ManagedRows::bytes_reserved() const {
+  return store_.bytes_reserved() + (policy_ ? policy_->state_bytes() : 0);
+}
+
+ByteLedger ManagedRows::ledger() const {
+  ByteLedger out;
+  const int64_t rows = store_.total();
+  out.codec_metadata = rows * plan_->codec_metadata_bytes();
+  out.payload = -out.codec_metadata;
+  for (size_t i = 0; i < plan_->streams.size(); ++i) out.payload += rows * store_.row_bytes(i);
+  if (policy_) {
+    out.index = rows * store_.row_bytes(index_column());
+    out.policy_state = policy_->state_bytes();
+    if (policy_->figures() > 0) out.policy_state += rows * store_.row_bytes(figure_column());
+  }
+  out.reserved = bytes_reserved();
+  out.transient_peak = transient_peak_;
+  return out;
+}
+
+void ManagedRows::clear() {
+  store_.clear();
+  if (policy_) policy_->clear();
+  std::ranges::fill(lengths_, 0);
+  tally_.reset();
+}
+
+std::unique_ptr<Memory> ManagedRows::clone() const {
+  auto out = std::make_unique<ManagedRows>(plan_, options_, nullptr);
+  if (policy_) out->policy_ = policy_->clone();
+  out->store_ = store_.clone();
+  out->lengths_ = lengths_;
+  out->step_tokens_ = step_tokens_;
+  out->stream_slots_ = stream_slots_;
+  out->type_ = type_;
+  out->transient_peak_ = transient_peak_;
+  return out;
+}
+
+}  // namespace kvsmith

@@ -1,0 +1,68 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "cache/layer_plan.h"
+#include "cache/replay.h"
+#include "cache/slot_store.h"
+#include "models/memory.h"
+
+namespace kvsmith {
+
+/// The memory of a layer under a LayerPlan: rows are encoded as they come, and once all layers that
+/// read them have attended, those that a policy finds least worth keeping are dropped, storage and
+/// all.
+class ManagedRows final : public RowMemory, private ScoreObserver {
+ public:
+  /// `log`, where given, is told what is kept after every step.
+  ManagedRows(std::shared_ptr<const LayerPlan> plan,
+              const CacheOptions& options,
+              std::shared_ptr<ReplayLog> log = nullptr);
+
+  Rows read() const override;
+  /// Throws 70 with a policy: what it has dropped cannot come back.
+  void rewind(const Positions& positions) override;
+  Rows write(const Positions& positions, std::vector<at::Tensor> fresh) override;
+  void settle() override;
+  int64_t bytes_used() const override;
+  int64_t bytes_reserved() const override;
+  ByteLedger ledger() const override;
+  void clear() override;
+  std::unique_ptr<Memory> clone() const override;
+
+  /// [batch, heads, rows] int64 positions of what is kept, in no order; -1: none.
+  at::Tensor kept() const;
+
+ private:
+  void observe(const AttentionScores& scores) override;
+  bool is_watched() const { return policy_ && policy_->watches(); }
+  std::vector<at::Tensor> encoded(const Positions& positions,
+                                  const std::vector<at::Tensor>& fresh) const;
+  at::Tensor decoded(size_t stream) const;
+  Positions positions() const;
+  /// Where kept rows stand for a query that counts rows instead of tokens, less their place in the
+  /// text.
+  Positions shifts() const;
+  KeptRows view() const;
+  at::Tensor protected_worth() const;
+  void evict_one(const at::Tensor& worth);
+  void evict_many(const at::Tensor& worth);
+  size_t index_column() const { return plan_->streams.size(); }
+  size_t figure_column() const { return plan_->streams.size() + 1; }
+
+  std::shared_ptr<const LayerPlan> plan_;
+  CacheOptions options_;
+  std::shared_ptr<ReplayLog> log_;
+  std::unique_ptr<RetentionPolicy> policy_;
+  SlotStore store_;
+  std::vector<int64_t> lengths_;  ///< tokens seen by each sequence
+  at::Tensor tally_;              ///< of this step; undefined: nothing observed
+  int64_t step_tokens_ = 0;       ///< of the last step
+  size_t stream_slots_ = 0;       ///< streams of the mixer, those that nobody reads included
+  at::ScalarType type_ = at::kFloat;
+  mutable int64_t transient_peak_ = 0;  ///< bytes of decoded copies
+};
+
+}  // namespace kvsmith

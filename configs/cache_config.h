@@ -1,0 +1,119 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/fields.h"
+
+namespace kvsmith {
+
+/// What is done to a KV cache while it runs, on top of the architecture that made it: which rows
+/// stay, how many, and how they are stored.
+struct CacheConfig {
+  std::string retention = "full";
+  int64_t budget_tokens = 0;
+  double budget_fraction = 0;
+  int64_t budget_bytes = 0;
+  int64_t protect_sinks = 4;
+  int64_t protect_recent = -1;
+  std::string group_reduce = "mean";
+  std::string allocator = "uniform";
+  double pyramid_beta = 20;
+  std::string positions = "original";
+  std::string codec_k = "model";
+  std::string codec_v = "model";
+  std::vector<int64_t> full_precision_layers;
+  bool quantise_before_attend = true;
+  double tau_init = 1;
+  double tau_end = 1;
+  int64_t tau_tokens = 256;
+  int64_t observation_window = 32;
+  int64_t pooling_kernel = 5;
+  int64_t seed = 0;
+
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    visit(Key{.name = "retention",
+              .help = "which rows stay once there are more than the budget: full (all), window, "
+                      "streaming, h2o, tova, keyformer ..."},
+          self.retention);
+    visit(Key{.name = "budget_tokens",
+              .help = "rows that a key/value head of a layer keeps on average",
+              .min = 0},
+          self.budget_tokens);
+    visit(Key{.name = "budget_fraction",
+              .help = "the same as a share of the context that is evaluated or of the prompt",
+              .min = 0,
+              .max = 1},
+          self.budget_fraction);
+    visit(Key{.name = "budget_bytes",
+              .help = "the same as bytes of all layers of one sequence, positions and scores "
+                      "included",
+              .min = 0},
+          self.budget_bytes);
+    visit(Key{.name = "protect_sinks", .help = "first tokens that always stay", .min = 0},
+          self.protect_sinks);
+    visit(Key{.name = "protect_recent",
+              .help = "newest tokens that always stay; -1: the policy's own share of the budget",
+              .min = -1},
+          self.protect_recent);
+    visit(Key{.name = "group_reduce",
+              .help = "how scores of the query heads that share a key/value head become one",
+              .choices = {"mean", "max", "sum"}},
+          self.group_reduce);
+    visit(Key{.name = "allocator",
+              .help = "how the budget is spread: uniform; pyramid: more for lower layers "
+                      "(arXiv:2406.02069)",
+              .choices = {"uniform", "pyramid"}},
+          self.allocator);
+    visit(Key{.name = "pyramid_beta",
+              .help = "pyramid: the highest layer gets 1 / pyramid_beta of the mean budget beyond "
+                      "what is protected",
+              .min = 1,
+              .max = 1e6},
+          self.pyramid_beta);
+    visit(Key{.name = "positions",
+              .help = "original: rows keep their place in the text; in_cache: they are numbered "
+                      "by rank, turned from the stored key; in_cache_raw: the same from keys "
+                      "stored without rotation",
+              .choices = {"original", "in_cache", "in_cache_raw"}},
+          self.positions);
+    visit(Key{.name = "codec_k", .help = "how keys, or latents, are stored; model: as computed"},
+          self.codec_k);
+    visit(Key{.name = "codec_v", .help = "how values are stored; model: as computed"},
+          self.codec_v);
+    visit(Key{.name = "full_precision_layers",
+              .help = "layers whose rows are stored as computed",
+              .min = 0},
+          self.full_precision_layers);
+    visit(Key{.name = "quantise_before_attend",
+              .help = "new tokens attend to each other as stored, so that every score holds the "
+                      "codec's error; false: as computed, as most published prefills do"},
+          self.quantise_before_attend);
+    visit(Key{.name = "tau_init",
+              .help = "keyformer: temperature of the scores of the prompt",
+              .min = 1e-3,
+              .max = 1e6},
+          self.tau_init);
+    visit(Key{.name = "tau_end",
+              .help = "keyformer: temperature after tau_tokens generated tokens",
+              .min = 1e-3,
+              .max = 1e6},
+          self.tau_end);
+    visit(Key{.name = "tau_tokens", .help = "keyformer: see tau_end", .min = 1}, self.tau_tokens);
+    visit(Key{.name = "observation_window",
+              .help = "snapkv: last queries of the prompt, whose attention decides",
+              .min = 1},
+          self.observation_window);
+    visit(Key{.name = "pooling_kernel",
+              .help = "snapkv: neighbours that share a score; odd",
+              .min = 1,
+              .max = 1025},
+          self.pooling_kernel);
+    visit(Key{.name = "seed", .help = "of policies that draw", .min = 0}, self.seed);
+  }
+  bool operator==(const CacheConfig&) const = default;
+};
+
+}  // namespace kvsmith

@@ -1,0 +1,239 @@
+#include <set>
+
+#include <gtest/gtest.h>
+
+#include "cache/managed_rows.h"
+#include "cache/noise.h"
+#include "tests/cache/managed_cases.h"
+#include "tests/support/close.h"
+
+namespace kvsmith {
+namespace {
+
+constexpr int64_t kTokens = 40;
+
+/// Every policy on every architecture: a new one is tested by being registered.
+struct Pair {
+  RetentionKind kind;
+  LayerCase model;
+};
+
+void PrintTo(const Pair& pair, std::ostream* out) {
+  *out << pair.kind.name << " on " << pair.model.name;
+}
+
+std::vector<Pair> pairs() {
+  std::vector<Pair> out;
+  for (const auto& kind : retention_kinds())
+    for (const auto& model : managed_architectures()) out.push_back({kind, model});
+  return out;
+}
+
+class Retention : public ::testing::TestWithParam<Pair> {
+ protected:
+  CachePlan plan(int64_t budget = 12) const {
+    return {small_budget(GetParam().kind.name, budget), model_->config(), at::kFloat, kTokens};
+  }
+  /// Policies that evict after the prompt only are given one.
+  int64_t prompt() const { return GetParam().kind.after_prompt_only ? 25 : 1; }
+
+  Decoder model_ = managed_model(GetParam().model.config);
+};
+
+INSTANTIATE_TEST_SUITE_P(Kinds, Retention, ::testing::ValuesIn(pairs()), [](const auto& pair) {
+  std::string name = pair.param.kind.name + "_" + pair.param.model.name;
+  std::ranges::replace(name, '-', '_');
+  return name;
+});
+
+TEST_P(Retention, WithRoomForTheWholeTextIsTheFullCache) {
+  const auto tokens = random_tokens(2, kTokens);
+  auto full = model_->make_cache({.batch = 2});
+  auto managed = plan(kTokens).make(*model_, {.batch = 2});
+  EXPECT_TRUE(close(logits_through(model_, tokens, managed, prompt()),
+                    logits_through(model_, tokens, full, prompt()), 5e-6));
+}
+
+TEST_P(Retention, EqualsOnePassInWhichEachTokenSeesWhatWasKept) {
+  const auto tokens = random_tokens(2, kTokens);
+  std::vector<std::shared_ptr<ReplayLog>> logs;
+  auto managed = plan().make(*model_, {.batch = 2}, &logs);
+  const auto streamed = logits_through(model_, tokens, managed, prompt());
+
+  auto replay = model_->make_transient();
+  for (size_t layer = 0; layer < logs.size(); ++layer)
+    if (logs[layer])
+      replay.replace(static_cast<int64_t>(layer), std::make_unique<ReplayRows>(logs[layer]->seen()));
+  const torch::NoGradGuard no_grad;
+  const auto replayed =
+      model_->logits(model_->step(tokens, Positions::range(0, kTokens), replay));
+  EXPECT_TRUE(close(streamed, replayed, 1e-5));
+
+  auto full = model_->make_cache({.batch = 2});
+  EXPECT_FALSE(close(streamed, logits_through(model_, tokens, full, prompt()), 1e-3));
+}
+
+TEST_P(Retention, HoldsTheBytesOfTheFormulaInItsStorages) {
+  const auto tokens = random_tokens(2, kTokens);
+  const CachePlan plan = this->plan();
+  for (const int64_t seq : {int64_t{26}, kTokens}) {
+    auto cache = plan.make(*model_, {.batch = 2, .growth_rows = 1});
+    logits_through(model_, tokens.narrow(1, 0, seq), cache, prompt());
+    EXPECT_EQ(cache.bytes_used(), 2 * plan.bytes(seq, prompt()));
+    const ByteLedger ledger = cache.ledger();
+    EXPECT_EQ(ledger.resident(), cache.bytes_used());
+    EXPECT_EQ(ledger.reserved, cache.bytes_reserved());
+    EXPECT_GE(cache.bytes_reserved(), cache.bytes_used());
+    EXPECT_LT(cache.bytes_reserved(), 2 * plan.bytes(seq + 2, prompt() + 2) + 4096);
+  }
+}
+
+TEST_P(Retention, SequencesOfABatchDoNotMix) {
+  const auto tokens = random_tokens(3, kTokens);
+  auto together = plan().make(*model_, {.batch = 3});
+  const auto logits = logits_through(model_, tokens, together, prompt());
+  for (int64_t b = 0; b < 3; ++b) {
+    auto alone = plan().make(*model_, {.batch = 1});
+    EXPECT_TRUE(close(logits_through(model_, tokens.narrow(0, b, 1), alone, prompt()),
+                      logits.narrow(0, b, 1), 1e-5));
+  }
+}
+
+TEST_P(Retention, WhatComesLaterChangesNothingBefore) {
+  auto tokens = random_tokens(1, kTokens);
+  auto first = plan().make(*model_, {.batch = 1}), second = plan().make(*model_, {.batch = 1});
+  const auto before = logits_through(model_, tokens, first, prompt());
+  tokens.narrow(1, 30, 10).copy_(random_tokens(1, 10, 77));
+  const auto after = logits_through(model_, tokens, second, prompt());
+  EXPECT_TRUE(before.narrow(1, 0, 30).equal(after.narrow(1, 0, 30)));
+}
+
+TEST_P(Retention, KeepsWhatIsProtectedAndNothingTwiceOrAgain) {
+  const auto tokens = random_tokens(2, kTokens);
+  const CachePlan plan = this->plan();
+  auto cache = plan.make(*model_, {.batch = 2});
+  const torch::NoGradGuard no_grad;
+  std::map<std::tuple<int64_t, int64_t, int64_t>, std::set<int64_t>> before;
+  for (int64_t first = 0; first < kTokens;) {
+    const int64_t count = first == 0 ? prompt() : 1;
+    model_->step(tokens.narrow(1, first, count), Positions::range(first, count), cache);
+    first += count;
+    for (int64_t layer = 0; layer < model_->graph().size(); ++layer) {
+      const auto* managed = plan.of(layer) ? dynamic_cast<ManagedRows*>(&cache.of(layer)) : nullptr;
+      if (!managed || plan.of(layer)->retention->name != GetParam().kind.name) continue;
+      const auto kept = managed->kept();
+      for (int64_t b = 0; b < kept.size(0); ++b) {
+        for (int64_t head = 0; head < kept.size(1); ++head) {
+          const auto row = kept[b][head].contiguous();
+          const auto* at = row.const_data_ptr<int64_t>();
+          const std::set<int64_t> now(at, at + row.numel());
+          EXPECT_EQ(static_cast<int64_t>(now.size()), row.numel());
+          for (int64_t sink = 0; sink < std::min<int64_t>(2, first); ++sink)
+            EXPECT_TRUE(now.contains(sink));
+          for (int64_t recent = std::max<int64_t>(0, first - 4); recent < first; ++recent)
+            EXPECT_TRUE(now.contains(recent));
+          auto& old = before[{layer, b, head}];
+          for (const int64_t position : now)
+            EXPECT_TRUE(position >= first - count || old.contains(position));
+          old = now;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Retention, AForkGoesOnAloneFromTheSamePoint) {
+  const auto tokens = random_tokens(1, kTokens);
+  auto cache = plan().make(*model_, {.batch = 1});
+  logits_through(model_, tokens.narrow(1, 0, 30), cache, prompt());
+  auto fork = cache.fork();
+  const torch::NoGradGuard no_grad;
+  const auto next = [&](KvCache& of, int64_t token, int64_t at) {
+    return model_->logits(
+        model_->step(torch::full({1, 1}, token, torch::kLong), Positions::range(at, 1), of));
+  };
+  const auto expected = next(cache, 9, 30);
+  next(cache, 11, 31);
+  EXPECT_TRUE(next(fork, 9, 30).equal(expected));
+}
+
+/// Kept sets of layer 0, head 0 after every token of a text.
+std::vector<std::set<int64_t>> kept_sets(const CacheConfig& config) {
+  Decoder model = managed_model(tiny_model());
+  const CachePlan plan(config, model->config(), at::kFloat, kTokens);
+  auto cache = plan.make(*model, {.batch = 1});
+  const auto tokens = random_tokens(1, kTokens);
+  const torch::NoGradGuard no_grad;
+  std::vector<std::set<int64_t>> out;
+  for (int64_t t = 0; t < kTokens; ++t) {
+    model->step(tokens.narrow(1, t, 1), Positions::range(t, 1), cache);
+    const auto kept = dynamic_cast<ManagedRows&>(cache.of(0)).kept()[0][0].contiguous();
+    out.emplace_back(kept.const_data_ptr<int64_t>(), kept.const_data_ptr<int64_t>() + kept.numel());
+  }
+  return out;
+}
+
+TEST(Streaming, KeepsTheFirstAndTheNewestTokens) {
+  const auto sets = kept_sets(small_budget("streaming"));
+  for (int64_t t = 0; t < kTokens; ++t) {
+    std::set<int64_t> expected;
+    for (int64_t p = 0; p <= t; ++p)
+      if (p < 2 || p > t - 10) expected.insert(p);
+    EXPECT_EQ(sets[static_cast<size_t>(t)], expected);
+  }
+}
+
+TEST(Random, DependsOnTheSeedOnly) {
+  auto config = small_budget("random");
+  const auto sets = kept_sets(config);
+  EXPECT_EQ(kept_sets(config), sets);
+  config.seed = 1;
+  EXPECT_NE(kept_sets(config), sets);
+}
+
+TEST(Keyformer, WithOneTemperatureForAllDrawsAlikeAndWithALargeOneForgetsScores) {
+  auto config = small_budget("keyformer");
+  const auto sets = kept_sets(config);
+  EXPECT_EQ(kept_sets(config), sets);
+  EXPECT_NE(kept_sets(small_budget("h2o")), sets);
+  // every row gets 1 / rows from each query: the oldest have most
+  config.tau_init = config.tau_end = 1e6;
+  const auto oldest = kept_sets(config).back();
+  for (int64_t p = 0; p < 8; ++p) EXPECT_TRUE(oldest.contains(p)) << p;
+}
+
+TEST(Noise, FollowsTheGumbelMaxLaw) {
+  const auto logits = torch::tensor({1.0F, 0.0F, -1.0F, 2.0F});
+  constexpr int64_t kDraws = 100'000;
+  const auto noise = gumbel_of(mixed(head_keys(7, "test", 2, 1), torch::arange(kDraws).unsqueeze(1)),
+                               torch::arange(4));
+  const auto counts = torch::bincount((logits + noise).argmax(1), {}, 4).to(torch::kFloat);
+  const auto expected = torch::softmax(logits, 0) * kDraws;
+  const auto chi_square = ((counts - expected).square() / expected).sum().item<double>();
+  EXPECT_LT(chi_square, 16.3);  // 3 degrees of freedom, p = 0.001
+}
+
+TEST(Observation, OfAllQueriesSumsToTheirNumber) {
+  // every query gives away one; what is evicted takes its share along
+  Decoder model = managed_model(tiny_model());
+  const CachePlan plan(small_budget("h2o", kTokens), model->config(), at::kFloat, kTokens);
+  const auto kind = retention_kind("h2o");
+  const auto policy = kind.make(small_budget("h2o"), {0, 2, 2});
+  torch::manual_seed(2);
+  const auto weights = torch::softmax(torch::randn({1, 2, 2, 6, 9}), -1);
+  auto tally = torch::zeros({1, 2, 9, 1});
+  policy->observe({.logits = weights.log(), .weights = weights, .queries = torch::arange(6).unsqueeze(0),
+                   .last = torch::tensor({5}), .rows = torch::arange(9).view({1, 1, 9})},
+                  tally);
+  EXPECT_TRUE(close(tally.sum({2, 3}), torch::full({1, 2}, 6.0), 1e-5));
+}
+
+TEST(Observation, OfAGroupIsReducedAsAsked) {
+  const auto scores = torch::tensor({1.0F, 3.0F, 2.0F, 10.0F}).view({1, 1, 4, 1});
+  EXPECT_EQ(reduced(scores, "mean").item<float>(), 4);
+  EXPECT_EQ(reduced(scores, "max").item<float>(), 10);
+  EXPECT_EQ(reduced(scores, "sum").item<float>(), 16);
+}
+
+}  // namespace
+}  // namespace kvsmith
