@@ -196,6 +196,8 @@ TEST(Keyformer, WithOneTemperatureForAllDrawsAlikeAndWithALargeOneForgetsScores)
   const auto sets = kept_sets(config);
   EXPECT_EQ(kept_sets(config), sets);
   EXPECT_NE(kept_sets(small_budget("h2o")), sets);
+  config.seed = 1;
+  EXPECT_NE(kept_sets(config), sets);
   // every row gets 1 / rows from each query: the oldest have most
   config.tau_init = config.tau_end = 1e6;
   const auto oldest = kept_sets(config).back();
