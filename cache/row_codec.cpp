@@ -1,24 +1,42 @@
 #include "cache/row_codec.h"
 
+#include <algorithm>
+
 #include <torch/types.h>
+
+#include "cache/codecs/codecs.h"
 #include "core/error.h"
+#include "core/text.h"
+
 namespace kvsmith {
-namespace {
-template <at::ScalarType kType>
-class Stored final : public RowCodec {
- public:
-  int64_t row_bytes(int64_t width) const override { return width * static_cast<int64_t>(c10::elementSize(kType)); }
-  int64_t metadata_bytes(int64_t) const override { return 0; }
-  at::Tensor encode(const at::Tensor& rows) const override { return rows.to(kType).contiguous().view(at::kByte); }
-  at::Tensor decode(const at::Tensor& bytes, int64_t, at::ScalarType type) const override { return bytes.view(kType).to(type); }
-};
-std::string any(int64_t) { return {}; }
-}
+
 const std::vector<RowCodecKind>& row_codecs() {
-  static const std::vector<RowCodecKind> k = {
-    {"fp32", "", [] () -> std::shared_ptr<const RowCodec> { return std::make_shared<Stored<at::kFloat>>(); }, any},
-    {"bf16", "", [] () -> std::shared_ptr<const RowCodec> { return std::make_shared<Stored<at::kBFloat16>>(); }, any}};
-  return k;
+  static const std::vector<RowCodecKind> kinds = {
+      {"fp32", "exact, 32 bits", make_fp32_rows, needs_multiple_of<1>},
+      {"bf16", "16 bits", make_bf16_rows, needs_multiple_of<1>},
+      {"fp16", "16 bits", make_fp16_rows, needs_multiple_of<1>},
+      {"fp8_e4m3", "8 bits without a scale, up to 448", make_fp8_e4m3_rows, needs_multiple_of<1>},
+      {"int8", "min-max a row, 8 bits and 4 bytes a row", make_int8_rows, needs_multiple_of<1>},
+      {"int4", "min-max a row, 4 bits and 4 bytes a row", make_int4_rows, needs_multiple_of<2>},
+      {"q8_0", "llama.cpp's blocks of 32, 8.5 bits", make_q8_0_rows, needs_multiple_of<32>},
+      {"q4_0", "llama.cpp's blocks of 32, 4.5 bits", make_q4_0_rows, needs_multiple_of<32>},
+      {"hadamard_int8", "int8 after a Hadamard transform",
+       [] { return make_hadamard_rows(make_int8_rows()); }, needs_multiple_of<1>},
+      {"hadamard_int4", "int4 after a Hadamard transform",
+       [] { return make_hadamard_rows(make_int4_rows()); }, needs_multiple_of<2>},
+      {"hadamard_q4_0", "q4_0 after a Hadamard transform",
+       [] { return make_hadamard_rows(make_q4_0_rows()); }, needs_multiple_of<32>},
+  };
+  return kinds;
 }
-const RowCodecKind& row_codec(const std::string& name) { for (auto& k : row_codecs()) if (k.name == name) return k; throw Error(ExitCode::kConfig, {"no codec " + name, "", ""}); }
+
+const RowCodecKind& row_codec(const std::string& name) {
+  const auto found = std::ranges::find(row_codecs(), name, &RowCodecKind::name);
+  if (found != row_codecs().end()) return *found;
+  std::vector<std::string> names;
+  for (const auto& kind : row_codecs()) names.push_back(kind.name);
+  throw Error(ExitCode::kConfig,
+              {cat("no codec ", in_quotes(name)), "cache", suggestion(name, names)});
 }
+
+}  // namespace kvsmith
