@@ -193,6 +193,7 @@ TEST(Random, DependsOnTheSeedOnly) {
 
 TEST(Keyformer, WithOneTemperatureForAllDrawsAlikeAndWithALargeOneForgetsScores) {
   auto config = small_budget("keyformer");
+  config.tau_init = config.tau_end = 0.1;
   const auto sets = kept_sets(config);
   EXPECT_EQ(kept_sets(config), sets);
   EXPECT_NE(kept_sets(small_budget("h2o")), sets);
