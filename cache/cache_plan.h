@@ -1,9 +1,7 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <memory>
-#include <string>
 #include <vector>
 
 #include "cache/layer_plan.h"
@@ -40,19 +38,16 @@ class CachePlan {
   const CacheConfig& config() const { return config_; }
 
  private:
+  /// Gives the layers whose cache is to stop growing their budgets.
+  void allocate(const RetentionKind& kind,
+                const std::vector<LayerPlan*>& evicting,
+                int64_t context);
+
   CacheConfig config_;
   ModelConfig model_;
   KvGraph graph_;
   int64_t element_bytes_, budget_ = 0;
   std::vector<std::shared_ptr<LayerPlan>> layers_;
 };
-
-/// A cache configuration from what `--cache` was given: words of "key=value", the name of a preset
-/// (h2o, keyformer, kivi ...), or a TOML file with a section [cache]; later ones win. Throws Error:
-/// 66, 78.
-CacheConfig cache_config_of(const std::vector<std::string>& words);
-
-/// "keyformer 512, q8_0/q4_0": what differs from keeping all.
-std::string method_name(const CachePlan& plan);
 
 }  // namespace kvsmith

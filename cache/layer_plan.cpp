@@ -2,7 +2,149 @@
 
 #include <algorithm>
 
+#include "core/error.h"
+#include "core/text.h"
+
 namespace kvsmith {
+namespace {
+
+constexpr const char* kAsComputed = "model";
+
+bool is_kivi(const std::string& codec) { return codec == "kivi2" || codec == "kivi4"; }
+
+/// A float of at least 16 bits, whose rows may be turned and turned back.
+bool is_exact(const std::string& codec) {
+  return codec == kAsComputed || codec == "fp32" || codec == "bf16" || codec == "fp16";
+}
+
+RowPositions row_positions(const std::string& name) {
+  if (name == "in_cache") return RowPositions::kInCache;
+  return name == "in_cache_raw" ? RowPositions::kInCacheRaw : RowPositions::kOriginal;
+}
+
+void check_positions(const CacheConfig& config, const LayerPlan& plan) {
+  if (plan.positions == RowPositions::kOriginal) return;
+  const bool is_turned = std::ranges::any_of(
+      plan.streams, [](const StoredStream& stream) { return stream.shape.is_turned; });
+  if (!is_turned) {
+    refuse_cache(cat("positions = \"", config.positions, "\" with layer ", plan.facts.layer,
+                     ", whose keys are remembered before their rotation"),
+                 "positions", "use positions = \"original\"");
+  }
+  if (plan.positions == RowPositions::kInCache && !is_exact(config.codec_k)) {
+    refuse_cache(cat("positions = \"in_cache\" with codec_k = \"", config.codec_k,
+                     "\": keys would be quantised in one rotation and read in another"),
+                 "positions", "use positions = \"in_cache_raw\", or codec_k = \"model\"");
+  }
+}
+
+std::shared_ptr<const RowCodec> codec_for(const std::string& name,
+                                          const std::string& key,
+                                          const StreamShape& shape) {
+  const RowCodecKind& kind = row_codec(name);
+  if (const auto needed = kind.needs(shape.width); !needed.empty()) {
+    refuse_cache(cat("codec ", name, " needs rows of ", needed, ", and they are ", shape.width,
+                     " elements wide"),
+                 key, "use int8, bf16 or model");
+  }
+  return kind.make();
+}
+
+/// KIVI groups keys over tokens, so that single tokens cannot go, and knows keys and values only.
+KiviOptions kivi_options(const CacheConfig& config, const LayerPlan& plan) {
+  const std::string both = cat("codec_k = \"", config.codec_k, "\" and codec_v = \"", config.codec_v, "\"");
+  if (!is_kivi(config.codec_k) || !is_kivi(config.codec_v)) {
+    refuse_cache(both + ": KIVI stores keys and values together", "codec_k",
+                 "use kivi2 or kivi4 for both, or int4 and int8");
+  }
+  if (config.retention != "full") {
+    refuse_cache(cat("retention = \"", config.retention, "\" with ", both,
+                     ": KIVI encodes keys of q_group_size tokens together, and none of them can be "
+                     "dropped alone"),
+                 "retention", "use retention = \"full\", or a codec of single rows such as int4");
+  }
+  for (const auto& [shape, codec] : plan.streams) {
+    if (shape.heads == plan.facts.heads && (shape.index == 0) == shape.is_turned) continue;
+    refuse_cache(cat(both, " with layer ", plan.facts.layer, ", which has no keys and values by head"),
+                 "codec_k", "use codecs of single rows such as int8");
+  }
+  const KiviOptions options{.bits_k = config.codec_k == "kivi2" ? 2 : 4,
+                            .bits_v = config.codec_v == "kivi2" ? 2 : 4,
+                            .group = config.q_group_size,
+                            .residual = config.residual_length,
+                            .quantise_before_attend = config.quantise_before_attend};
+  const auto needed = kivi_needs(options, plan.streams.back().shape.width);
+  if (!needed.empty())
+    refuse_cache(both + " need " + needed, "q_group_size", "change q_group_size or residual_length");
+  return options;
+}
+
+}  // namespace
+
+void refuse_cache(const std::string& what, const std::string& key, const std::string& remedy) {
+  throw Error(ExitCode::kConfig, {what, "cache." + key, remedy});
+}
+
+bool has_rows(const LayerSpec& spec) {
+  const auto kinds = {"full", "sliding", "fused", "latent", "grouped_latent", "gta", "autoencoded"};
+  return std::ranges::find(kinds, spec.kind) != kinds.end();
+}
+
+void check_sources(const CacheConfig& config, const KvGraph& graph, int64_t layer) {
+  const LayerSpec& spec = graph[layer];
+  const std::string policy = cat("retention = \"", config.retention, "\" with layer ", layer);
+  if (spec.k_source != spec.v_source) {
+    refuse_cache(cat(policy, ", which reads keys of layer ", spec.k_source, " and values of layer ",
+                     spec.v_source),
+                 "retention", "the two would keep different tokens: use retention = \"full\"");
+  }
+  if (spec.reuses_heads()) {
+    refuse_cache(policy + ", which reuses heads of the layer below", "retention",
+                 "the two would keep different tokens: use retention = \"full\"");
+  }
+}
+
+std::optional<LayerPlan> plan_layer(const CacheConfig& config,
+                                    const ModelConfig& model,
+                                    const KvGraph& graph,
+                                    int64_t layer,
+                                    at::ScalarType type) {
+  const LayerSpec& spec = graph[layer];
+  const bool encodes = config.codec_k != kAsComputed || config.codec_v != kAsComputed;
+  const bool is_window = spec.window > 0, evicts = config.retention != "full" && !is_window;
+  if (!graph.is_owner(layer) || !has_rows(spec) || (!evicts && !encodes)) return {};
+
+  LayerPlan plan;
+  plan.config = config;
+  plan.rope_theta = spec.rope_theta;
+  plan.element_bytes = static_cast<int64_t>(c10::elementSize(type));
+  const auto shapes = stream_shapes(model, graph, layer);
+  const bool is_alike = std::ranges::all_of(
+      shapes, [&](const StreamShape& shape) { return shape.heads == shapes[0].heads; });
+  const int64_t heads = is_alike ? shapes[0].heads : 1;
+  plan.facts = {layer, heads, model.num_attention_heads / heads};
+  const bool stays_exact = std::ranges::count(config.full_precision_layers, layer) > 0;
+  const bool wants_kivi = is_kivi(config.codec_k) || is_kivi(config.codec_v);
+  for (const auto& shape : shapes) {
+    const bool is_value = shape.index == 1 && !shape.is_turned;
+    const auto& wanted = is_value ? config.codec_v : config.codec_k;
+    const bool as_computed = stays_exact || wanted == kAsComputed || wants_kivi;
+    const std::string name = as_computed ? (type == at::kBFloat16 ? "bf16" : "fp32") : wanted;
+    plan.streams.push_back({shape, codec_for(name, is_value ? "codec_v" : "codec_k", shape)});
+  }
+  if (is_window) {  // what its ring would keep
+    if (wants_kivi) return {};
+    plan.retention = &retention_kind("window");
+    plan.budget = spec.window + spec.sinks;
+    plan.sinks = spec.sinks;
+  } else if (evicts) {
+    plan.retention = &retention_kind(config.retention);
+    plan.positions = row_positions(config.positions);
+    check_positions(config, plan);
+  }
+  if (wants_kivi && !stays_exact) plan.kivi = kivi_options(config, plan);
+  return plan;
+}
 
 std::vector<StreamShape> stream_shapes(const ModelConfig& config,
                                        const KvGraph& graph,
@@ -48,6 +190,11 @@ int64_t LayerPlan::rows(int64_t tokens, int64_t prompt) const {
 }
 
 int64_t LayerPlan::bytes(int64_t tokens, int64_t prompt) const {
+  if (kivi) {
+    int64_t key = 0, value = 0;
+    for (const auto& [shape, codec] : streams) (shape.index == 0 ? key : value) = shape.width;
+    return kivi_bytes(*kivi, facts.heads, key, value, tokens, element_bytes);
+  }
   return rows(tokens, prompt) * facts.heads * row_bytes();
 }
 

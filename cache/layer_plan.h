@@ -2,8 +2,11 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <string>
 #include <vector>
 
+#include "cache/kivi_rows.h"
 #include "cache/retention.h"
 #include "cache/row_codec.h"
 #include "configs/kv_graph.h"
@@ -35,6 +38,8 @@ struct StoredStream {
 struct LayerPlan {
   LayerFacts facts;
   std::vector<StoredStream> streams;
+  std::optional<KiviOptions> kivi;           ///< instead of the codecs of the streams
+  int64_t element_bytes = 4;                 ///< of activations
   const RetentionKind* retention = nullptr;  ///< null: every row stays
   CacheConfig config;                        ///< of the policy
   int64_t budget = 0;                        ///< rows of a head
@@ -56,5 +61,24 @@ struct LayerPlan {
   /// The closed formula: bytes after `tokens` tokens of one sequence.
   int64_t bytes(int64_t tokens, int64_t prompt = 0) const;
 };
+
+/// Whether a layer remembers a row for each token, which codecs and policies can work on.
+bool has_rows(const LayerSpec& spec);
+
+/// What `config` means for a layer that owns a memory of rows, but for the budget; none where the
+/// layer's own memory does. Throws Error (78) for what cannot be combined.
+std::optional<LayerPlan> plan_layer(const CacheConfig& config,
+                                    const ModelConfig& model,
+                                    const KvGraph& graph,
+                                    int64_t layer,
+                                    at::ScalarType type);
+
+/// Refuses (78) a policy on a layer that reads rows of which two owners would keep different ones.
+void check_sources(const CacheConfig& config, const KvGraph& graph, int64_t layer);
+
+/// Throws Error (78): what is wrong with cache.`key`, and a way out.
+[[noreturn]] void refuse_cache(const std::string& what,
+                               const std::string& key,
+                               const std::string& remedy);
 
 }  // namespace kvsmith

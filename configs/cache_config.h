@@ -23,6 +23,8 @@ struct CacheConfig {
   std::string positions = "original";
   std::string codec_k = "model";
   std::string codec_v = "model";
+  int64_t q_group_size = 32;
+  int64_t residual_length = 128;
   std::vector<int64_t> full_precision_layers;
   bool quantise_before_attend = true;
   double tau_init = 1;
@@ -83,6 +85,18 @@ struct CacheConfig {
           self.codec_k);
     visit(Key{.name = "codec_v", .help = "how values are stored; model: as computed"},
           self.codec_v);
+    visit(Key{.name = "q_group_size",
+              .help = "kivi codecs: tokens of a key channel, and channels of a value, that share a "
+                      "scale",
+              .min = 2,
+              .max = 4096},
+          self.q_group_size);
+    visit(Key{.name = "residual_length",
+              .help = "kivi codecs: newest tokens that are stored as computed; a multiple of "
+                      "q_group_size",
+              .min = 2,
+              .max = 1 << 20},
+          self.residual_length);
     visit(Key{.name = "full_precision_layers",
               .help = "layers whose rows are stored as computed",
               .min = 0},

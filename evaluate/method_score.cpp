@@ -6,6 +6,7 @@
 
 #include <torch/types.h>
 
+#include "cache/cache_options.h"
 #include "core/error.h"
 #include "core/random.h"
 #include "core/text.h"
@@ -42,14 +43,15 @@ std::vector<int64_t> step_lengths(int64_t tokens, int64_t prefill, int64_t chunk
 double MethodScore::read(DecoderImpl& model,
                          const at::Tensor& inputs,
                          const at::Tensor& targets,
-                         const std::vector<int64_t>& steps) {
+                         const std::vector<int64_t>& steps,
+                         bool for_replay) {
   const int64_t batch = inputs.size(0), seq = inputs.size(1);
   auto transient = model.make_transient();
   const auto full = model.step(inputs, Positions::range(0, seq, model.device()), transient);
   const size_t first_window = windows_.size();
   windows_.resize(first_window + static_cast<size_t>(batch));
   const double before = nll_;
-  auto cache = plan_.make(model, {.batch = batch}, &logs_);
+  auto cache = plan_.make(model, {.batch = batch}, for_replay ? &logs_ : nullptr);
   int64_t first = 0;
   for (const int64_t count : steps) {
     const auto hidden = model.step(inputs.narrow(1, first, count),
@@ -131,7 +133,16 @@ void MethodScore::measure(const DecoderImpl& model, KvCache& cache, int64_t batc
   peak_ = std::max(peak_, (ledger.reserved + ledger.transient_peak) / batch);
 }
 
-double MethodScore::replay(DecoderImpl& model, const at::Tensor& inputs, const at::Tensor& targets) {
+double MethodScore::replay(DecoderImpl& model,
+                           const at::Tensor& inputs,
+                           const at::Tensor& targets) {
+  const CacheConfig& config = plan_.config();
+  if (config.codec_k != "model" || config.codec_v != "model" || config.positions != "original") {
+    throw Error(ExitCode::kUsage, {"replay lets tokens see the rows that a policy kept, as computed "
+                                   "and where they stood",
+                                   method_name(plan_),
+                                   "use --protocol decode for codecs and in-cache positions"});
+  }
   auto memory = model.make_transient();
   for (size_t layer = 0; layer < logs_.size(); ++layer)
     if (logs_[layer])
@@ -170,7 +181,7 @@ Json MethodScore::json() const {
   const CacheConfig& config = plan_.config();
   const auto count = static_cast<double>(tokens_);
   Json json;
-  Json& method = json["method"] = {{"name", name_}};
+  Json& method = json["method"] = {{"name", method_name(plan_)}};
   CacheConfig::fields(config, [&](const Key& key, const auto& value) {
     method[std::string(key.name)] = value;
   });

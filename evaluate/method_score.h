@@ -19,19 +19,21 @@ std::vector<int64_t> step_lengths(int64_t tokens, int64_t prefill, int64_t chunk
 /// sequence.
 class MethodScore {
  public:
-  MethodScore(CachePlan plan, std::string name) : plan_(std::move(plan)), name_(std::move(name)) {}
+  explicit MethodScore(CachePlan plan) : plan_(std::move(plan)) {}
 
   const CachePlan& plan() const { return plan_; }
 
   /// Reads `inputs`, [batch, seq], through a cache of the plan in these steps and scores `targets`,
   /// -1 where nothing is scored. Also reads them in one pass with everything kept, to compare.
   /// Returns the sum of losses. Throws Error (70) when measured bytes are not those of the formula.
+  /// `for_replay`: remembers what is kept at every step.
   double read(DecoderImpl& model,
               const at::Tensor& inputs,
               const at::Tensor& targets,
-              const std::vector<int64_t>& steps);
-  /// The same text in one pass in which every token sees what read() kept for it; for plans without
-  /// codecs and with original positions. Returns the sum of losses.
+              const std::vector<int64_t>& steps,
+              bool for_replay = false);
+  /// The text of the last read() in one pass in which every token sees what was kept for it.
+  /// Returns the sum of losses. Throws Error (64) for plans with codecs or in-cache positions.
   double replay(DecoderImpl& model, const at::Tensor& inputs, const at::Tensor& targets);
 
   /// The keys that evaluation files have for a method; docs/evaluation.md.
@@ -52,7 +54,6 @@ class MethodScore {
   std::pair<double, double> interval() const;
 
   CachePlan plan_;
-  std::string name_;
   double nll_ = 0, full_nll_ = 0, divergence_ = 0;
   int64_t tokens_ = 0, same_top_ = 0;
   std::vector<Bin> bins_;  ///< by position, [2^i, 2^(i+1))

@@ -140,6 +140,30 @@ int64_t text_bytes(const Tokenizer& tokenizer,
   return bytes;
 }
 
+/// Scored by MethodScore.
+bool is_in_steps(const EvaluateOptions& options) {
+  return options.protocol != Protocol::kParallel &&
+         (options.cache || options.protocol != Protocol::kDecode);
+}
+
+double nll_of_batch(DecoderImpl& model, const Padded& batch, Evaluation& result) {
+  const EvaluateOptions& options = result.options;
+  if (options.protocol == Protocol::kParallel) return parallel_batch(model, batch);
+  if (!result.method) return decode_batch(model, batch, result);
+  const auto inputs = batch.inputs.to(model.device()), targets = batch.targets.to(model.device());
+  const bool replays = options.protocol == Protocol::kReplay;
+  const auto steps =
+      step_lengths(inputs.size(1),
+                   options.protocol == Protocol::kPrefillContinue ? options.prefill : 0,
+                   options.protocol == Protocol::kChunked ? options.chunk : 1);
+  const double streamed = result.method->read(model, inputs, targets, steps, replays);
+  if (!replays) return streamed;
+  const double replayed = result.method->replay(model, inputs, targets);
+  result.replay_vs_decode =
+      std::max(result.replay_vs_decode, std::abs(replayed - streamed) / std::abs(streamed));
+  return replayed;
+}
+
 void check(EvaluateOptions& options, const LoadedModel& model, const Corpus& corpus) {
   const int64_t longest = model.model->config().max_position_embeddings;
   if (options.context == 0) options.context = longest;
@@ -158,21 +182,50 @@ void check(EvaluateOptions& options, const LoadedModel& model, const Corpus& cor
     refuse("passes are for layers that read ahead (LCKV), and this model has none",
            "leave --passes out");
   }
+  if (options.cache && options.protocol == Protocol::kParallel) {
+    refuse("a pass over whole windows has no cache to do anything to",
+           "use --protocol decode, prefill_continue, chunked or replay");
+  }
+  if (options.protocol == Protocol::kPrefillContinue) {
+    if (options.prefill == 0) options.prefill = options.context / 2;
+    if (options.prefill < 1 || options.prefill >= options.context)
+      refuse(cat("prefill ", options.prefill), cat("give 1 to ", options.context - 1));
+    if (options.stride != options.context)
+      refuse("windows that overlap would be continued twice", "leave --stride out");
+  }
+  if (options.chunk < 1) refuse(cat("chunk ", options.chunk), "give at least 1 token");
   if (options.batch < 1) refuse(cat("batch ", options.batch), "give at least 1 window");
   check_fits(corpus, model);
 }
 
 }  // namespace
 
+namespace {
+
+const std::vector<std::pair<std::string, Protocol>>& protocols() {
+  static const std::vector<std::pair<std::string, Protocol>> all = {
+      {"decode", Protocol::kDecode},
+      {"prefill_continue", Protocol::kPrefillContinue},
+      {"chunked", Protocol::kChunked},
+      {"replay", Protocol::kReplay},
+      {"parallel", Protocol::kParallel}};
+  return all;
+}
+
+}  // namespace
+
 Protocol protocol_of(const std::string& name) {
-  if (name == "decode") return Protocol::kDecode;
-  if (name == "parallel") return Protocol::kParallel;
-  throw Error(ExitCode::kUsage, {"\"" + name + "\" is no protocol", "--protocol",
-                                 suggestion(name, {"decode", "parallel"})});
+  std::vector<std::string> names;
+  for (const auto& [known, protocol] : protocols()) {
+    if (known == name) return protocol;
+    names.push_back(known);
+  }
+  throw Error(ExitCode::kUsage,
+              {"\"" + name + "\" is no protocol", "--protocol", suggestion(name, names)});
 }
 
 std::string to_string(Protocol protocol) {
-  return protocol == Protocol::kDecode ? "decode" : "parallel";
+  return std::ranges::find(protocols(), protocol, &std::pair<std::string, Protocol>::second)->first;
 }
 
 void check_fits(const Corpus& corpus, const LoadedModel& model) {
@@ -227,6 +280,18 @@ Evaluation evaluate(LoadedModel& loaded,
   Evaluation result;
   result.options = options;
   result.documents = windows.back().document + 1;
+  if (options.protocol == Protocol::kPrefillContinue) {
+    for (Window& window : windows) window.scored_from = options.prefill;
+    std::erase_if(windows, [](const Window& window) { return window.scored() < 1; });
+    if (windows.empty()) {
+      throw Error(ExitCode::kBadData, {cat("no document goes on after ", options.prefill, " tokens"),
+                                       "split " + options.split, "lower --prefill"});
+    }
+  }
+  if (is_in_steps(options)) {
+    result.method.emplace(CachePlan(options.cache.value_or(CacheConfig{}), model.config(),
+                                    model.compute_type(), options.context));
+  }
   for (const int64_t forward : options.passes) result.passes.push_back({forward, 0});
   int64_t total = 0;
   for (const Window& window : windows) total += window.scored();
@@ -244,8 +309,7 @@ Evaluation evaluate(LoadedModel& loaded,
     const Padded batch = padded(*split, &windows[first], count);
     if (first == 0)
       result.decode_vs_parallel = protocol_difference(model, batch.inputs.narrow(0, 0, 1));
-    result.nll += options.protocol == Protocol::kDecode ? decode_batch(model, batch, result)
-                                                        : parallel_batch(model, batch);
+    result.nll += nll_of_batch(model, batch, result);
     score_passes(model, batch, result);
     for (int64_t b = 0; b < count; ++b) {
       const Window& window = windows[first + static_cast<size_t>(b)];
@@ -264,7 +328,7 @@ Evaluation evaluate(LoadedModel& loaded,
     throw Error(ExitCode::kNumerical, {"the loss is not finite", loaded.path.string(),
                                        "the checkpoint may be damaged, or bf16 too coarse for it"});
   }
-  if (options.protocol == Protocol::kParallel) {
+  if (options.protocol == Protocol::kParallel || result.method) {
     result.cache = measure_cache(model, windows.front().length);
     result.cache_bytes_peak = result.cache.bytes_reserved;
   }
@@ -279,65 +343,6 @@ Evaluation evaluate(LoadedModel& loaded,
         {.longest = std::min(options.context, model.config().max_position_embeddings)});
   }
   return result;
-}
-
-nlohmann::ordered_json to_json(const Evaluation& e,
-                               const LoadedModel& loaded,
-                               const std::string& corpus) {
-  using Json = nlohmann::ordered_json;
-  const DecoderImpl& model = *loaded.model;
-  const auto tokens = static_cast<double>(e.tokens);
-  Json json = {{"name", loaded.name},
-               {"checkpoint", loaded.path.string()},
-               {"corpus", corpus},
-               {"split", e.options.split},
-               {"architecture", architecture_name(model.config())},
-               {"parameters", model.parameter_count()},
-               {"step", loaded.step},
-               {"tokens_seen", loaded.tokens_seen},
-               {"protocol", to_string(e.options.protocol)},
-               {"context", e.options.context},
-               {"stride", e.options.stride},
-               {"documents", e.documents},
-               {"tokens", e.tokens},
-               {"nll", e.nll},
-               {"nll_per_token", e.nll_per_token()},
-               {"perplexity", std::exp(e.nll_per_token())},
-               {"bits_per_byte", e.bits_per_byte ? Json(*e.bits_per_byte) : Json()}};
-  if (e.unigram_nll) json["unigram_perplexity"] = std::exp(*e.unigram_nll / tokens);
-  json["cache"] = {{"tokens", e.cache.tokens},
-                   {"bytes_measured", e.cache.bytes_used},
-                   {"bytes_formula", e.cache.bytes_formula},
-                   {"bytes_reserved", e.cache.bytes_reserved},
-                   {"bytes_peak", e.cache_bytes_peak},
-                   {"bytes_per_token",
-                    static_cast<double>(e.cache.bytes_used) / static_cast<double>(e.cache.tokens)},
-                   {"bytes_at_8k", e.cache_at_8k.bytes_used},
-                   {"dtype", model.compute_type() == at::kBFloat16 ? "bf16" : "fp32"}};
-  for (const auto& at : e.cache_lengths) {
-    json["cache"]["lengths"].push_back({{"tokens", at.tokens},
-                                        {"bytes_measured", at.bytes_used},
-                                        {"bytes_formula", at.bytes_formula}});
-  }
-  for (const auto& point : e.recall) {
-    json["recall"].push_back({{"distance", point.distance},
-                              {"nll_first", point.nll_first},
-                              {"nll_again", point.nll_again},
-                              {"gain", point.gain()},
-                              {"accuracy", point.accuracy}});
-  }
-  if (model.graph().is_cyclic()) {
-    json["forward_passes"] = model.config().forward_passes;
-    json["backward_passes"] = model.config().backward_passes;
-  }
-  for (const auto& passes : e.passes) {
-    json["passes"].push_back(
-        {{"forward_passes", passes.forward_passes}, {"perplexity", std::exp(passes.nll / tokens)}});
-  }
-  json["decode_vs_parallel_max_abs_diff"] = e.decode_vs_parallel;
-  json["tokens_per_second"] = tokens / e.seconds;
-  json["version"] = KVSMITH_VERSION;
-  return json;
 }
 
 }  // namespace kvsmith

@@ -10,14 +10,18 @@
 
 #include "checkpoints/load.h"
 #include "data/corpus.h"
+#include "evaluate/method_score.h"
 #include "evaluate/recall.h"
 
 namespace kvsmith {
 
 /// How texts are scored; docs/evaluation.md.
 enum class Protocol {
-  kDecode,    ///< token by token through the cache, from empty
-  kParallel,  ///< the whole window in one pass, as in training
+  kDecode,           ///< token by token through the cache, from empty
+  kPrefillContinue,  ///< some tokens in one step, the rest token by token; only these are scored
+  kChunked,          ///< several tokens a step
+  kReplay,           ///< one pass in which each token sees what decoding had kept for it
+  kParallel,         ///< the whole window in one pass, as in training
 };
 Protocol protocol_of(const std::string& name);  ///< Throws Error (64).
 std::string to_string(Protocol protocol);
@@ -27,6 +31,9 @@ struct EvaluateOptions {
   int64_t context = 0;  ///< tokens a window; 0: max_position_embeddings
   int64_t stride = 0;   ///< tokens between windows of a document; 0: context, no overlap
   Protocol protocol = Protocol::kDecode;
+  std::optional<CacheConfig> cache = {};  ///< what is done to the cache; none: nothing
+  int64_t prefill = 0;     ///< tokens of the first step, prefill_continue only; 0: half the context
+  int64_t chunk = 64;      ///< tokens a step, chunked only
   int64_t max_tokens = 0;  ///< tokens scored; 0: the whole split
   int64_t batch = 16;      ///< windows scored side by side
   bool unigram = false;    ///< also score a unigram model of the split "train"
@@ -65,6 +72,8 @@ struct Evaluation {
   std::vector<PassesLoss> passes;
   int64_t cache_bytes_peak = 0;   ///< most reserved at any time, per sequence
   double decode_vs_parallel = 0;  ///< largest logit difference on a sample
+  std::optional<MethodScore> method;  ///< of options.cache, and of every protocol with steps
+  double replay_vs_decode = 0;        ///< relative difference of the losses, replay only
   double seconds = 0;
 
   double nll_per_token() const { return nll / static_cast<double>(tokens); }

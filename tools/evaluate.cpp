@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "core/files.h"
 #include "core/npy.h"
+#include "cache/cache_options.h"
 #include "core/text.h"
 #include "evaluate/perplexity.h"
 #include "tools/console.h"
@@ -26,6 +27,7 @@ struct EvaluateFlags {
   ModelFlags model;
   fs::path corpus, json;
   std::string protocol = "decode", name;
+  std::vector<std::string> cache;
   EvaluateOptions options;
   bool force = false, quiet = false;
 };
@@ -36,6 +38,21 @@ std::string fixed(const Json& value, int digits) {
   std::ostringstream out;
   out << std::fixed << std::setprecision(digits) << value.get<double>();
   return std::move(out).str();
+}
+
+/// What a cache method does, beside the same text with everything kept.
+void print_method(const Json& json) {
+  const Json& resident = json["resident"];
+  const auto bytes = [&](const char* key) { return human_bytes(resident[key].get<double>()); };
+  std::cout << "method         " << json["method"]["name"].get<std::string>() << ": perplexity in ["
+            << fixed(json["perplexity_interval"][0], 3) << ", "
+            << fixed(json["perplexity_interval"][1], 3) << "], "
+            << fixed(json["perplexity_full"], 3) << " with everything kept\n"
+            << "               KL " << fixed(json["kl_to_full"], 5) << " nats, same likeliest token "
+            << fixed(100 * json["top1_agreement"].get<double>(), 1) << " %\n"
+            << "resident       mean " << bytes("mean_bytes") << ", most " << bytes("max_bytes")
+            << ", peak with buffers " << bytes("peak_bytes") << ", read a token "
+            << bytes("read_bytes_per_token") << "\n";
 }
 
 void print(const Json& json) {
@@ -53,6 +70,7 @@ void print(const Json& json) {
     std::cout << "unigram model  perplexity " << fixed(json["unigram_perplexity"], 3)
               << " over the same tokens\n";
   }
+  if (json.contains("method")) print_method(json);
   std::cout << "KV cache       " << cache["bytes_measured"] << " bytes measured after "
             << cache["tokens"] << " tokens, " << cache["bytes_formula"] << " by formula\n"
             << "               " << fixed(cache["bytes_per_token"], 1) << " a token, "
@@ -76,6 +94,7 @@ void print(const Json& json) {
 void evaluate_it(EvaluateFlags& flags) {
   if (!flags.json.empty()) expect_writable(flags.json, flags.force);
   flags.options.protocol = protocol_of(flags.protocol);
+  if (!flags.cache.empty()) flags.options.cache = cache_config_of(flags.cache);
   const Corpus corpus = Corpus::open(flags.corpus);
   LoadedModel model = load(flags.model);
   if (!flags.name.empty()) model.name = flags.name;
@@ -153,7 +172,17 @@ void add_evaluate(CLI::App& app) {
   verb->add_option("--context", flags->options.context,
                    "tokens a window; 0: max_position_embeddings");
   verb->add_option("--stride", flags->options.stride, "tokens between windows; 0: no overlap");
-  verb->add_option("--protocol", flags->protocol, "decode (through the cache) or parallel")
+  verb->add_option("--protocol", flags->protocol,
+                   "decode (token by token through the cache), prefill_continue, chunked, replay or "
+                   "parallel; docs/evaluation.md")
+      ->capture_default_str();
+  verb->add_option("--cache", flags->cache,
+                   "what is done to the cache: a preset (h2o, keyformer, kivi ...), a TOML file with "
+                   "a section [cache], key=value; later ones win")
+      ->take_all();
+  verb->add_option("--prefill", flags->options.prefill,
+                   "prefill_continue: tokens of the first step; 0: half the context");
+  verb->add_option("--chunk", flags->options.chunk, "chunked: tokens a step")
       ->capture_default_str();
   verb->add_option("--max-tokens", flags->options.max_tokens, "tokens to score; 0: all");
   verb->add_option("--batch", flags->options.batch, "windows side by side")->capture_default_str();
@@ -173,7 +202,9 @@ void add_evaluate(CLI::App& app) {
       "Examples:\n"
       "  kvsmith evaluate runs/gqa --corpus corpus.h5 --context 256 --json "
       "runs/gqa/evaluation.json\n"
-      "  kvsmith evaluate exported/ --corpus corpus.h5 --protocol parallel --dtype bf16");
+      "  kvsmith evaluate exported/ --corpus corpus.h5 --protocol parallel --dtype bf16\n"
+      "  kvsmith evaluate runs/gqa --corpus corpus.h5 --context 2048 --cache keyformer "
+      "budget_fraction=0.5");
   verb->callback([flags] { evaluate_it(*flags); });
 }
 

@@ -1,0 +1,94 @@
+#include "cache/cache_options.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "core/fields.h"
+#include "core/text.h"
+
+namespace kvsmith {
+namespace {
+
+constexpr double kUsualShare = 0.5;  // of the context
+
+std::vector<std::string> codec_names() {
+  std::vector<std::string> names = {"model", "kivi2", "kivi4"};
+  for (const auto& codec : row_codecs()) names.push_back(codec.name);
+  return names;
+}
+
+bool is_codec(const std::string& word) {
+  const auto names = codec_names();
+  return std::ranges::find(names, word) != names.end();
+}
+
+bool is_policy(const std::string& word) {
+  return word == "full" || std::ranges::find(retention_kinds(), word, &RetentionKind::name) !=
+                               retention_kinds().end();
+}
+
+/// Lays what one word stands for over `settings`.
+void apply(const std::string& word, Settings& settings) {
+  if (word.ends_with(".toml")) return settings.merge(Settings::from_file(word));
+  if (word.find('=') != word.npos)
+    return settings.set(word.starts_with("cache.") ? word : "cache." + word);
+  const size_t slash = word.find('/');
+  const std::string first = word.substr(0, slash),
+                    second = slash == word.npos ? first : word.substr(slash + 1);
+  if (is_policy(word)) {
+    settings.set(cat("cache.retention=\"", word, "\""));
+    if (word == "streaming") settings.set("cache.positions=\"in_cache\"");
+    return;
+  }
+  if (is_codec(first) && is_codec(second)) {
+    settings.set(cat("cache.codec_k=\"", first, "\""));
+    settings.set(cat("cache.codec_v=\"", second, "\""));
+    return;
+  }
+  auto names = codec_names();
+  names.emplace_back("full");
+  for (const auto& kind : retention_kinds()) names.push_back(kind.name);
+  throw Error(ExitCode::kConfig,
+              {"\"" + word + "\" is no policy, codec, file.toml or key=value", "--cache",
+               suggestion(word, names)});
+}
+
+}  // namespace
+
+CacheConfig cache_config_of(const std::vector<std::string>& words) {
+  Settings settings;
+  for (const auto& word : words) apply(word, settings);
+  std::vector<std::string> names;
+  CacheConfig config;
+  CacheConfig::fields(config, [&](const Key& key, const auto&) { names.emplace_back(key.name); });
+  std::vector<Complaint> complaints;
+  for (const auto& [path, setting] : settings.entries()) {
+    const std::string name = path.substr(path.find('.') + 1);
+    if (path.starts_with("cache.") && std::ranges::find(names, name) != names.end()) continue;
+    complaints.push_back(
+        {setting.where, cat("unknown key \"", path, "\"; ", suggestion(name, names))});
+  }
+  read_section(settings, "cache", config, complaints);
+  if (!complaints.empty()) {
+    std::vector<std::string> lines;
+    for (const auto& complaint : complaints) lines.push_back(complaint.where + ": " + complaint.text);
+    throw Error(ExitCode::kConfig, {join(lines, "\n"), "", ""});
+  }
+  const bool has_budget =
+      config.budget_tokens > 0 || config.budget_fraction > 0 || config.budget_bytes > 0;
+  if (config.retention != "full" && !has_budget) config.budget_fraction = kUsualShare;
+  return config;
+}
+
+std::string method_name(const CachePlan& plan) {
+  const CacheConfig& config = plan.config();
+  std::string out = config.retention;
+  if (plan.budget() > 0) out += cat(" ", plan.budget());
+  if (config.allocator != "uniform") out += ", " + config.allocator;
+  if (config.positions != "original") out += ", " + config.positions;
+  if (config.codec_k != "model" || config.codec_v != "model")
+    out += cat(", ", config.codec_k, "/", config.codec_v);
+  return out;
+}
+
+}  // namespace kvsmith
