@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <iterator>
 #include <numbers>
 #include <set>
 #include <utility>
@@ -125,6 +126,21 @@ double protocol_difference(DecoderImpl& model, const at::Tensor& window) {
   return worst;
 }
 
+/// The points of all probes that are asked for, with symbols and filler of the scored split.
+std::vector<ProbePoint> run_probes(DecoderImpl& model,
+                                   const Corpus& corpus,
+                                   const EvaluateOptions& options) {
+  if (options.probes.empty()) return {};
+  const auto text = ProbeText::of_corpus(corpus, options.split);
+  const auto make_cache = [&](const CacheOptions& cache) { return model.make_cache(cache); };
+  const auto open = through_cache(model, make_cache, options.probe.prefill);
+  std::vector<ProbePoint> points;
+  for (const std::string& name : options.probes)
+    std::ranges::move(run_probe(probe_task(name), text, options.probe, open),
+                      std::back_inserter(points));
+  return points;
+}
+
 /// Bytes of text that the scored tokens of a window stand for, wherever windows are cut.
 int64_t text_bytes(const Tokenizer& tokenizer,
                    const Window& window,
@@ -144,6 +160,7 @@ void check(EvaluateOptions& options, const LoadedModel& model, const Corpus& cor
   const int64_t longest = model.model->config().max_position_embeddings;
   if (options.context == 0) options.context = longest;
   if (options.stride == 0) options.stride = options.context;
+  if (options.probe.lengths.empty()) options.probe.lengths = {options.context};
   const auto refuse = [](const std::string& what, const std::string& remedy) {
     throw Error(ExitCode::kUsage, {what, "evaluate", remedy});
   };
@@ -226,6 +243,7 @@ Evaluation evaluate(LoadedModel& loaded,
   }
   Evaluation result;
   result.options = options;
+  result.probes = run_probes(model, corpus, options);
   result.documents = windows.back().document + 1;
   for (const int64_t forward : options.passes) result.passes.push_back({forward, 0});
   int64_t total = 0;
@@ -326,6 +344,7 @@ nlohmann::ordered_json to_json(const Evaluation& e,
                               {"gain", point.gain()},
                               {"accuracy", point.accuracy}});
   }
+  if (!e.probes.empty()) json["probes"] = probe_json(e.probes);
   if (model.graph().is_cyclic()) {
     json["forward_passes"] = model.config().forward_passes;
     json["backward_passes"] = model.config().backward_passes;
