@@ -49,6 +49,7 @@ nlohmann::ordered_json to_json(const Evaluation& e,
                               {"gain", point.gain()},
                               {"accuracy", point.accuracy}});
   }
+  if (!e.probes.empty()) json["probes"] = probe_json(e.probes);
   if (model.graph().is_cyclic()) {
     json["forward_passes"] = model.config().forward_passes;
     json["backward_passes"] = model.config().backward_passes;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <iterator>
 #include <numbers>
 #include <set>
 #include <utility>
@@ -125,6 +126,24 @@ double protocol_difference(DecoderImpl& model, const at::Tensor& window) {
   return worst;
 }
 
+/// The points of all probes that are asked for, with symbols and filler of the scored split.
+std::vector<ProbePoint> run_probes(DecoderImpl& model,
+                                   const Corpus& corpus,
+                                   const Evaluation& result) {
+  const EvaluateOptions& options = result.options;
+  if (options.probes.empty()) return {};
+  const auto text = ProbeText::of_corpus(corpus, options.split);
+  const auto make_cache = [&](const CacheOptions& cache) {
+    return result.method ? result.method->plan().make(model, cache) : model.make_cache(cache);
+  };
+  const auto open = through_cache(model, make_cache, options.probe.prefill);
+  std::vector<ProbePoint> points;
+  for (const std::string& name : options.probes)
+    std::ranges::move(run_probe(probe_task(name), text, options.probe, open),
+                      std::back_inserter(points));
+  return points;
+}
+
 /// Bytes of text that the scored tokens of a window stand for, wherever windows are cut.
 int64_t text_bytes(const Tokenizer& tokenizer,
                    const Window& window,
@@ -168,6 +187,7 @@ void check(EvaluateOptions& options, const LoadedModel& model, const Corpus& cor
   const int64_t longest = model.model->config().max_position_embeddings;
   if (options.context == 0) options.context = longest;
   if (options.stride == 0) options.stride = options.context;
+  if (options.probe.lengths.empty()) options.probe.lengths = {options.context};
   const auto refuse = [](const std::string& what, const std::string& remedy) {
     throw Error(ExitCode::kUsage, {what, "evaluate", remedy});
   };
@@ -199,34 +219,6 @@ void check(EvaluateOptions& options, const LoadedModel& model, const Corpus& cor
 }
 
 }  // namespace
-
-namespace {
-
-const std::vector<std::pair<std::string, Protocol>>& protocols() {
-  static const std::vector<std::pair<std::string, Protocol>> all = {
-      {"decode", Protocol::kDecode},
-      {"prefill_continue", Protocol::kPrefillContinue},
-      {"chunked", Protocol::kChunked},
-      {"replay", Protocol::kReplay},
-      {"parallel", Protocol::kParallel}};
-  return all;
-}
-
-}  // namespace
-
-Protocol protocol_of(const std::string& name) {
-  std::vector<std::string> names;
-  for (const auto& [known, protocol] : protocols()) {
-    if (known == name) return protocol;
-    names.push_back(known);
-  }
-  throw Error(ExitCode::kUsage,
-              {"\"" + name + "\" is no protocol", "--protocol", suggestion(name, names)});
-}
-
-std::string to_string(Protocol protocol) {
-  return std::ranges::find(protocols(), protocol, &std::pair<std::string, Protocol>::second)->first;
-}
 
 void check_fits(const Corpus& corpus, const LoadedModel& model) {
   const auto& info = corpus.info();
@@ -292,6 +284,7 @@ Evaluation evaluate(LoadedModel& loaded,
     result.method.emplace(CachePlan(options.cache.value_or(CacheConfig{}), model.config(),
                                     model.compute_type(), options.context));
   }
+  result.probes = run_probes(model, corpus, result);
   for (const int64_t forward : options.passes) result.passes.push_back({forward, 0});
   int64_t total = 0;
   for (const Window& window : windows) total += window.scored();

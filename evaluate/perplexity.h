@@ -11,20 +11,11 @@
 #include "checkpoints/load.h"
 #include "data/corpus.h"
 #include "evaluate/method_score.h"
+#include "evaluate/probes.h"
+#include "evaluate/protocol.h"
 #include "evaluate/recall.h"
 
 namespace kvsmith {
-
-/// How texts are scored; docs/evaluation.md.
-enum class Protocol {
-  kDecode,           ///< token by token through the cache, from empty
-  kPrefillContinue,  ///< some tokens in one step, the rest token by token; only these are scored
-  kChunked,          ///< several tokens a step
-  kReplay,           ///< one pass in which each token sees what decoding had kept for it
-  kParallel,         ///< the whole window in one pass, as in training
-};
-Protocol protocol_of(const std::string& name);  ///< Throws Error (64).
-std::string to_string(Protocol protocol);
 
 struct EvaluateOptions {
   std::string split = "valid";
@@ -40,6 +31,8 @@ struct EvaluateOptions {
   bool recall = false;     ///< also probe exact memory, evaluate/recall.h
   /// Also score whole windows with each of these forward_passes, of layers that read ahead (LCKV).
   std::vector<int64_t> passes = {};
+  std::vector<std::string> probes = {};  ///< names of tasks to probe, evaluate/probe_tasks.h
+  ProbeOptions probe = {};
 };
 
 /// The loss of training's parallel passes over the same tokens.
@@ -69,6 +62,7 @@ struct Evaluation {
   CacheMeasurement cache_at_8k;
   std::vector<CacheMeasurement> cache_lengths;  ///< around each window, at and beyond the context
   std::vector<RecallPoint> recall;
+  std::vector<ProbePoint> probes;
   std::vector<PassesLoss> passes;
   int64_t cache_bytes_peak = 0;   ///< most reserved at any time, per sequence
   double decode_vs_parallel = 0;  ///< largest logit difference on a sample
@@ -82,8 +76,8 @@ struct Evaluation {
 /// Scores every token of every document but its first, given at most `context` tokens before it in
 /// the same document. A document is cut into windows that start `stride` apart; a token is scored
 /// in the first window that holds it. Throws Error 70 when measured cache bytes are not those of
-/// the formula, 80 when the result is not finite, 64 for options out of range, 78 when corpus and
-/// model have different tokenizers.
+/// the formula, 80 when the result is not finite, 64 for options out of range or unknown probes, 78
+/// when corpus and model have different tokenizers.
 Evaluation evaluate(LoadedModel& model,
                     const Corpus& corpus,
                     EvaluateOptions options,

@@ -175,6 +175,7 @@ void add_data(CLI::App& app) {
   data->require_subcommand(1);
   add_build(*data);
   add_inspect(*data);
+  add_data_probes(*data);
 }
 
 }  // namespace kvsmith

@@ -15,6 +15,7 @@
 #include "evaluate/perplexity.h"
 #include "tools/console.h"
 #include "tools/model_flags.h"
+#include "tools/probe_flags.h"
 #include "tools/verbs.h"
 
 namespace kvsmith {
@@ -29,7 +30,7 @@ struct EvaluateFlags {
   std::string protocol = "decode", name;
   std::vector<std::string> cache;
   EvaluateOptions options;
-  bool force = false, quiet = false;
+  bool force = false, quiet = false, stepwise = false;
 };
 
 /// A figure with `digits` decimals; "-" for one that is not known.
@@ -89,12 +90,21 @@ void print(const Json& json) {
               << fixed(100 * point["accuracy"].get<double>(), 1) << " % right, "
               << point["distance"] << " tokens later\n";
   }
+  const auto percent = [](const Json& share) { return fixed(100 * share.get<double>(), 1); };
+  for (const Json& point : json.value("probes", Json::array())) {
+    std::cout << std::left << std::setw(15) << point["task"].get<std::string>()
+              << percent(point["exact_match"]) << " % exact, " << percent(point["token_accuracy"])
+              << " % of tokens, " << fixed(point["gain"], 3) << " nats a token gained; "
+              << point["distance"] << " tokens later, " << point["length"] << " in all\n";
+  }
 }
 
 void evaluate_it(EvaluateFlags& flags) {
   if (!flags.json.empty()) expect_writable(flags.json, flags.force);
   flags.options.protocol = protocol_of(flags.protocol);
   if (!flags.cache.empty()) flags.options.cache = cache_config_of(flags.cache);
+  flags.options.probe.prefill = !flags.stepwise;
+  flags.options.probe.batch = flags.options.batch;
   const Corpus corpus = Corpus::open(flags.corpus);
   LoadedModel model = load(flags.model);
   if (!flags.name.empty()) model.name = flags.name;
@@ -185,11 +195,22 @@ void add_evaluate(CLI::App& app) {
   verb->add_option("--chunk", flags->options.chunk, "chunked: tokens a step")
       ->capture_default_str();
   verb->add_option("--max-tokens", flags->options.max_tokens, "tokens to score; 0: all");
-  verb->add_option("--batch", flags->options.batch, "windows side by side")->capture_default_str();
+  verb->add_option("--batch", flags->options.batch, "windows or samples side by side")
+      ->capture_default_str();
   verb->add_flag("--unigram", flags->options.unigram,
                  "score a unigram model of the split train over the same tokens");
   verb->add_flag("--recall", flags->options.recall,
                  "repeat passages after growing distances: how many nats a token the memory saves");
+  verb->add_option("--probe", flags->options.probes, probe_help())->take_all();
+  add_probe_flags(*verb, flags->options.probe, "--probe-");
+  verb->add_option("--probe-samples", flags->options.probe.samples, "for each length and depth")
+      ->capture_default_str();
+  verb->add_option("--probe-depth", flags->options.probe.depths,
+                   "share of the filler before the fact, 0 to 1; may be repeated")
+      ->take_all()
+      ->capture_default_str();
+  verb->add_flag("--probe-stepwise", flags->stepwise,
+                 "read prompts of probes token by token instead of in one step");
   verb->add_option("--passes", flags->options.passes,
                    "also score whole windows with so many forward passes (LCKV); may be repeated")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 20))
@@ -202,9 +223,11 @@ void add_evaluate(CLI::App& app) {
       "Examples:\n"
       "  kvsmith evaluate runs/gqa --corpus corpus.h5 --context 256 --json "
       "runs/gqa/evaluation.json\n"
-      "  kvsmith evaluate exported/ --corpus corpus.h5 --protocol parallel --dtype bf16\n"
+      "  kvsmith evaluate runs/gqa --corpus corpus.h5 --probe passkey --probe mqar "
+      "--probe-length 256\n"
       "  kvsmith evaluate runs/gqa --corpus corpus.h5 --context 2048 --cache keyformer "
-      "budget_fraction=0.5");
+      "budget_fraction=0.5\n"
+      "  kvsmith evaluate exported/ --corpus corpus.h5 --protocol parallel --dtype bf16");
   verb->callback([flags] { evaluate_it(*flags); });
 }
 

@@ -12,6 +12,7 @@ namespace kvsmith {
 /// or sets the exit code of a run that ended otherwise than well.
 void add_tokenizer(CLI::App& app);
 void add_data(CLI::App& app);
+void add_data_probes(CLI::App& data);  ///< below the verb "data"
 void add_import(CLI::App& app);
 void add_convert(CLI::App& app);
 void add_train(CLI::App& app, int& exit_code);

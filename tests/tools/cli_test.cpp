@@ -76,6 +76,7 @@ TEST(CommandLine, EveryVerbHasHelp) {
                            "tokenizer encode",
                            "data build",
                            "data inspect",
+                           "data probes",
                            "train",
                            "evaluate",
                            "logits",
