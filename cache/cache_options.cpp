@@ -58,22 +58,7 @@ void apply(const std::string& word, Settings& settings) {
 CacheConfig cache_config_of(const std::vector<std::string>& words) {
   Settings settings;
   for (const auto& word : words) apply(word, settings);
-  std::vector<std::string> names;
-  CacheConfig config;
-  CacheConfig::fields(config, [&](const Key& key, const auto&) { names.emplace_back(key.name); });
-  std::vector<Complaint> complaints;
-  for (const auto& [path, setting] : settings.entries()) {
-    const std::string name = path.substr(path.find('.') + 1);
-    if (path.starts_with("cache.") && std::ranges::find(names, name) != names.end()) continue;
-    complaints.push_back(
-        {setting.where, cat("unknown key \"", path, "\"; ", suggestion(name, names))});
-  }
-  read_section(settings, "cache", config, complaints);
-  if (!complaints.empty()) {
-    std::vector<std::string> lines;
-    for (const auto& complaint : complaints) lines.push_back(complaint.where + ": " + complaint.text);
-    throw Error(ExitCode::kConfig, {join(lines, "\n"), "", ""});
-  }
+  auto config = only_section<CacheConfig>(settings, "cache");
   const bool has_budget =
       config.budget_tokens > 0 || config.budget_fraction > 0 || config.budget_bytes > 0;
   if (config.retention != "full" && !has_budget) config.budget_fraction = kUsualShare;

@@ -174,12 +174,7 @@ RunConfig resolve(const Settings& settings, RunConfig config = {}) {
       check_auxiliary_losses(config, place, complaints);
     }
   }
-  if (!complaints.empty()) {
-    std::vector<std::string> lines;
-    for (const auto& complaint : complaints)
-      lines.push_back(complaint.where + ": " + complaint.text);
-    throw Error(ExitCode::kConfig, {join(lines, "\n"), "", ""});
-  }
+  detail::throw_all(complaints);
   return config;
 }
 

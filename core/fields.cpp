@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/error.h"
 #include "core/text.h"
 
 namespace kvsmith::detail {
@@ -65,6 +66,25 @@ bool in_range(const int64_t& v, const Key& key) {
 bool in_range(const double& v, const Key& key) { return v >= key.min && v <= key.max; }
 bool in_range(const std::string& v, const Key& key) {
   return key.choices.empty() || std::ranges::find(key.choices, v) != key.choices.end();
+}
+
+std::string unknown_key(const std::string& path,
+                        const std::string& section,
+                        const std::vector<std::string>& names) {
+  const size_t dot = path.find('.');
+  const std::string name = dot == path.npos ? path : path.substr(dot + 1);
+  const bool in_section = dot != path.npos && path.substr(0, dot) == section;
+  if (in_section && std::ranges::find(names, name) != names.end()) return {};
+  if (!in_section && std::ranges::find(names, name) != names.end())
+    return cat("unknown key \"", path, "\"; write \"", section, ".", name, "\"");
+  return cat("unknown key \"", path, "\"; ", suggestion(name, names));
+}
+
+void throw_all(const std::vector<Complaint>& complaints) {
+  if (complaints.empty()) return;
+  std::vector<std::string> lines;
+  for (const auto& complaint : complaints) lines.push_back(complaint.where + ": " + complaint.text);
+  throw Error(ExitCode::kConfig, {join(lines, "\n"), "", ""});
 }
 
 }  // namespace kvsmith::detail

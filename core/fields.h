@@ -77,6 +77,13 @@ bool in_range(const std::vector<T>& v, const Key& key) {
   return true;
 }
 
+/// What is wrong with `path`; empty where it is a key of the section.
+std::string unknown_key(const std::string& path,
+                        const std::string& section,
+                        const std::vector<std::string>& names);
+/// One Error (78) of all; returns where there are none.
+void throw_all(const std::vector<Complaint>& complaints);
+
 template <class T>
 Value to_value(const T& v) {
   return {v};
@@ -127,6 +134,23 @@ std::vector<KeyValue> list_section(const std::string& section, const T& value) {
     out.push_back({key, section + "." + std::string(key.name), detail::to_value(member),
                    detail::expected(member, key)});
   });
+  return out;
+}
+
+/// A struct from settings that have this section and nothing else. Throws Error (78) with all
+/// complaints: unknown keys with the nearest name, wrong types, values out of range.
+template <Described T>
+T only_section(const Settings& settings, const std::string& section) {
+  T out;
+  std::vector<std::string> names;
+  std::vector<Complaint> complaints;
+  T::fields(out, [&](const Key& key, const auto&) { names.emplace_back(key.name); });
+  for (const auto& [path, setting] : settings.entries()) {
+    if (auto problem = detail::unknown_key(path, section, names); !problem.empty())
+      complaints.push_back({setting.where, std::move(problem)});
+  }
+  read_section(settings, section, out, complaints);
+  detail::throw_all(complaints);
   return out;
 }
 

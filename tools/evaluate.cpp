@@ -13,6 +13,7 @@
 #include "cache/cache_options.h"
 #include "core/text.h"
 #include "evaluate/perplexity.h"
+#include "evaluate/sweep.h"
 #include "tools/console.h"
 #include "tools/model_flags.h"
 #include "tools/probe_flags.h"
@@ -26,7 +27,7 @@ using Json = nlohmann::ordered_json;
 
 struct EvaluateFlags {
   ModelFlags model;
-  fs::path corpus, json;
+  fs::path corpus, json, sweep, output;
   std::string protocol = "decode", name;
   std::vector<std::string> cache;
   EvaluateOptions options;
@@ -99,7 +100,30 @@ void print(const Json& json) {
   }
 }
 
+void sweep(const EvaluateFlags& flags) {
+  if (flags.output.empty())
+    throw Error(ExitCode::kUsage, {"a sweep needs a directory for its results", "--sweep",
+                                   "give --output DIR"});
+  Console console(flags.quiet);
+  const auto result = run_sweep(
+      sweep_config_of(flags.sweep), flags.output,
+      {.load =
+           [&](const std::string& checkpoint) {
+             ModelFlags model = flags.model;
+             model.checkpoint = checkpoint;
+             return load(model);
+           },
+       .note = [&](const std::string& line) { console.note(line); }});
+  std::cout << flags.output.string() << ": " << result.done << " points evaluated, " << result.known
+            << " known before, " << result.refused << " left out\n";
+}
+
 void evaluate_it(EvaluateFlags& flags) {
+  if (!flags.sweep.empty()) return sweep(flags);
+  for (const auto& [path, name] : {std::pair(&flags.model.checkpoint, "a checkpoint"),
+                                   std::pair(&flags.corpus, "--corpus FILE")})
+    if (path->empty())
+      throw Error(ExitCode::kUsage, {cat(name, " is required"), "evaluate", "see evaluate --help"});
   if (!flags.json.empty()) expect_writable(flags.json, flags.force);
   flags.options.protocol = protocol_of(flags.protocol);
   if (!flags.cache.empty()) flags.options.cache = cache_config_of(flags.cache);
@@ -177,7 +201,12 @@ void add_evaluate(CLI::App& app) {
   auto* verb = app.add_subcommand("evaluate", "Measure perplexity and cache bytes of a checkpoint");
   auto flags = std::make_shared<EvaluateFlags>();
   add_model_flags(*verb, flags->model);
-  verb->add_option("--corpus", flags->corpus, "corpus file made by `data build`")->required();
+  verb->get_option("checkpoint")->required(false);  // a sweep names its own
+  verb->add_option("--sweep", flags->sweep,
+                   "TOML file with a section [sweep]: a grid of checkpoints, methods, budgets, codecs "
+                   "and contexts; goes on where it was interrupted");
+  verb->add_option("--output,-o", flags->output, "directory of a sweep's results");
+  verb->add_option("--corpus", flags->corpus, "corpus file made by `data build`");
   verb->add_option("--split", flags->options.split, "split to score")->capture_default_str();
   verb->add_option("--context", flags->options.context,
                    "tokens a window; 0: max_position_embeddings");

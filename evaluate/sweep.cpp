@@ -1,0 +1,158 @@
+#include "evaluate/sweep.h"
+
+#include <algorithm>
+#include <optional>
+#include <set>
+#include <sstream>
+
+#include "cache/cache_options.h"
+#include "core/error.h"
+#include "core/files.h"
+#include "core/hash.h"
+#include "core/text.h"
+
+namespace kvsmith {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::vector<std::string> words_of(const std::string& text) {
+  std::istringstream in(text);
+  return {std::istream_iterator<std::string>(in), {}};
+}
+
+/// Only letters that every file system takes.
+std::string plain(std::string name) {
+  const auto is_plain = [](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '-' || c == '_';
+  };
+  std::ranges::replace_if(name, [&](char c) { return !is_plain(c); }, '_');
+  return name;
+}
+
+bool has_budget(const std::string& method) { return method.find("budget_") != method.npos; }
+
+CacheConfig cache_of(const std::string& method,
+                     const std::string& codec,
+                     std::optional<double> budget,
+                     int64_t seed) {
+  auto words = words_of(method);
+  words.push_back(codec);
+  words.push_back(cat("seed=", seed));
+  if (budget && *budget <= 1) words.push_back(cat("budget_fraction=", *budget));
+  if (budget && *budget > 1) words.push_back(cat("budget_tokens=", std::llround(*budget)));
+  return cache_config_of(words);
+}
+
+/// What a result depends on, as text.
+std::string identity(const SweepConfig& config, const SweepPoint& point) {
+  std::string out = cat(point.checkpoint, "\n", point.options.context, "\n");
+  const auto add = [&](const Key& key, const auto& value) {
+    out += cat(key.name, " = ", to_toml(detail::to_value(value)), "\n");
+  };
+  CacheConfig::fields(*point.options.cache, add);
+  // the lists of the grid do not shape a single point
+  SweepConfig rest = config;
+  rest.checkpoints = rest.methods = rest.codecs = {};
+  rest.budgets = {};
+  rest.contexts = rest.seeds = {};
+  SweepConfig::fields(rest, add);
+  return out;
+}
+
+}  // namespace
+
+SweepConfig sweep_config_of(const fs::path& file) {
+  auto config = only_section<SweepConfig>(Settings::from_file(file), "sweep");
+  const auto expect = [&](bool good, const std::string& what, const std::string& key) {
+    if (!good) throw Error(ExitCode::kConfig, {what, file.string() + ": sweep." + key, ""});
+  };
+  expect(!config.checkpoints.empty(), "no checkpoint is given", "checkpoints");
+  expect(!config.corpus.empty(), "no corpus is given", "corpus");
+  for (const auto& method : config.methods) cache_config_of(words_of(method));
+  for (const auto& codec : config.codecs) cache_config_of({codec});
+  return config;
+}
+
+std::vector<SweepPoint> sweep_points(const SweepConfig& config) {
+  std::vector<SweepPoint> points;
+  std::set<std::string> files;
+  const auto add = [&](const std::string& checkpoint, int64_t context, const CacheConfig& cache) {
+    SweepPoint point{.checkpoint = checkpoint, .options = {}, .file = {}};
+    EvaluateOptions& options = point.options;
+    options.split = config.split;
+    options.context = context;
+    options.protocol = protocol_of(config.protocol);
+    options.cache = cache;
+    options.prefill = config.prefill;
+    options.chunk = config.chunk;
+    options.max_tokens = config.max_tokens;
+    options.batch = config.batch;
+    options.probes = config.probes;
+    options.probe.lengths = config.probe_lengths;
+    options.probe.samples = config.probe_samples;
+    options.probe.batch = config.batch;
+    std::string budget;
+    if (cache.budget_tokens > 0) budget = cat("-", cache.budget_tokens);
+    if (cache.budget_fraction > 0) budget = cat("-", cache.budget_fraction);
+    const std::string name =
+        cat(fs::path(checkpoint).lexically_normal().filename().string(), "-", cache.retention, budget,
+            "-", cache.codec_k, "-", cache.codec_v, "-", context);
+    point.file = cat(plain(name), "-", sha256(identity(config, point)).substr(0, 12), ".json");
+    if (files.insert(point.file).second) points.push_back(std::move(point));
+  };
+  for (const auto& checkpoint : config.checkpoints)
+    for (const int64_t context : config.contexts)
+      for (const auto& method : config.methods)
+        for (const auto& codec : config.codecs)
+          for (const int64_t seed : config.seeds) {
+            const bool keeps_all = cache_config_of(words_of(method)).retention == "full";
+            if (keeps_all || has_budget(method)) {
+              add(checkpoint, context, cache_of(method, codec, {}, seed));
+              continue;
+            }
+            for (const double budget : config.budgets)
+              add(checkpoint, context, cache_of(method, codec, budget, seed));
+          }
+  return points;
+}
+
+SweepResult run_sweep(const SweepConfig& config, const fs::path& output, const SweepHooks& hooks) {
+  fs::create_directories(output);
+  const DirectoryLock lock(output);
+  sweep_temporaries(output);
+  const Corpus corpus = Corpus::open(config.corpus);
+  const auto points = sweep_points(config);
+  SweepResult result;
+  std::optional<LoadedModel> model;
+  std::string loaded;
+  for (size_t i = 0; i < points.size(); ++i) {
+    const SweepPoint& point = points[i];
+    if (fs::exists(output / point.file)) {
+      ++result.known;
+      continue;
+    }
+    if (loaded != point.checkpoint) {
+      model.reset();
+      model = hooks.load(point.checkpoint);
+      loaded = point.checkpoint;
+    }
+    try {
+      const auto evaluation = evaluate(*model, corpus, point.options);
+      const auto json = to_json(evaluation, *model, config.corpus);
+      write_file(output / point.file, json.dump(2) + "\n");
+      ++result.done;
+      hooks.note(cat(i + 1, "/", points.size(), " ", model->name, ", ",
+                     json["method"]["name"].get<std::string>(), ", context ", json["context"].dump(),
+                     ": perplexity ", json["perplexity"].dump(), ", ",
+                     human_bytes(json["resident"]["mean_bytes"].get<double>())));
+    } catch (const Error& error) {
+      if (error.code() != ExitCode::kConfig) throw;
+      ++result.refused;
+      hooks.note(cat(i + 1, "/", points.size(), " left out: ", error.what()));
+    }
+  }
+  return result;
+}
+
+}  // namespace kvsmith
