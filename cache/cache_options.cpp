@@ -48,9 +48,8 @@ void apply(const std::string& word, Settings& settings) {
   auto names = codec_names();
   names.emplace_back("full");
   for (const auto& kind : retention_kinds()) names.push_back(kind.name);
-  throw Error(ExitCode::kConfig,
-              {"\"" + word + "\" is no policy, codec, file.toml or key=value", "--cache",
-               suggestion(word, names)});
+  throw Error(ExitCode::kConfig, {"\"" + word + "\" is no policy, codec, file.toml or key=value",
+                                  "--cache", suggestion(word, names)});
 }
 
 }  // namespace

@@ -10,7 +10,10 @@ namespace kvsmith {
 namespace {
 
 /// Budgets of layers, `mean` on average, from the lowest to the highest.
-std::vector<int64_t> spread(const CacheConfig& config, int64_t mean, int64_t least, int64_t layers) {
+std::vector<int64_t> spread(const CacheConfig& config,
+                            int64_t mean,
+                            int64_t least,
+                            int64_t layers) {
   std::vector<int64_t> out(static_cast<size_t>(layers), mean);
   if (config.allocator != "pyramid" || layers < 2) return out;
   // a line from 2 m - m / beta down to m / beta above what is protected (arXiv:2406.02069), rounded
@@ -40,7 +43,8 @@ CachePlan::CachePlan(const CacheConfig& config,
       element_bytes_(static_cast<int64_t>(c10::elementSize(type))),
       layers_(static_cast<size_t>(graph_.size())) {
   if (config.pooling_kernel % 2 == 0)
-    refuse_cache(cat("pooling_kernel = ", config.pooling_kernel), "pooling_kernel", "give an odd number");
+    refuse_cache(cat("pooling_kernel = ", config.pooling_kernel), "pooling_kernel",
+                 "give an odd number");
   const RetentionKind* kind =
       config.retention == "full" ? nullptr : &retention_kind(config.retention);
   std::vector<LayerPlan*> evicting;

@@ -52,7 +52,8 @@ std::shared_ptr<const RowCodec> codec_for(const std::string& name,
 
 /// KIVI groups keys over tokens, so that single tokens cannot go, and knows keys and values only.
 KiviOptions kivi_options(const CacheConfig& config, const LayerPlan& plan) {
-  const std::string both = cat("codec_k = \"", config.codec_k, "\" and codec_v = \"", config.codec_v, "\"");
+  const std::string both =
+      cat("codec_k = \"", config.codec_k, "\" and codec_v = \"", config.codec_v, "\"");
   if (!is_kivi(config.codec_k) || !is_kivi(config.codec_v)) {
     refuse_cache(both + ": KIVI stores keys and values together", "codec_k",
                  "use kivi2 or kivi4 for both, or int4 and int8");
@@ -65,8 +66,9 @@ KiviOptions kivi_options(const CacheConfig& config, const LayerPlan& plan) {
   }
   for (const auto& [shape, codec] : plan.streams) {
     if (shape.heads == plan.facts.heads && (shape.index == 0) == shape.is_turned) continue;
-    refuse_cache(cat(both, " with layer ", plan.facts.layer, ", which has no keys and values by head"),
-                 "codec_k", "use codecs of single rows such as int8");
+    refuse_cache(
+        cat(both, " with layer ", plan.facts.layer, ", which has no keys and values by head"),
+        "codec_k", "use codecs of single rows such as int8");
   }
   const KiviOptions options{.bits_k = config.codec_k == "kivi2" ? 2 : 4,
                             .bits_v = config.codec_v == "kivi2" ? 2 : 4,
@@ -75,7 +77,8 @@ KiviOptions kivi_options(const CacheConfig& config, const LayerPlan& plan) {
                             .quantise_before_attend = config.quantise_before_attend};
   const auto needed = kivi_needs(options, plan.streams.back().shape.width);
   if (!needed.empty())
-    refuse_cache(both + " need " + needed, "q_group_size", "change q_group_size or residual_length");
+    refuse_cache(both + " need " + needed, "q_group_size",
+                 "change q_group_size or residual_length");
   return options;
 }
 
@@ -152,8 +155,7 @@ std::vector<StreamShape> stream_shapes(const ModelConfig& config,
   const LayerSpec& spec = graph[layer];
   if (spec.kind == "latent" || spec.kind == "grouped_latent" || spec.kind == "gta") {
     const int64_t heads = spec.kind == "gta" ? spec.kv_heads : spec.kind == "latent" ? 1 : 2;
-    const int64_t width =
-        spec.kind == "gta" ? config.head_dim : config.latent.kv_lora_rank / heads;
+    const int64_t width = spec.kind == "gta" ? config.head_dim : config.latent.kv_lora_rank / heads;
     return {{0, heads, width, false}, {1, 1, config.latent.qk_rope_head_dim, true}};
   }
   const bool is_coded = spec.kind == "autoencoded";

@@ -138,7 +138,8 @@ std::vector<at::Tensor> ManagedRows::encoded(const Positions& positions,
   if (policy_->figures() == 0) return out;
   auto figures = policy_->initial(keys);
   if (!figures.defined())
-    figures = torch::zeros({options_.batch, heads, seq, policy_->figures()}, keys.options().dtype(torch::kFloat));
+    figures = torch::zeros({options_.batch, heads, seq, policy_->figures()},
+                           keys.options().dtype(torch::kFloat));
   out.push_back(figures);
   return out;
 }
@@ -197,8 +198,7 @@ KeptRows ManagedRows::view() const {
 at::Tensor ManagedRows::protected_worth() const {
   const KeptRows rows = view();
   const auto newest = rows.at.amax(2, /*keepdim=*/true);
-  const auto is_protected =
-      rows.at.lt(plan_->sinks).logical_or(rows.at.gt(newest - plan_->recent));
+  const auto is_protected = rows.at.lt(plan_->sinks).logical_or(rows.at.gt(newest - plan_->recent));
   return policy_->worth(rows)
       .to(torch::kFloat)
       .masked_fill(is_protected, kInfinity)

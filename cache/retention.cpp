@@ -55,8 +55,8 @@ const RetentionKind& retention_kind(const std::string& name) {
   if (found != retention_kinds().end()) return *found;
   std::vector<std::string> names = {"full"};
   for (const auto& kind : retention_kinds()) names.push_back(kind.name);
-  throw Error(ExitCode::kConfig,
-              {"\"" + name + "\" is no retention policy", "cache.retention", suggestion(name, names)});
+  throw Error(ExitCode::kConfig, {"\"" + name + "\" is no retention policy", "cache.retention",
+                                  suggestion(name, names)});
 }
 
 at::Tensor reduced(const at::Tensor& by_query_head, const std::string& how) {

@@ -30,8 +30,8 @@ struct HeadScores {
 
 /// The rows that a layer keeps, by slot.
 struct KeptRows {
-  at::Tensor at;       ///< [batch, heads, rows] int64 positions; -1: none
-  at::Tensor figures;  ///< [batch, heads, rows, figures] fp32; undefined without any
+  at::Tensor at;                     ///< [batch, heads, rows] int64 positions; -1: none
+  at::Tensor figures;                ///< [batch, heads, rows, figures] fp32; undefined without any
   std::function<at::Tensor()> keys;  ///< [batch, heads, rows, width]: decodes them
 };
 
@@ -70,7 +70,7 @@ struct RetentionKind {
   std::string name;  ///< of `retention`
   std::string help;  ///< one line: what it keeps, and the source
   std::unique_ptr<RetentionPolicy> (*make)(const CacheConfig& config, const LayerFacts& facts);
-  double recent_share = 0.25;    ///< of the budget, for the newest tokens, where none is given
+  double recent_share = 0.25;      ///< of the budget, for the newest tokens, where none is given
   bool after_prompt_only = false;  ///< evicts after steps of several tokens, then only appends
 };
 

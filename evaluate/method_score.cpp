@@ -93,9 +93,8 @@ void MethodScore::score(const at::Tensor& logits,
     return (log.gather(1, index).squeeze(1).neg().to(torch::kDouble) * scored).cpu();
   };
   const auto losses = loss_of(log_q), full_losses = loss_of(log_p);
-  divergence_ += ((log_p.exp() * (log_p - log_q)).sum(1).to(torch::kDouble) * scored)
-                     .sum()
-                     .item<double>();
+  divergence_ +=
+      ((log_p.exp() * (log_p - log_q)).sum(1).to(torch::kDouble) * scored).sum().item<double>();
   same_top_ += (log_q.argmax(1).eq(log_p.argmax(1)).to(torch::kDouble) * scored)
                    .sum()
                    .to(torch::kLong)
@@ -138,10 +137,10 @@ double MethodScore::replay(DecoderImpl& model,
                            const at::Tensor& targets) {
   const CacheConfig& config = plan_.config();
   if (config.codec_k != "model" || config.codec_v != "model" || config.positions != "original") {
-    throw Error(ExitCode::kUsage, {"replay lets tokens see the rows that a policy kept, as computed "
-                                   "and where they stood",
-                                   method_name(plan_),
-                                   "use --protocol decode for codecs and in-cache positions"});
+    throw Error(ExitCode::kUsage,
+                {"replay lets tokens see the rows that a policy kept, as computed "
+                 "and where they stood",
+                 method_name(plan_), "use --protocol decode for codecs and in-cache positions"});
   }
   auto memory = model.make_transient();
   for (size_t layer = 0; layer < logs_.size(); ++layer)
@@ -182,9 +181,8 @@ Json MethodScore::json() const {
   const auto count = static_cast<double>(tokens_);
   Json json;
   Json& method = json["method"] = {{"name", method_name(plan_)}};
-  CacheConfig::fields(config, [&](const Key& key, const auto& value) {
-    method[std::string(key.name)] = value;
-  });
+  CacheConfig::fields(
+      config, [&](const Key& key, const auto& value) { method[std::string(key.name)] = value; });
   method["budget_tokens"] = plan_.budget();
   const auto mean = [&](double sum) { return std::round(sum / static_cast<double>(measured_)); };
   json["resident"] = {{"mean_bytes", mean(resident_sum_)},

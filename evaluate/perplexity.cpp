@@ -171,10 +171,9 @@ double nll_of_batch(DecoderImpl& model, const Padded& batch, Evaluation& result)
   if (!result.method) return decode_batch(model, batch, result);
   const auto inputs = batch.inputs.to(model.device()), targets = batch.targets.to(model.device());
   const bool replays = options.protocol == Protocol::kReplay;
-  const auto steps =
-      step_lengths(inputs.size(1),
-                   options.protocol == Protocol::kPrefillContinue ? options.prefill : 0,
-                   options.protocol == Protocol::kChunked ? options.chunk : 1);
+  const auto steps = step_lengths(
+      inputs.size(1), options.protocol == Protocol::kPrefillContinue ? options.prefill : 0,
+      options.protocol == Protocol::kChunked ? options.chunk : 1);
   const double streamed = result.method->read(model, inputs, targets, steps, replays);
   if (!replays) return streamed;
   const double replayed = result.method->replay(model, inputs, targets);
@@ -276,8 +275,9 @@ Evaluation evaluate(LoadedModel& loaded,
     for (Window& window : windows) window.scored_from = options.prefill;
     std::erase_if(windows, [](const Window& window) { return window.scored() < 1; });
     if (windows.empty()) {
-      throw Error(ExitCode::kBadData, {cat("no document goes on after ", options.prefill, " tokens"),
-                                       "split " + options.split, "lower --prefill"});
+      throw Error(ExitCode::kBadData,
+                  {cat("no document goes on after ", options.prefill, " tokens"),
+                   "split " + options.split, "lower --prefill"});
     }
   }
   if (is_in_steps(options)) {

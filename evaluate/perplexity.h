@@ -64,8 +64,8 @@ struct Evaluation {
   std::vector<RecallPoint> recall;
   std::vector<ProbePoint> probes;
   std::vector<PassesLoss> passes;
-  int64_t cache_bytes_peak = 0;   ///< most reserved at any time, per sequence
-  double decode_vs_parallel = 0;  ///< largest logit difference on a sample
+  int64_t cache_bytes_peak = 0;       ///< most reserved at any time, per sequence
+  double decode_vs_parallel = 0;      ///< largest logit difference on a sample
   std::optional<MethodScore> method;  ///< of options.cache, and of every protocol with steps
   double replay_vs_decode = 0;        ///< relative difference of the losses, replay only
   double seconds = 0;

@@ -96,8 +96,8 @@ std::vector<SweepPoint> sweep_points(const SweepConfig& config) {
     if (cache.budget_tokens > 0) budget = cat("-", cache.budget_tokens);
     if (cache.budget_fraction > 0) budget = cat("-", cache.budget_fraction);
     const std::string name =
-        cat(fs::path(checkpoint).lexically_normal().filename().string(), "-", cache.retention, budget,
-            "-", cache.codec_k, "-", cache.codec_v, "-", context);
+        cat(fs::path(checkpoint).lexically_normal().filename().string(), "-", cache.retention,
+            budget, "-", cache.codec_k, "-", cache.codec_v, "-", context);
     point.file = cat(plain(name), "-", sha256(identity(config, point)).substr(0, 12), ".json");
     if (files.insert(point.file).second) points.push_back(std::move(point));
   };
@@ -143,8 +143,8 @@ SweepResult run_sweep(const SweepConfig& config, const fs::path& output, const S
       write_file(output / point.file, json.dump(2) + "\n");
       ++result.done;
       hooks.note(cat(i + 1, "/", points.size(), " ", model->name, ", ",
-                     json["method"]["name"].get<std::string>(), ", context ", json["context"].dump(),
-                     ": perplexity ", json["perplexity"].dump(), ", ",
+                     json["method"]["name"].get<std::string>(), ", context ",
+                     json["context"].dump(), ": perplexity ", json["perplexity"].dump(), ", ",
                      human_bytes(json["resident"]["mean_bytes"].get<double>())));
     } catch (const Error& error) {
       if (error.code() != ExitCode::kConfig) throw;

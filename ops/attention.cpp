@@ -92,8 +92,8 @@ at::Tensor banded(const at::Tensor& q,
 }  // namespace
 
 bool Visibility::is_causal_suffix() const {
-  return !strict && !allowed.defined() && queries.is_range() && rows.is_range() && rows.span(0).first == 0 &&
-         queries.span(0).end() == rows.span(0).end() &&
+  return !strict && !allowed.defined() && queries.is_range() && rows.is_range() &&
+         rows.span(0).first == 0 && queries.span(0).end() == rows.span(0).end() &&
          (window == 0 || rows.span(0).end() <= window);
 }
 
@@ -106,8 +106,7 @@ at::Tensor Visibility::mask_of(const Span& some_queries, int64_t count) const {
   auto seen = (strict ? row.lt(query) : row.le(query)).logical_and(row.ge(0));
   if (window > 0) seen = seen.logical_and(row.gt(query - window).logical_or(row.lt(sinks)));
   if (queries.is_packed()) {
-    seen = seen.logical_and(
-        some(queries.segments()).eq(of_rows(rows.segments().unsqueeze(1))));
+    seen = seen.logical_and(some(queries.segments()).eq(of_rows(rows.segments().unsqueeze(1))));
   }
   if (!allowed.defined()) return seen;
   return seen.logical_and(

@@ -44,20 +44,19 @@ at::Tensor observed_attention(const at::Tensor& q,
     const int64_t rows = rows_seen(visibility, some);
     const auto keys = k.narrow(2, 0, rows), values = v.narrow(2, 0, rows);
     // queries of a group are rows of one product, which reads each key once
-    const auto of_group = q.narrow(2, first, some.count)
-                              .reshape({batch, kv_heads, group * some.count, q.size(3)});
+    const auto of_group =
+        q.narrow(2, first, some.count).reshape({batch, kv_heads, group * some.count, q.size(3)});
     auto logits = torch::matmul(of_group, keys.transpose(2, 3)).to(torch::kFloat) * scale;
     logits = logits.view({batch, kv_heads, group, some.count, rows});
     const auto hidden = visibility.mask_of(some, rows).logical_not().unsqueeze(2);
     logits = logits.masked_fill(hidden, -INFINITY).flatten(1, 2);
     const auto weights = weights_of(
         logits, hidden.expand({batch, kv_heads, group, some.count, rows}).flatten(1, 2), sinks);
-    visibility.observer->observe(
-        {.logits = logits,
-         .weights = weights,
-         .queries = visibility.queries.at().narrow(1, first, some.count),
-         .last = last,
-         .rows = visibility.rows.by_head().narrow(2, 0, rows)});
+    visibility.observer->observe({.logits = logits,
+                                  .weights = weights,
+                                  .queries = visibility.queries.at().narrow(1, first, some.count),
+                                  .last = last,
+                                  .rows = visibility.rows.by_head().narrow(2, 0, rows)});
     out.push_back(
         torch::matmul(weights.to(v.scalar_type()).view({batch, kv_heads, group * some.count, rows}),
                       values)

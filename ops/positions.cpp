@@ -53,9 +53,9 @@ Positions Positions::joined(const Positions& first, const Positions& second) {
     return scattered(
         torch::cat({first.at_.expand({batch, -1}), second.at_.expand({batch, -1})}, 1));
   const int64_t heads = std::max(first.by_head().size(1), second.by_head().size(1));
-  return scattered(torch::cat({first.by_head().expand({batch, heads, -1}),
-                               second.by_head().expand({batch, heads, -1})},
-                              2));
+  return scattered(torch::cat(
+      {first.by_head().expand({batch, heads, -1}), second.by_head().expand({batch, heads, -1})},
+      2));
 }
 
 at::Tensor Positions::by_head() const { return at_.dim() == 3 ? at_ : at_.unsqueeze(1); }

@@ -7,10 +7,10 @@
 #include <CLI/CLI.hpp>
 #include <torch/types.h>
 
+#include "cache/cache_options.h"
 #include "core/error.h"
 #include "core/files.h"
 #include "core/npy.h"
-#include "cache/cache_options.h"
 #include "core/text.h"
 #include "evaluate/perplexity.h"
 #include "evaluate/sweep.h"
@@ -50,7 +50,8 @@ void print_method(const Json& json) {
             << fixed(json["perplexity_interval"][0], 3) << ", "
             << fixed(json["perplexity_interval"][1], 3) << "], "
             << fixed(json["perplexity_full"], 3) << " with everything kept\n"
-            << "               KL " << fixed(json["kl_to_full"], 5) << " nats, same likeliest token "
+            << "               KL " << fixed(json["kl_to_full"], 5)
+            << " nats, same likeliest token "
             << fixed(100 * json["top1_agreement"].get<double>(), 1) << " %\n"
             << "resident       mean " << bytes("mean_bytes") << ", most " << bytes("max_bytes")
             << ", peak with buffers " << bytes("peak_bytes") << ", read a token "
@@ -102,18 +103,17 @@ void print(const Json& json) {
 
 void sweep(const EvaluateFlags& flags) {
   if (flags.output.empty())
-    throw Error(ExitCode::kUsage, {"a sweep needs a directory for its results", "--sweep",
-                                   "give --output DIR"});
+    throw Error(ExitCode::kUsage,
+                {"a sweep needs a directory for its results", "--sweep", "give --output DIR"});
   Console console(flags.quiet);
-  const auto result = run_sweep(
-      sweep_config_of(flags.sweep), flags.output,
-      {.load =
-           [&](const std::string& checkpoint) {
-             ModelFlags model = flags.model;
-             model.checkpoint = checkpoint;
-             return load(model);
-           },
-       .note = [&](const std::string& line) { console.note(line); }});
+  const auto result = run_sweep(sweep_config_of(flags.sweep), flags.output,
+                                {.load =
+                                     [&](const std::string& checkpoint) {
+                                       ModelFlags model = flags.model;
+                                       model.checkpoint = checkpoint;
+                                       return load(model);
+                                     },
+                                 .note = [&](const std::string& line) { console.note(line); }});
   std::cout << flags.output.string() << ": " << result.done << " points evaluated, " << result.known
             << " known before, " << result.refused << " left out\n";
 }
@@ -202,22 +202,25 @@ void add_evaluate(CLI::App& app) {
   auto flags = std::make_shared<EvaluateFlags>();
   add_model_flags(*verb, flags->model);
   verb->get_option("checkpoint")->required(false);  // a sweep names its own
-  verb->add_option("--sweep", flags->sweep,
-                   "TOML file with a section [sweep]: a grid of checkpoints, methods, budgets, codecs "
-                   "and contexts; goes on where it was interrupted");
+  verb->add_option(
+      "--sweep", flags->sweep,
+      "TOML file with a section [sweep]: a grid of checkpoints, methods, budgets, codecs "
+      "and contexts; goes on where it was interrupted");
   verb->add_option("--output,-o", flags->output, "directory of a sweep's results");
   verb->add_option("--corpus", flags->corpus, "corpus file made by `data build`");
   verb->add_option("--split", flags->options.split, "split to score")->capture_default_str();
   verb->add_option("--context", flags->options.context,
                    "tokens a window; 0: max_position_embeddings");
   verb->add_option("--stride", flags->options.stride, "tokens between windows; 0: no overlap");
-  verb->add_option("--protocol", flags->protocol,
-                   "decode (token by token through the cache), prefill_continue, chunked, replay or "
-                   "parallel; docs/evaluation.md")
+  verb->add_option(
+          "--protocol", flags->protocol,
+          "decode (token by token through the cache), prefill_continue, chunked, replay or "
+          "parallel; docs/evaluation.md")
       ->capture_default_str();
-  verb->add_option("--cache", flags->cache,
-                   "what is done to the cache: a preset (h2o, keyformer, kivi ...), a TOML file with "
-                   "a section [cache], key=value; later ones win")
+  verb->add_option(
+          "--cache", flags->cache,
+          "what is done to the cache: a preset (h2o, keyformer, kivi ...), a TOML file with "
+          "a section [cache], key=value; later ones win")
       ->take_all();
   verb->add_option("--prefill", flags->options.prefill,
                    "prefill_continue: tokens of the first step; 0: half the context");

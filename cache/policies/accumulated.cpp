@@ -26,7 +26,8 @@ class Tova final : public RetentionPolicy {
   int64_t figures() const override { return 1; }
   bool watches() const override { return true; }
   void observe(const HeadScores& scores, const at::Tensor& tally) override {
-    const auto is_last = scores.queries.eq(scores.last.unsqueeze(1)).view({-1, 1, 1, scores.queries.size(1), 1});
+    const auto is_last =
+        scores.queries.eq(scores.last.unsqueeze(1)).view({-1, 1, 1, scores.queries.size(1), 1});
     tally.select(3, 0).add_((scores.weights * is_last).sum(3).mean({1, 2}).unsqueeze(1));
   }
   at::Tensor merged(const at::Tensor& /*figures*/, const at::Tensor& tally) const override {

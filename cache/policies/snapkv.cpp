@@ -14,8 +14,7 @@ class SnapKv final : public RetentionPolicy {
 
   void observe(const HeadScores& scores, const at::Tensor& tally) override {
     const auto from = scores.last.unsqueeze(1) - config_.observation_window;
-    const auto observes =
-        scores.queries.gt(from).view({-1, 1, 1, scores.queries.size(1), 1});
+    const auto observes = scores.queries.gt(from).view({-1, 1, 1, scores.queries.size(1), 1});
     tally.select(3, 0).add_(reduced((scores.weights * observes).sum(3), config_.group_reduce));
   }
 
@@ -25,7 +24,8 @@ class SnapKv final : public RetentionPolicy {
 
   at::Tensor worth(const KeptRows& rows) const override {
     const auto scores = rows.figures.select(3, 0);
-    // neighbours in the text, whatever the order of slots; those of empty slots are zeros at its end
+    // neighbours in the text, whatever the order of slots; those of empty slots are zeros at its
+    // end
     const auto order = torch::argsort(rows.at.masked_fill(rows.at.lt(0), INT64_MAX), int64_t{2});
     const auto in_text = scores.gather(2, order);
     const auto pooled = torch::avg_pool1d(in_text, config_.pooling_kernel, /*stride=*/1,

@@ -12,8 +12,9 @@ namespace {
 constexpr int64_t kTokens = 40;
 
 class RowsOf : public ::testing::TestWithParam<LayerCase> {};
-INSTANTIATE_TEST_SUITE_P(Kinds, RowsOf, ::testing::ValuesIn(layer_cases()),
-                         [](const auto& layer) { return layer.param.name; });
+INSTANTIATE_TEST_SUITE_P(Kinds, RowsOf, ::testing::ValuesIn(layer_cases()), [](const auto& layer) {
+  return layer.param.name;
+});
 
 TEST_P(RowsOf, StreamsHoldWhatTheFormulaOfTheLayerSays) {
   const ModelConfig& config = GetParam().config;
@@ -37,8 +38,8 @@ TEST_P(RowsOf, StoredAsComputedAreTheFullCache) {
   const auto tokens = random_tokens(2, 30);
   auto full = model->make_cache({.batch = 2});
   auto managed = plan.make(*model, {.batch = 2});
-  EXPECT_TRUE(close(logits_through(model, tokens, managed, 5), logits_through(model, tokens, full, 5),
-                    5e-6));
+  EXPECT_TRUE(close(logits_through(model, tokens, managed, 5),
+                    logits_through(model, tokens, full, 5), 5e-6));
   EXPECT_EQ(managed.bytes_used(), 2 * plan.bytes(30, 5));
 }
 
@@ -118,11 +119,14 @@ TEST(CachePlan, RefusesWhatCannotBeCombined) {
   refused([](auto& c) { c.positions = "in_cache"; },
           tiny_model(2, [](auto& c) { c.attention_k_eq_v = true; }), "before their rotation");
   refused([](auto& /*c*/) {}, pattern("fusedkv").config, "keep different tokens");
-  refused([](auto& /*c*/) {}, option("bounded", [](auto& c) {
-                                c.layer_types = {"bounded"};
-                                c.sliding_window = 5;
-                                c.linear.num_slots = 4;
-                              }).config,
+  refused([](auto& /*c*/) {},
+          option("bounded",
+                 [](auto& c) {
+                   c.layer_types = {"bounded"};
+                   c.sliding_window = 5;
+                   c.linear.num_slots = 4;
+                 })
+              .config,
           "no layer has a cache that grows");
 }
 

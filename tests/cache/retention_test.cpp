@@ -63,10 +63,10 @@ TEST_P(Retention, EqualsOnePassInWhichEachTokenSeesWhatWasKept) {
   auto replay = model_->make_transient();
   for (size_t layer = 0; layer < logs.size(); ++layer)
     if (logs[layer])
-      replay.replace(static_cast<int64_t>(layer), std::make_unique<ReplayRows>(logs[layer]->seen()));
+      replay.replace(static_cast<int64_t>(layer),
+                     std::make_unique<ReplayRows>(logs[layer]->seen()));
   const torch::NoGradGuard no_grad;
-  const auto replayed =
-      model_->logits(model_->step(tokens, Positions::range(0, kTokens), replay));
+  const auto replayed = model_->logits(model_->step(tokens, Positions::range(0, kTokens), replay));
   EXPECT_TRUE(close(streamed, replayed, 1e-5));
 
   auto full = model_->make_cache({.batch = 2});
@@ -208,8 +208,8 @@ TEST(Keyformer, WithOneTemperatureForAllDrawsAlikeAndWithALargeOneForgetsScores)
 TEST(Noise, FollowsTheGumbelMaxLaw) {
   const auto logits = torch::tensor({1.0F, 0.0F, -1.0F, 2.0F});
   constexpr int64_t kDraws = 100'000;
-  const auto noise = gumbel_of(mixed(head_keys(7, "test", 2, 1), torch::arange(kDraws).unsqueeze(1)),
-                               torch::arange(4));
+  const auto noise = gumbel_of(
+      mixed(head_keys(7, "test", 2, 1), torch::arange(kDraws).unsqueeze(1)), torch::arange(4));
   const auto counts = torch::bincount((logits + noise).argmax(1), {}, 4).to(torch::kFloat);
   const auto expected = torch::softmax(logits, 0) * kDraws;
   const auto chi_square = ((counts - expected).square() / expected).sum().item<double>();
@@ -225,8 +225,11 @@ TEST(Observation, OfAllQueriesSumsToTheirNumber) {
   torch::manual_seed(2);
   const auto weights = torch::softmax(torch::randn({1, 2, 2, 6, 9}), -1);
   auto tally = torch::zeros({1, 2, 9, 1});
-  policy->observe({.logits = weights.log(), .weights = weights, .queries = torch::arange(6).unsqueeze(0),
-                   .last = torch::tensor({5}), .rows = torch::arange(9).view({1, 1, 9})},
+  policy->observe({.logits = weights.log(),
+                   .weights = weights,
+                   .queries = torch::arange(6).unsqueeze(0),
+                   .last = torch::tensor({5}),
+                   .rows = torch::arange(9).view({1, 1, 9})},
                   tally);
   EXPECT_TRUE(close(tally.sum({2, 3}), torch::full({1, 2}, 6.0), 1e-5));
 }
