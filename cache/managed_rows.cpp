@@ -168,6 +168,11 @@ void ManagedRows::observe(const AttentionScores& scores) {
     return x.view({x.size(0), facts.heads, facts.group, x.size(2), x.size(3)});
   };
   const int64_t rows = scores.logits.size(3), known = tally_.defined() ? tally_.size(2) : 0;
+  if (rows > store_.rows() && counts_before_.empty()) {
+    for (int64_t b = 0; b < options_.batch; ++b)
+      for (int64_t head = 0; head < facts.heads; ++head)
+        counts_before_.push_back(store_.count(b, head));
+  }
   if (rows > known) {
     const auto more = torch::zeros({options_.batch, facts.heads, rows - known, policy_->figures()},
                                    scores.logits.options());
@@ -179,6 +184,20 @@ void ManagedRows::observe(const AttentionScores& scores) {
                     .last = scores.last,
                     .rows = scores.rows},
                    tally_.narrow(2, 0, rows));
+}
+
+at::Tensor ManagedRows::tally_of_slots() const {
+  const int64_t rows = store_.rows(), columns = tally_.size(2);
+  if (counts_before_.empty())
+    return columns == rows ? tally_ : torch::constant_pad_nd(tally_, {0, 0, 0, rows - columns});
+  // new rows were shown behind the longest sequence, and each was appended to its own
+  const auto device = tally_.device();
+  const auto before =
+      torch::tensor(counts_before_).view({options_.batch, plan_->facts.heads, 1}).to(device);
+  const auto slot = torch::arange(rows, torch::dtype(torch::kLong).device(device));
+  const auto shown = slot - before + before.max();
+  const auto column = torch::where(slot.lt(before), slot, shown).clamp_max(columns - 1);
+  return tally_.gather(2, column.unsqueeze(3).expand({-1, -1, -1, tally_.size(3)}));
 }
 
 KeptRows ManagedRows::view() const {
@@ -210,12 +229,9 @@ void ManagedRows::settle() {
   const torch::NoGradGuard no_grad;
   if (policy_->figures() > 0 && tally_.defined()) {
     const auto figures = store_.column(figure_column());
-    if (tally_.size(2) < figures.size(2)) {
-      const auto padding = figures.size(2) - tally_.size(2);
-      tally_ = torch::constant_pad_nd(tally_, {0, 0, 0, padding});
-    }
-    figures.copy_(policy_->merged(figures, tally_));
+    figures.copy_(policy_->merged(figures, tally_of_slots()));
   }
+  counts_before_.clear();
   tally_.reset();
   const int64_t excess = store_.rows() - plan_->budget;
   if (excess > 0 && (step_tokens_ > 1 || !plan_->retention->after_prompt_only)) {
@@ -277,6 +293,7 @@ void ManagedRows::clear() {
   if (policy_) policy_->clear();
   std::ranges::fill(lengths_, 0);
   tally_.reset();
+  counts_before_.clear();
 }
 
 std::unique_ptr<Memory> ManagedRows::clone() const {

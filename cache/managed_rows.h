@@ -45,6 +45,8 @@ class ManagedRows final : public RowMemory, private ScoreObserver {
   /// Where kept rows stand for a query that counts rows instead of tokens, less their place in the
   /// text.
   Positions shifts() const;
+  /// The tally by slot.
+  at::Tensor tally_of_slots() const;
   KeptRows view() const;
   at::Tensor protected_worth() const;
   void evict_one(const at::Tensor& worth);
@@ -59,8 +61,10 @@ class ManagedRows final : public RowMemory, private ScoreObserver {
   SlotStore store_;
   std::vector<int64_t> lengths_;  ///< tokens seen by each sequence
   at::Tensor tally_;              ///< of this step; undefined: nothing observed
-  int64_t step_tokens_ = 0;       ///< of the last step
-  size_t stream_slots_ = 0;       ///< streams of the mixer, those that nobody reads included
+  /// Rows of each head when new ones were observed before they were written; else empty.
+  std::vector<int64_t> counts_before_;
+  int64_t step_tokens_ = 0;  ///< of the last step
+  size_t stream_slots_ = 0;  ///< streams of the mixer, those that nobody reads included
   at::ScalarType type_ = at::kFloat;
   mutable int64_t transient_peak_ = 0;  ///< bytes of decoded copies
 };

@@ -43,6 +43,55 @@ TEST_P(RowsOf, StoredAsComputedAreTheFullCache) {
   EXPECT_EQ(managed.bytes_used(), 2 * plan.bytes(30, 5));
 }
 
+void PrintTo(const RowCodecKind& kind, std::ostream* out) { *out << kind.name; }
+
+class Codec : public ::testing::TestWithParam<RowCodecKind> {};
+INSTANTIATE_TEST_SUITE_P(Kinds, Codec, ::testing::ValuesIn(row_codecs()), [](const auto& kind) {
+  return kind.param.name;
+});
+
+TEST_P(Codec, StacksOnAPolicyWithTheBytesOfTheFormula) {
+  Decoder model = managed_model(tiny_model(2, [](auto& c) { c.head_dim = 32; }));
+  const auto tokens = random_tokens(2, kTokens);
+  const auto read = [&](CacheConfig config) {
+    const CachePlan plan(config, model->config(), at::kFloat, kTokens);
+    auto cache = plan.make(*model, {.batch = 2});
+    const auto logits = logits_through(model, tokens, cache);
+    EXPECT_EQ(cache.bytes_used(), 2 * plan.bytes(kTokens));
+    EXPECT_EQ(cache.ledger().resident(), cache.bytes_used());
+    return logits;
+  };
+  // keys decide what window keeps, whatever their precision
+  auto config = small_budget("window");
+  const auto exact = read(config);
+  config.codec_k = config.codec_v = GetParam().name;
+  const auto coded = read(config);
+  EXPECT_LT((coded - exact).norm().item<double>(), 0.35 * exact.norm().item<double>());
+  EXPECT_EQ(GetParam().name == "fp32", coded.equal(exact));
+}
+
+TEST(Kivi, UnderAPlanHoldsTheBytesOfItsFormulaAndOtherLayersStayExact) {
+  Decoder model = managed_model(tiny_model(2, [](auto& c) {
+    c.head_dim = 32;
+    c.num_hidden_layers = 3;
+  }));
+  CacheConfig config;
+  config.codec_k = config.codec_v = "kivi4";
+  config.q_group_size = 8;
+  config.residual_length = 16;
+  config.full_precision_layers = {1};
+  const CachePlan plan(config, model->config(), at::kFloat, kTokens);
+  auto cache = plan.make(*model, {.batch = 2});
+  const auto tokens = random_tokens(2, kTokens);
+  auto full = model->make_cache({.batch = 2});
+  EXPECT_TRUE(
+      close(logits_through(model, tokens, cache), logits_through(model, tokens, full), 0.3));
+  EXPECT_EQ(cache.bytes_used(), 2 * plan.bytes(kTokens));
+  EXPECT_EQ(plan.of(1)->bytes(kTokens),
+            layer_cache_bytes(model->config(), model->graph(), 1, kTokens, 4));
+  EXPECT_LT(plan.of(0)->bytes(kTokens), plan.of(1)->bytes(kTokens) * 6 / 10);
+}
+
 /// Key j seen from query i under in-cache positions, as one dense pass with pairwise rotations
 /// would turn it, equals what the stream computes.
 TEST(InCachePositions, TurnFromRawAndFromStoredKeysAlike) {
