@@ -43,8 +43,6 @@ TEST_P(RowsOf, StoredAsComputedAreTheFullCache) {
   EXPECT_EQ(managed.bytes_used(), 2 * plan.bytes(30, 5));
 }
 
-void PrintTo(const RowCodecKind& kind, std::ostream* out) { *out << kind.name; }
-
 class Codec : public ::testing::TestWithParam<RowCodecKind> {};
 INSTANTIATE_TEST_SUITE_P(Kinds, Codec, ::testing::ValuesIn(row_codecs()), [](const auto& kind) {
   return kind.param.name;
