@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import subprocess
-import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -107,7 +106,7 @@ class Healing:
         key = f"{name}/{how}/{tokens}"
         if key in self.figures:
             return
-        start, checkpoint = time.monotonic(), self.converted(name)
+        checkpoint = self.converted(name)
         run = self.work / key.replace("/", "-")
         settings = [f"data.corpus={self.texts['novels']}", f"train.init_from={checkpoint}", f"train.max_tokens={tokens}", f"train.validate_tokens={VALIDATED}"]
         if how == "kd":
@@ -116,7 +115,8 @@ class Healing:
         self.run("train", checkpoint / "config.toml", ROOT / "configs/heal.toml", "--output", run, "-q", *words)
         steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         validations = [[step["tokens"], step["validation_loss"]] for step in steps if "validation_loss" in step]
-        self.evaluate(key, run, {"tokens": steps[-1]["tokens"], "seconds": time.monotonic() - start,
+        seconds = sum(steps[0]["tokens"] / step["tokens_per_second"] for step in steps)
+        self.evaluate(key, run, {"tokens": steps[-1]["tokens"], "seconds": round(seconds),
                                  "validation_loss": validations, "learning_rate": max(s["learning_rate"] for s in steps)})
 
 
@@ -153,11 +153,12 @@ def table(figures):
 def main():
     options = arguments()
     healing = Healing(options)
-    for how in options.heal:
+    for how in options.heal or [None]:  # none: conversions are measured and not healed
         for name in options.only:
             if name not in healing.figures:
                 healing.evaluate(name, healing.converted(name), {})
-            healing.heal(name, how)
+            if how:
+                healing.heal(name, how)
     text = table(healing.figures)
     (options.work / "table.md").write_text(text)
     print(text)
