@@ -146,7 +146,7 @@ def table(figures):
             if not any(healed) and tokens != lengths[0]:
                 continue
             lines.append([name, thousands(at_context / CONTEXT), f"{cache['at_8k'] / 2**20:.1f}", *perplexities(figures[name]),
-                          *perplexities(healed[0]), *perplexities(healed[1]), thousands(tokens)])
+                          *perplexities(healed[0]), *perplexities(healed[1]), thousands(tokens) if any(healed) else "-"])
     return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
 
 
