@@ -104,7 +104,8 @@ void MethodScore::score(const at::Tensor& logits,
     const int64_t from = int64_t{1} << bins_.size();
     bins_.push_back({from, 2 * from, 0, 0});
   }
-  const auto* at = target.cpu().contiguous().const_data_ptr<int64_t>();
+  const auto ids = target.cpu().contiguous();
+  const auto* at = ids.const_data_ptr<int64_t>();
   const auto* method = losses.const_data_ptr<double>();
   const auto* whole = full_losses.const_data_ptr<double>();
   const auto batch = static_cast<size_t>(target.size(0));

@@ -49,6 +49,14 @@ TEST_F(MethodScoring, WithRoomForEverythingIsTheFullCache) {
   EXPECT_NEAR(json["perplexity_full"].get<double>(), std::exp(full.nll_per_token()), 1e-4);
   EXPECT_NEAR(json["kl_to_full"].get<double>(), 0, 1e-6);
   EXPECT_EQ(json["top1_agreement"], 1);
+  // windows of a batch are told apart, whatever their number
+  const auto alone =
+      run({"h2o", "budget_tokens=12"}, Protocol::kDecode, [](auto& o) { o.batch = 1; });
+  const auto many =
+      run({"h2o", "budget_tokens=12"}, Protocol::kDecode, [](auto& o) { o.batch = 7; });
+  EXPECT_NEAR(many.nll, alone.nll, 1e-5 * alone.nll);
+  EXPECT_NEAR(many.method->json()["perplexity_full"].get<double>(),
+              alone.method->json()["perplexity_full"].get<double>(), 1e-4);
   EXPECT_EQ(managed.tokens, full.tokens);
 }
 
