@@ -31,6 +31,13 @@ std::vector<int64_t> spread(const CacheConfig& config,
   return out;
 }
 
+/// Whether rows that `layer` reads may be dropped by a policy.
+bool reads_growing_rows(const KvGraph& graph, int64_t layer) {
+  return std::ranges::any_of(graph.sources(layer), [&](int64_t source) {
+    return graph[source].window == 0 && has_rows(graph[source]);
+  });
+}
+
 }  // namespace
 
 CachePlan::CachePlan(const CacheConfig& config,
@@ -50,7 +57,7 @@ CachePlan::CachePlan(const CacheConfig& config,
   std::vector<LayerPlan*> evicting;
   for (int64_t layer = 0; layer < graph_.size(); ++layer) {
     const bool grows = graph_[layer].window == 0 && has_rows(graph_[layer]);
-    if (kind && grows) check_sources(config, graph_, layer);
+    if (kind && reads_growing_rows(graph_, layer)) check_sources(config, graph_, layer);
     auto plan = plan_layer(config, model, graph_, layer, type);
     if (!plan) continue;
     layers_[static_cast<size_t>(layer)] = std::make_shared<LayerPlan>(std::move(*plan));
@@ -79,11 +86,14 @@ void CachePlan::allocate(const RetentionKind& kind,
     // budgets are 0 so far: bytes() is what is held in any case
     int64_t row = 0;
     for (const auto* plan : evicting) row += plan->facts.heads * plan->row_bytes();
-    budget_ = std::max<int64_t>(0, config_.budget_bytes - bytes(context)) / row;
+    budget_ = std::max<int64_t>(0, config_.budget_bytes - bytes(context, context)) / row;
   }
-  const int64_t recent = config_.protect_recent >= 0
-                             ? config_.protect_recent
-                             : std::llround(kind.recent_share * static_cast<double>(budget_));
+  int64_t recent = config_.protect_recent;
+  if (recent < 0) {  // a policy that looks from a window keeps the window
+    recent = kind.after_prompt_only
+                 ? config_.observation_window
+                 : std::llround(kind.recent_share * static_cast<double>(budget_));
+  }
   const int64_t least = config_.protect_sinks + recent + 1;
   if (budget_ < least) {
     refuse_cache(cat("a budget of ", budget_, " tokens is below the ", config_.protect_sinks,

@@ -152,7 +152,10 @@ Rows ManagedRows::write(const Positions& positions, std::vector<at::Tensor> fres
   const auto rows = encoded(positions, fresh);
   Rows exact;
   const bool shows_exact = !plan_->config.quantise_before_attend;
-  if (shows_exact) exact = joined(read(), positions, fresh);
+  if (shows_exact) {
+    exact = joined(read(), positions, fresh);
+    note_counts();
+  }
   store_.append(rows, positions);
   for (size_t b = 0; b < lengths_.size(); ++b) {
     const Span& span = positions.span(static_cast<int64_t>(b));
@@ -162,17 +165,20 @@ Rows ManagedRows::write(const Positions& positions, std::vector<at::Tensor> fres
   return shows_exact ? exact : read();
 }
 
+void ManagedRows::note_counts() {
+  if (!counts_before_.empty()) return;
+  for (int64_t b = 0; b < options_.batch; ++b)
+    for (int64_t head = 0; head < plan_->facts.heads; ++head)
+      counts_before_.push_back(store_.count(b, head));
+}
+
 void ManagedRows::observe(const AttentionScores& scores) {
   const LayerFacts& facts = plan_->facts;
   const auto by_head = [&](const at::Tensor& x) {
     return x.view({x.size(0), facts.heads, facts.group, x.size(2), x.size(3)});
   };
   const int64_t rows = scores.logits.size(3), known = tally_.defined() ? tally_.size(2) : 0;
-  if (rows > store_.rows() && counts_before_.empty()) {
-    for (int64_t b = 0; b < options_.batch; ++b)
-      for (int64_t head = 0; head < facts.heads; ++head)
-        counts_before_.push_back(store_.count(b, head));
-  }
+  if (rows > store_.rows()) note_counts();
   if (rows > known) {
     const auto more = torch::zeros({options_.batch, facts.heads, rows - known, policy_->figures()},
                                    scores.logits.options());
@@ -235,11 +241,13 @@ void ManagedRows::settle() {
   tally_.reset();
   const int64_t excess = store_.rows() - plan_->budget;
   if (excess > 0 && (step_tokens_ > 1 || !plan_->retention->after_prompt_only)) {
+    const int64_t reserved = store_.bytes_reserved();
     if (excess == 1) {
       evict_one(protected_worth());
     } else {
       evict_many(protected_worth());
     }
+    transient_peak_ = std::max(transient_peak_, reserved - store_.bytes_reserved());
   }
   if (log_) log_->record(*std::ranges::max_element(lengths_), kept());
 }

@@ -37,6 +37,8 @@ class ManagedRows final : public RowMemory, private ScoreObserver {
 
  private:
   void observe(const AttentionScores& scores) override;
+  /// New rows are shown behind the longest sequence before each is appended to its own.
+  void note_counts();
   bool is_watched() const { return policy_ && policy_->watches(); }
   std::vector<at::Tensor> encoded(const Positions& positions,
                                   const std::vector<at::Tensor>& fresh) const;

@@ -136,13 +136,6 @@ void MethodScore::measure(const DecoderImpl& model, KvCache& cache, int64_t batc
 double MethodScore::replay(DecoderImpl& model,
                            const at::Tensor& inputs,
                            const at::Tensor& targets) {
-  const CacheConfig& config = plan_.config();
-  if (config.codec_k != "model" || config.codec_v != "model" || config.positions != "original") {
-    throw Error(ExitCode::kUsage,
-                {"replay lets tokens see the rows that a policy kept, as computed "
-                 "and where they stood",
-                 method_name(plan_), "use --protocol decode for codecs and in-cache positions"});
-  }
   auto memory = model.make_transient();
   for (size_t layer = 0; layer < logs_.size(); ++layer)
     if (logs_[layer])

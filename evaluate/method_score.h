@@ -33,7 +33,7 @@ class MethodScore {
               const std::vector<int64_t>& steps,
               bool for_replay = false);
   /// The text of the last read() in one pass in which every token sees what was kept for it.
-  /// Returns the sum of losses. Throws Error (64) for plans with codecs or in-cache positions.
+  /// Only for plans without codecs and with original positions. Returns the sum of losses.
   double replay(DecoderImpl& model, const at::Tensor& inputs, const at::Tensor& targets);
 
   /// The keys that evaluation files have for a method; docs/evaluation.md.

@@ -10,6 +10,7 @@
 
 #include <torch/types.h>
 
+#include "cache/cache_options.h"
 #include "core/error.h"
 #include "core/text.h"
 #include "evaluate/decoding.h"
@@ -182,6 +183,27 @@ double nll_of_batch(DecoderImpl& model, const Padded& batch, Evaluation& result)
   return replayed;
 }
 
+/// Refuses what a protocol cannot show of a method.
+void check_method(const CachePlan& plan, const EvaluateOptions& options) {
+  const CacheConfig& config = plan.config();
+  const auto refuse = [&](const std::string& what, const std::string& remedy) {
+    throw Error(ExitCode::kConfig,
+                {cat("protocol ", to_string(options.protocol), what), method_name(plan), remedy});
+  };
+  if (config.retention != "full" && retention_kind(config.retention).after_prompt_only &&
+      options.protocol != Protocol::kPrefillContinue) {
+    refuse(" with a policy that drops rows of a prompt alone, once",
+           "use --protocol prefill_continue");
+  }
+  const bool as_computed = config.codec_k == "model" && config.codec_v == "model";
+  if (options.protocol == Protocol::kReplay && !(as_computed && config.positions == "original")) {
+    refuse(" lets tokens see the rows that a policy kept, as computed and where they stood",
+           "use --protocol decode for codecs and in-cache positions");
+  }
+  if (options.recall)
+    refuse(" with --recall, which reads through the model's own cache", "use --probe copy");
+}
+
 void check(EvaluateOptions& options, const LoadedModel& model, const Corpus& corpus) {
   const int64_t longest = model.model->config().max_position_embeddings;
   if (options.context == 0) options.context = longest;
@@ -284,6 +306,7 @@ Evaluation evaluate(LoadedModel& loaded,
     result.method.emplace(CachePlan(options.cache.value_or(CacheConfig{}), model.config(),
                                     model.compute_type(), options.context));
   }
+  if (result.method) check_method(result.method->plan(), options);
   result.probes = run_probes(model, corpus, result);
   for (const int64_t forward : options.passes) result.passes.push_back({forward, 0});
   int64_t total = 0;

@@ -1,6 +1,7 @@
 #include "evaluate/sweep.h"
 
 #include <algorithm>
+#include <map>
 #include <optional>
 #include <set>
 #include <sstream>
@@ -76,9 +77,9 @@ SweepConfig sweep_config_of(const fs::path& file) {
 
 std::vector<SweepPoint> sweep_points(const SweepConfig& config) {
   std::vector<SweepPoint> points;
-  std::set<std::string> files;
+  std::set<std::string> known;
   const auto add = [&](const std::string& checkpoint, int64_t context, const CacheConfig& cache) {
-    SweepPoint point{.checkpoint = checkpoint, .options = {}, .file = {}};
+    SweepPoint point{.checkpoint = checkpoint, .options = {}, .name = {}, .identity = {}};
     EvaluateOptions& options = point.options;
     options.split = config.split;
     options.context = context;
@@ -95,11 +96,11 @@ std::vector<SweepPoint> sweep_points(const SweepConfig& config) {
     std::string budget;
     if (cache.budget_tokens > 0) budget = cat("-", cache.budget_tokens);
     if (cache.budget_fraction > 0) budget = cat("-", cache.budget_fraction);
-    const std::string name =
-        cat(fs::path(checkpoint).lexically_normal().filename().string(), "-", cache.retention,
-            budget, "-", cache.codec_k, "-", cache.codec_v, "-", context);
-    point.file = cat(plain(name), "-", sha256(identity(config, point)).substr(0, 12), ".json");
-    if (files.insert(point.file).second) points.push_back(std::move(point));
+    point.name =
+        plain(cat(fs::path(checkpoint).lexically_normal().filename().string(), "-", cache.retention,
+                  budget, "-", cache.codec_k, "-", cache.codec_v, "-", context));
+    point.identity = identity(config, point);
+    if (known.insert(point.identity).second) points.push_back(std::move(point));
   };
   for (const auto& checkpoint : config.checkpoints)
     for (const int64_t context : config.contexts)
@@ -126,9 +127,15 @@ SweepResult run_sweep(const SweepConfig& config, const fs::path& output, const S
   SweepResult result;
   std::optional<LoadedModel> model;
   std::string loaded;
+  std::map<std::string, std::string> contents;
   for (size_t i = 0; i < points.size(); ++i) {
     const SweepPoint& point = points[i];
-    if (fs::exists(output / point.file)) {
+    auto& content = contents[point.checkpoint];
+    if (content.empty()) content = hooks.identity(point.checkpoint);
+    const auto all =
+        cat(point.identity, corpus.fingerprint(), "\n", content, "\n", KVSMITH_VERSION);
+    const fs::path file = output / cat(point.name, "-", sha256(all).substr(0, 12), ".json");
+    if (fs::exists(file)) {
       ++result.known;
       continue;
     }
@@ -140,7 +147,7 @@ SweepResult run_sweep(const SweepConfig& config, const fs::path& output, const S
     try {
       const auto evaluation = evaluate(*model, corpus, point.options);
       const auto json = to_json(evaluation, *model, config.corpus);
-      write_file(output / point.file, json.dump(2) + "\n");
+      write_file(file, json.dump(2) + "\n");
       ++result.done;
       hooks.note(cat(i + 1, "/", points.size(), " ", model->name, ", ",
                      json["method"]["name"].get<std::string>(), ", context ",

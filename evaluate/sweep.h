@@ -15,7 +15,8 @@ namespace kvsmith {
 struct SweepPoint {
   std::string checkpoint;
   EvaluateOptions options;
-  std::string file;  ///< name of its result: what it is, and a hash of all that shapes it
+  std::string name;      ///< what its result's file begins with
+  std::string identity;  ///< all that shapes it, but for the contents of checkpoint and corpus
 };
 
 /// Throws Error: 66, 78.
@@ -28,6 +29,8 @@ std::vector<SweepPoint> sweep_points(const SweepConfig& config);
 /// How a sweep goes on.
 struct SweepHooks {
   std::function<LoadedModel(const std::string& checkpoint)> load;
+  /// What else shapes results: type, passes, contents of the checkpoint.
+  std::function<std::string(const std::string& checkpoint)> identity;
   std::function<void(const std::string& line)> note;
 };
 

@@ -127,6 +127,9 @@ class DecoderImpl::Step {
       if (!fresh[i].empty()) cache_.rows_of(layer).write(positions_, fresh[i]);
       if (graph_.last_reader(layer) < slice.last) settle(layer);
     });
+    for (int64_t layer = slice.first; layer < slice.last; ++layer)
+      for (const int64_t source : graph_.sources(layer))
+        if (source < slice.first && graph_.last_reader(source) == layer) settle(source);
     return x;
   }
 

@@ -3,6 +3,7 @@
 #include <iomanip>
 #include <iostream>
 #include <memory>
+#include <set>
 
 #include <CLI/CLI.hpp>
 #include <torch/types.h>
@@ -10,6 +11,7 @@
 #include "cache/cache_options.h"
 #include "core/error.h"
 #include "core/files.h"
+#include "core/hash.h"
 #include "core/npy.h"
 #include "core/text.h"
 #include "evaluate/perplexity.h"
@@ -101,19 +103,38 @@ void print(const Json& json) {
   }
 }
 
+/// A hash of the files of a checkpoint, or of the manifest that has theirs.
+std::string contents_of(const fs::path& checkpoint) {
+  for (const fs::path& place : {checkpoint, checkpoint / "latest"})
+    if (fs::exists(place / "manifest.json")) return sha256_of_file(place / "manifest.json");
+  if (!fs::is_directory(checkpoint)) return sha256_of_file(checkpoint);
+  std::set<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(checkpoint))
+    if (entry.is_regular_file()) files.insert(entry.path());
+  std::string all;
+  for (const auto& file : files) all += sha256_of_file(file);
+  return sha256(all);
+}
+
 void sweep(const EvaluateFlags& flags) {
   if (flags.output.empty())
     throw Error(ExitCode::kUsage,
                 {"a sweep needs a directory for its results", "--sweep", "give --output DIR"});
   Console console(flags.quiet);
-  const auto result = run_sweep(sweep_config_of(flags.sweep), flags.output,
-                                {.load =
-                                     [&](const std::string& checkpoint) {
-                                       ModelFlags model = flags.model;
-                                       model.checkpoint = checkpoint;
-                                       return load(model);
-                                     },
-                                 .note = [&](const std::string& line) { console.note(line); }});
+  const auto result =
+      run_sweep(sweep_config_of(flags.sweep), flags.output,
+                {.load =
+                     [&](const std::string& checkpoint) {
+                       ModelFlags model = flags.model;
+                       model.checkpoint = checkpoint;
+                       return load(model);
+                     },
+                 .identity =
+                     [&](const std::string& checkpoint) {
+                       return cat(flags.model.dtype, " ", flags.model.forward_passes, " ",
+                                  flags.model.backward_passes, " ", contents_of(checkpoint));
+                     },
+                 .note = [&](const std::string& line) { console.note(line); }});
   std::cout << flags.output.string() << ": " << result.done << " points evaluated, " << result.known
             << " known before, " << result.refused << " left out\n";
 }
@@ -175,6 +196,10 @@ std::vector<int64_t> read_ids(const fs::path& path, int64_t vocab_size) {
 void logits(const LogitsFlags& flags) {
   expect_writable(flags.output, flags.force);
   const Protocol protocol = protocol_of(flags.protocol);
+  if (protocol != Protocol::kDecode && protocol != Protocol::kParallel)
+    throw Error(ExitCode::kUsage,
+                {"logits are computed by decode or parallel, not " + flags.protocol, "--protocol",
+                 "use one of these"});
   const torch::InferenceMode inference;
   LoadedModel loaded = load(flags.model);
   DecoderImpl& model = *loaded.model;
@@ -219,7 +244,7 @@ void add_evaluate(CLI::App& app) {
       ->capture_default_str();
   verb->add_option(
           "--cache", flags->cache,
-          "what is done to the cache: a preset (h2o, keyformer, kivi ...), a TOML file with "
+          "what is done to the cache: a preset (h2o, keyformer, kivi2 ...), a TOML file with "
           "a section [cache], key=value; later ones win")
       ->take_all();
   verb->add_option("--prefill", flags->options.prefill,

@@ -100,30 +100,35 @@ TEST_P(Retention, SequencesOfABatchDoNotMix) {
 }
 
 TEST_P(Retention, SequencesOfUnequalLengthsEqualEachAlone) {
-  const auto tokens = random_tokens(2, kTokens);
-  const std::vector<int64_t> prompts = {25, 17};
-  const auto at = [&](int64_t b, int64_t first, int64_t count) {
-    return tokens.narrow(0, b, 1).narrow(1, first, count);
-  };
-  const torch::NoGradGuard no_grad;
-  auto together = plan().make(*model_, {.batch = 2});
-  auto padded = torch::zeros({2, 25}, torch::kLong);
-  for (int64_t b = 0; b < 2; ++b)
-    padded[b]
-        .narrow(0, 0, prompts[static_cast<size_t>(b)])
-        .copy_(at(b, 0, prompts[static_cast<size_t>(b)])[0]);
-  model_->step(padded, Positions::ragged({{0, 25}, {0, 17}}), together);
-  std::vector<at::Tensor> last;
-  for (int64_t t = 0; t < 12; ++t) {
-    const auto next = torch::cat({at(0, 25 + t, 1), at(1, 17 + t, 1)});
-    const auto where = Positions::ragged({{25 + t, 1}, {17 + t, 1}});
-    last.push_back(model_->logits(model_->step(next, where, together)));
-  }
-  for (int64_t b = 0; b < 2; ++b) {
-    const int64_t prompt = prompts[static_cast<size_t>(b)];
-    auto alone = plan().make(*model_, {.batch = 1});
-    const auto expected = logits_through(model_, at(b, 0, prompt + 12), alone, prompt);
-    EXPECT_TRUE(close(torch::cat(last, 1)[b], expected[0].narrow(0, prompt, 12), 1e-5));
+  for (const bool stored : {true, false}) {
+    auto config = small_budget(GetParam().kind.name);
+    config.quantise_before_attend = stored;
+    const CachePlan plan(config, model_->config(), at::kFloat, kTokens);
+    const auto tokens = random_tokens(2, kTokens);
+    const std::vector<int64_t> prompts = {25, 17};
+    const auto at = [&](int64_t b, int64_t first, int64_t count) {
+      return tokens.narrow(0, b, 1).narrow(1, first, count);
+    };
+    const torch::NoGradGuard no_grad;
+    auto together = plan.make(*model_, {.batch = 2});
+    auto padded = torch::zeros({2, 25}, torch::kLong);
+    for (int64_t b = 0; b < 2; ++b)
+      padded[b]
+          .narrow(0, 0, prompts[static_cast<size_t>(b)])
+          .copy_(at(b, 0, prompts[static_cast<size_t>(b)])[0]);
+    model_->step(padded, Positions::ragged({{0, 25}, {0, 17}}), together);
+    std::vector<at::Tensor> last;
+    for (int64_t t = 0; t < 12; ++t) {
+      const auto next = torch::cat({at(0, 25 + t, 1), at(1, 17 + t, 1)});
+      const auto where = Positions::ragged({{25 + t, 1}, {17 + t, 1}});
+      last.push_back(model_->logits(model_->step(next, where, together)));
+    }
+    for (int64_t b = 0; b < 2; ++b) {
+      const int64_t prompt = prompts[static_cast<size_t>(b)];
+      auto alone = plan.make(*model_, {.batch = 1});
+      const auto expected = logits_through(model_, at(b, 0, prompt + 12), alone, prompt);
+      EXPECT_TRUE(close(torch::cat(last, 1)[b], expected[0].narrow(0, prompt, 12), 1e-5));
+    }
   }
 }
 

@@ -82,7 +82,7 @@ TEST_F(MethodScoring, ReplayGivesTheLossOfDecoding) {
              replayed = run({"tova", "budget_tokens=14"}, Protocol::kReplay);
   EXPECT_NEAR(replayed.nll, decoded.nll, 1e-5 * decoded.nll);
   EXPECT_LT(replayed.replay_vs_decode, 1e-5);
-  expect_error([&] { run({"tova", "int8"}, Protocol::kReplay); }, ExitCode::kUsage, "as computed");
+  expect_error([&] { run({"tova", "int8"}, Protocol::kReplay); }, ExitCode::kConfig, "as computed");
 }
 
 TEST_F(MethodScoring, ChunksOfACodecOfSingleRowsAreExact) {
@@ -105,6 +105,12 @@ TEST_F(MethodScoring, ContinuesAPrefill) {
 TEST_F(MethodScoring, RefusesWhatHasNoCacheToWorkOn) {
   expect_error([&] { run(kStreaming, Protocol::kParallel); }, ExitCode::kUsage, "has no cache");
   expect_error([&] { run({"h2o", "kivi2"}); }, ExitCode::kConfig, "none of them can be dropped");
+  expect_error([&] { run({"snapkv", "observation_window=4"}); }, ExitCode::kConfig,
+               "prefill_continue");
+  expect_error([&] { run({"snapkv", "observation_window=4"}, Protocol::kChunked); },
+               ExitCode::kConfig, "prefill_continue");
+  expect_error([&] { run({"h2o"}, Protocol::kDecode, [](auto& o) { o.recall = true; }); },
+               ExitCode::kConfig, "own cache");
   expect_error([&] { run({"h3o"}); }, ExitCode::kConfig, "did you mean \"h2o\"?");
   expect_error([&] { run({"h2o", "budget_token=3"}); }, ExitCode::kConfig,
                "did you mean \"budget_tokens\"?");

@@ -18,7 +18,8 @@ class Sweep : public ::testing::Test {
                "[sweep]\ncheckpoints = [\"a\", \"b\"]\ncorpus = \"" + corpus_.string() +
                    "\"\nmethods = [\"full\", \"h2o protect_sinks=1\", \"window budget_tokens=9\"]\n"
                    "budgets = [0.5, 10]\ncodecs = [\"model\", \"int8\"]\ncontexts = [32]\n"
-                   "max_tokens = 60\n" + more);
+                   "max_tokens = 60\n" +
+                   more);
     return sweep_config_of(directory_ / "sweep.toml");
   }
 
@@ -33,12 +34,14 @@ class Sweep : public ::testing::Test {
                             model.name = name;
                             return model;
                           },
+                      .identity = [&](const std::string&) { return contents_; },
                       .note = [&](const std::string& line) { notes_.push_back(line); }});
   }
 
   TemporaryDirectory directory_;
   fs::path corpus_ = tiny_corpus(directory_ / "corpus.h5");
   std::vector<std::string> loads_, notes_;
+  std::string contents_ = "first";
 };
 
 TEST_F(Sweep, IsEveryMethodWithTheBudgetsThatItHasNot) {
@@ -61,10 +64,13 @@ TEST_F(Sweep, GoesOnWhereItWas) {
   const auto second = run(config());
   EXPECT_EQ(second.done, 1);
   EXPECT_EQ(second.known, 15);
-  const auto old = nlohmann::json::parse(before), again = nlohmann::json::parse(read_file(files[3]));
+  const auto old = nlohmann::json::parse(before),
+             again = nlohmann::json::parse(read_file(files[3]));
   EXPECT_EQ(old["perplexity"], again["perplexity"]);
   EXPECT_EQ(old["method"], again["method"]);
-  // another text is another point
+  // another text is another point, and so is a checkpoint that went on
+  contents_ = "second";
+  EXPECT_EQ(run(config()).done, 16);
   EXPECT_EQ(run(config("split = \"train\"\n")).done, 16);
 }
 
