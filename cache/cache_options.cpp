@@ -23,8 +23,8 @@ bool is_codec(const std::string& word) {
 }
 
 bool is_policy(const std::string& word) {
-  return word == "full" || std::ranges::find(retention_kinds(), word, &RetentionKind::name) !=
-                               retention_kinds().end();
+  return has_own_count(word) || std::ranges::find(retention_kinds(), word, &RetentionKind::name) !=
+                                    retention_kinds().end();
 }
 
 /// Lays what one word stands for over `settings`.
@@ -38,6 +38,10 @@ void apply(const std::string& word, Settings& settings) {
   if (is_policy(word)) {
     settings.set(cat("cache.retention=\"", word, "\""));
     if (word == "streaming") settings.set("cache.positions=\"in_cache\"");
+    if (word == "leankv") {
+      settings.set("cache.codec_k=\"int8\"");
+      settings.set("cache.codec_v=\"int4\"");
+    }
     return;
   }
   if (is_codec(first) && is_codec(second)) {
@@ -46,7 +50,7 @@ void apply(const std::string& word, Settings& settings) {
     return;
   }
   auto names = codec_names();
-  names.emplace_back("full");
+  names.insert(names.end(), {"full", "leankv"});
   for (const auto& kind : retention_kinds()) names.push_back(kind.name);
   throw Error(ExitCode::kConfig, {"\"" + word + "\" is no policy, codec, file.toml or key=value",
                                   "--cache", suggestion(word, names)});
@@ -54,13 +58,19 @@ void apply(const std::string& word, Settings& settings) {
 
 }  // namespace
 
-CacheConfig cache_config_of(const std::vector<std::string>& words) {
+CacheConfig cache_settings_of(const std::vector<std::string>& words) {
   Settings settings;
   for (const auto& word : words) apply(word, settings);
-  auto config = only_section<CacheConfig>(settings, "cache");
-  const bool has_budget =
-      config.budget_tokens > 0 || config.budget_fraction > 0 || config.budget_bytes > 0;
-  if (config.retention != "full" && !has_budget) config.budget_fraction = kUsualShare;
+  return only_section<CacheConfig>(settings, "cache");
+}
+
+bool has_budget(const CacheConfig& config) {
+  return config.budget_tokens > 0 || config.budget_fraction > 0 || config.budget_bytes > 0;
+}
+
+CacheConfig cache_config_of(const std::vector<std::string>& words) {
+  auto config = cache_settings_of(words);
+  if (!has_own_count(config.retention) && !has_budget(config)) config.budget_fraction = kUsualShare;
   return config;
 }
 
@@ -68,6 +78,7 @@ std::string method_name(const CachePlan& plan) {
   const CacheConfig& config = plan.config();
   std::string out = config.retention;
   if (plan.budget() > 0) out += cat(" ", plan.budget());
+  if (config.retention == "leankv") out += cat(" ", config.alpha_high, "/", config.alpha_low);
   if (config.allocator != "uniform") out += ", " + config.allocator;
   if (config.positions != "original") out += ", " + config.positions;
   if (config.codec_k != "model" || config.codec_v != "model")

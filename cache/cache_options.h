@@ -16,6 +16,9 @@ namespace kvsmith {
 ///   key=value            one key
 /// Throws Error: 66, 78 with the nearest name.
 CacheConfig cache_config_of(const std::vector<std::string>& words);
+/// The same, without a budget where none is given.
+CacheConfig cache_settings_of(const std::vector<std::string>& words);
+bool has_budget(const CacheConfig& config);
 
 /// "keyformer 512, q8_0/q4_0": what differs from keeping all as computed; else "full".
 std::string method_name(const CachePlan& plan);

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "cache/managed_rows.h"
+#include "cache/tiered_rows.h"
 #include "core/text.h"
 
 namespace kvsmith {
@@ -38,6 +39,32 @@ bool reads_growing_rows(const KvGraph& graph, int64_t layer) {
   });
 }
 
+/// Refuses settings that would do nothing.
+void check_effects(const CacheConfig& config, int64_t layers) {
+  if (config.pooling_kernel % 2 == 0)
+    refuse_cache(cat("pooling_kernel = ", config.pooling_kernel), "pooling_kernel",
+                 "give an odd number");
+  for (const int64_t layer : config.full_precision_layers) {
+    if (layer < layers) continue;
+    refuse_cache(cat("full_precision_layers has ", layer, ", and the model ", layers, " layers"),
+                 "full_precision_layers", cat("give layers from 0 to ", layers - 1));
+  }
+  if (!has_own_count(config.retention)) return;
+  const auto expect = [&](bool good, const std::string& key, const std::string& what) {
+    if (!good)
+      refuse_cache(cat(what, " with retention = \"", config.retention,
+                       "\", which has no budget and leaves rows where they stand"),
+                   key, "leave it out, or name a policy such as retention = \"h2o\"");
+  };
+  expect(config.positions == "original", "positions",
+         cat("positions = \"", config.positions, "\""));
+  expect(config.allocator == "uniform", "allocator", cat("allocator = \"", config.allocator, "\""));
+  expect(config.budget_tokens == 0, "budget_tokens", cat("budget_tokens = ", config.budget_tokens));
+  expect(config.budget_bytes == 0, "budget_bytes", cat("budget_bytes = ", config.budget_bytes));
+  expect(config.budget_fraction == 0, "budget_fraction",
+         cat("budget_fraction = ", config.budget_fraction));
+}
+
 }  // namespace
 
 CachePlan::CachePlan(const CacheConfig& config,
@@ -49,15 +76,14 @@ CachePlan::CachePlan(const CacheConfig& config,
       graph_(model),
       element_bytes_(static_cast<int64_t>(c10::elementSize(type))),
       layers_(static_cast<size_t>(graph_.size())) {
-  if (config.pooling_kernel % 2 == 0)
-    refuse_cache(cat("pooling_kernel = ", config.pooling_kernel), "pooling_kernel",
-                 "give an odd number");
+  check_effects(config, graph_.size());
   const RetentionKind* kind =
-      config.retention == "full" ? nullptr : &retention_kind(config.retention);
+      has_own_count(config.retention) ? nullptr : &retention_kind(config.retention);
   std::vector<LayerPlan*> evicting;
   for (int64_t layer = 0; layer < graph_.size(); ++layer) {
     const bool grows = graph_[layer].window == 0 && has_rows(graph_[layer]);
-    if (kind && reads_growing_rows(graph_, layer)) check_sources(config, graph_, layer);
+    if (config.retention != "full" && reads_growing_rows(graph_, layer))
+      check_sources(config, graph_, layer);
     auto plan = plan_layer(config, model, graph_, layer, type);
     if (!plan) continue;
     layers_[static_cast<size_t>(layer)] = std::make_shared<LayerPlan>(std::move(*plan));
@@ -121,12 +147,18 @@ KvCache CachePlan::make(const DecoderImpl& model,
     std::unique_ptr<Memory> memory;
     if (layers_[layer]->kivi) {
       memory = std::make_unique<KiviRows>(options, *layers_[layer]->kivi);
+    } else if (layers_[layer]->is_tiered()) {
+      memory = std::make_unique<TieredRows>(layers_[layer], options);
     } else {
       memory = std::make_unique<ManagedRows>(layers_[layer], options, log);
     }
     cache.replace(static_cast<int64_t>(layer), std::move(memory));
   }
   return cache;
+}
+
+bool CachePlan::depends_on_text() const {
+  return std::ranges::any_of(layers_, [](const auto& plan) { return plan && plan->is_tiered(); });
 }
 
 int64_t CachePlan::bytes(int64_t tokens, int64_t prompt) const {

@@ -29,8 +29,9 @@ class CachePlan {
                const CacheOptions& options,
                std::vector<std::shared_ptr<ReplayLog>>* logs = nullptr) const;
   /// The closed formula: bytes of one sequence after `tokens` tokens, of which the first `prompt`
-  /// came in one step.
+  /// came in one step. The most there can be where depends_on_text().
   int64_t bytes(int64_t tokens, int64_t prompt = 0) const;
+  bool depends_on_text() const;
   /// The plan of a layer; null where the layer keeps its own memory or owns none.
   const LayerPlan* of(int64_t layer) const { return layers_[static_cast<size_t>(layer)].get(); }
   /// Rows that a head keeps, mean over layers with a policy; 0: no policy.

@@ -86,6 +86,7 @@ Rows KiviRows::read() const {
                         out.streams[i].narrow(0, lane.first, lane.count).narrow(2, 0, span.count));
                   });
   }
+  transient_peak_ = std::max(transient_peak_, bytes_of(out.streams));
   return out;
 }
 
@@ -164,6 +165,15 @@ int64_t KiviRows::bytes_reserved() const {
   int64_t sum = 0;
   for (const auto& stream : streams_) sum += stream ? stream->bytes_reserved() : 0;
   return sum;
+}
+
+ByteLedger KiviRows::ledger() const {
+  ByteLedger out;
+  for (const auto& stream : streams_) out.codec_metadata += stream ? stream->metadata_bytes() : 0;
+  out.payload = bytes_used() - out.codec_metadata;
+  out.reserved = bytes_reserved();
+  out.transient_peak = transient_peak_;
+  return out;
 }
 
 void KiviRows::clear() {

@@ -47,6 +47,7 @@ class KiviRows final : public RowMemory {
   Rows write(const Positions& positions, std::vector<at::Tensor> fresh) override;
   int64_t bytes_used() const override;
   int64_t bytes_reserved() const override;
+  ByteLedger ledger() const override;
   void clear() override;
   std::unique_ptr<Memory> clone() const override;
 
@@ -58,6 +59,7 @@ class KiviRows final : public RowMemory {
   KiviOptions kivi_;
   std::vector<int64_t> lengths_;                    ///< tokens per sequence
   std::vector<std::optional<KiviStream>> streams_;  ///< none before the first write
+  mutable int64_t transient_peak_ = 0;              ///< bytes of decoded copies
 };
 
 /// Bytes that `tokens` tokens of one sequence occupy in one layer, scales and exact rows included;

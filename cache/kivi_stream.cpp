@@ -156,6 +156,13 @@ int64_t KiviStream::bytes_used(const std::vector<int64_t>& lengths) const {
   return exact + bytes_of({codes_, scale_, zero_}) * codes / (batch * capacity_);
 }
 
+int64_t KiviStream::metadata_bytes() const {
+  if (capacity_ == 0) return 0;
+  const auto batch = static_cast<int64_t>(quantised_.size());
+  const int64_t codes = std::accumulate(quantised_.begin(), quantised_.end(), int64_t{0});
+  return bytes_of({scale_, zero_}) * codes / (batch * capacity_);
+}
+
 int64_t KiviStream::bytes_reserved() const { return bytes_of({codes_, scale_, zero_, exact_}); }
 
 }  // namespace kvsmith

@@ -44,6 +44,8 @@ class KiviStream {
   const at::Tensor& exact() const { return exact_; }
   /// Bytes that texts of these lengths occupy.
   int64_t bytes_used(const std::vector<int64_t>& lengths) const;
+  /// Those of them that hold scales and zero points.
+  int64_t metadata_bytes() const;
   /// Bytes of all storage.
   int64_t bytes_reserved() const;
 

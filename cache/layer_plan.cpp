@@ -9,6 +9,8 @@ namespace kvsmith {
 namespace {
 
 constexpr const char* kAsComputed = "model";
+constexpr const char* kLean = "leankv";
+constexpr int64_t kLeanRecent = 64;  // tokens that stay fine, as published
 
 bool is_kivi(const std::string& codec) { return codec == "kivi2" || codec == "kivi4"; }
 
@@ -82,7 +84,40 @@ KiviOptions kivi_options(const CacheConfig& config, const LayerPlan& plan) {
   return options;
 }
 
+/// LeanKV judges rows by the attention of the tokens that follow, and stores them at once.
+void check_tiers(const CacheConfig& config, LayerPlan& plan, const KvGraph& graph) {
+  const std::string lean = "retention = \"leankv\"";
+  if (graph.is_cyclic()) {
+    refuse_cache(lean + " with layers that read ahead (LCKV)", "retention",
+                 "use retention = \"h2o\" with a codec such as int4");
+  }
+  if (is_kivi(config.codec_k) || is_kivi(config.codec_v)) {
+    refuse_cache(cat(lean, " with codec_k = \"", config.codec_k, "\" and codec_v = \"",
+                     config.codec_v, "\", which encode several tokens together"),
+                 "codec_k", "use codecs of single rows such as int8 and int4");
+  }
+  if (!config.quantise_before_attend) {
+    refuse_cache(lean + " with quantise_before_attend = false", "quantise_before_attend",
+                 "leave it true: rows are stored as they come");
+  }
+  if (config.alpha_low > config.alpha_high) {
+    refuse_cache(cat("alpha_low = ", config.alpha_low, " above alpha_high = ", config.alpha_high),
+                 "alpha_low", cat("give at most ", config.alpha_high));
+  }
+  plan.sinks = config.protect_sinks;
+  plan.recent = config.protect_recent >= 0 ? config.protect_recent : kLeanRecent;
+}
+
+/// The first stream is keys by head, turned, and there is nothing else of keys.
+bool is_key_by_head(const StreamShape& shape, int64_t heads) {
+  return shape.index == 0 && shape.is_turned && shape.heads == heads;
+}
+
 }  // namespace
+
+bool has_own_count(const std::string& retention) {
+  return retention == "full" || retention == kLean;
+}
 
 void refuse_cache(const std::string& what, const std::string& key, const std::string& remedy) {
   throw Error(ExitCode::kConfig, {what, "cache." + key, remedy});
@@ -114,8 +149,9 @@ std::optional<LayerPlan> plan_layer(const CacheConfig& config,
                                     at::ScalarType type) {
   const LayerSpec& spec = graph[layer];
   const bool encodes = config.codec_k != kAsComputed || config.codec_v != kAsComputed;
-  const bool is_window = spec.window > 0, evicts = config.retention != "full" && !is_window;
-  if (!graph.is_owner(layer) || !has_rows(spec) || (!evicts && !encodes)) return {};
+  const bool is_window = spec.window > 0, has_tiers = config.retention == kLean && !is_window;
+  const bool evicts = !has_own_count(config.retention) && !is_window;
+  if (!graph.is_owner(layer) || !has_rows(spec) || (!evicts && !encodes && !has_tiers)) return {};
 
   LayerPlan plan;
   plan.config = config;
@@ -125,7 +161,11 @@ std::optional<LayerPlan> plan_layer(const CacheConfig& config,
   const bool is_alike = std::ranges::all_of(
       shapes, [&](const StreamShape& shape) { return shape.heads == shapes[0].heads; });
   const int64_t heads = is_alike ? shapes[0].heads : 1;
-  plan.facts = {layer, heads, model.num_attention_heads / heads};
+  int64_t readers = 0;
+  for (int64_t reader = 0; reader < graph.size(); ++reader)
+    readers += std::ranges::count(graph.sources(reader), layer);
+  plan.facts = {layer, heads, model.num_attention_heads / heads, std::max<int64_t>(1, readers),
+                spec.rope_theta};
   const bool stays_exact = std::ranges::count(config.full_precision_layers, layer) > 0;
   const bool wants_kivi = is_kivi(config.codec_k) || is_kivi(config.codec_v);
   for (const auto& shape : shapes) {
@@ -134,7 +174,14 @@ std::optional<LayerPlan> plan_layer(const CacheConfig& config,
     const bool as_computed = stays_exact || wanted == kAsComputed || wants_kivi;
     const std::string name = as_computed ? (type == at::kBFloat16 ? "bf16" : "fp32") : wanted;
     plan.streams.push_back({shape, codec_for(name, is_value ? "codec_v" : "codec_k", shape)});
+    if (!has_tiers) continue;
+    const std::string key = is_value ? "coarse_v" : "coarse_k";
+    plan.coarse.push_back(codec_for(stays_exact ? name
+                                    : is_value  ? config.coarse_v
+                                                : config.coarse_k,
+                                    key, shape));
   }
+  if (has_tiers) check_tiers(config, plan, graph);
   if (is_window) {  // what its ring would keep
     if (wants_kivi) return {};
     plan.retention = &retention_kind("window");
@@ -144,6 +191,11 @@ std::optional<LayerPlan> plan_layer(const CacheConfig& config,
     plan.retention = &retention_kind(config.retention);
     plan.positions = row_positions(config.positions);
     check_positions(config, plan);
+    if (plan.retention->reads_queries && !is_key_by_head(plan.streams[0].shape, heads)) {
+      refuse_cache(cat("retention = \"", config.retention, "\" with layer ", layer,
+                       ", whose rows are not the turned keys that its queries meet"),
+                   "retention", "use another policy, such as \"h2o\"");
+    }
   }
   if (wants_kivi && !stays_exact) plan.kivi = kivi_options(config, plan);
   return plan;
@@ -168,20 +220,25 @@ std::vector<StreamShape> stream_shapes(const ModelConfig& config,
 }
 
 int64_t LayerPlan::figure_bytes() const {
+  if (is_tiered()) return 4;
   return retention ? 4 * retention->make(config, facts)->figures() : 0;
 }
 
-int64_t LayerPlan::row_bytes() const {
+int64_t LayerPlan::row_bytes(bool is_fine) const {
   int64_t sum = index_bytes() + figure_bytes();
-  for (const auto& [shape, codec] : streams)
-    sum += codec->row_bytes(shape.width) * shape.heads / facts.heads;
+  for (size_t i = 0; i < streams.size(); ++i) {
+    const auto& [shape, codec] = streams[i];
+    sum += (is_fine ? codec : coarse[i])->row_bytes(shape.width) * shape.heads / facts.heads;
+  }
   return sum;
 }
 
-int64_t LayerPlan::codec_metadata_bytes() const {
+int64_t LayerPlan::codec_metadata_bytes(bool is_fine) const {
   int64_t sum = 0;
-  for (const auto& [shape, codec] : streams)
-    sum += codec->metadata_bytes(shape.width) * shape.heads / facts.heads;
+  for (size_t i = 0; i < streams.size(); ++i) {
+    const auto& [shape, codec] = streams[i];
+    sum += (is_fine ? codec : coarse[i])->metadata_bytes(shape.width) * shape.heads / facts.heads;
+  }
   return sum;
 }
 

@@ -38,7 +38,9 @@ struct StoredStream {
 struct LayerPlan {
   LayerFacts facts;
   std::vector<StoredStream> streams;
-  std::optional<KiviOptions> kivi;           ///< instead of the codecs of the streams
+  std::optional<KiviOptions> kivi;  ///< instead of the codecs of the streams
+  /// LeanKV: codecs of the streams for rows that matter less; empty: no such rows.
+  std::vector<std::shared_ptr<const RowCodec>> coarse;
   int64_t element_bytes = 4;                 ///< of activations
   const RetentionKind* retention = nullptr;  ///< null: every row stays
   CacheConfig config;                        ///< of the policy
@@ -48,9 +50,11 @@ struct LayerPlan {
   double rope_theta = 0;
 
   /// Bytes of a row of one head, scales, position and figures included.
-  int64_t row_bytes() const;
-  int64_t codec_metadata_bytes() const;  ///< of those: scales and zero points
-  int64_t index_bytes() const { return retention ? 4 : 0; }
+  int64_t row_bytes(bool is_fine = true) const;
+  int64_t codec_metadata_bytes(bool is_fine = true) const;  ///< of those: scales and zero points
+  int64_t index_bytes() const { return retention || is_tiered() ? 4 : 0; }
+  /// How many rows stay, and how they are stored, depends on the text.
+  bool is_tiered() const { return !coarse.empty(); }
   int64_t figure_bytes() const;
   /// Scores depend on it: keys, latents and the rotated key beside them, values that serve as keys.
   bool is_of_key(const StreamShape& shape) const {
@@ -58,9 +62,12 @@ struct LayerPlan {
   }
   /// Rows that a head keeps of a text of `tokens`, of which the first `prompt` came in one step.
   int64_t rows(int64_t tokens, int64_t prompt = 0) const;
-  /// The closed formula: bytes after `tokens` tokens of one sequence.
+  /// The closed formula: bytes after `tokens` tokens of one sequence; of tiers, the most.
   int64_t bytes(int64_t tokens, int64_t prompt = 0) const;
 };
+
+/// Of retentions whose number of rows no budget sets: "full" and "leankv".
+bool has_own_count(const std::string& retention);
 
 /// Whether a layer remembers a row for each token, which codecs and policies can work on.
 bool has_rows(const LayerSpec& spec);

@@ -15,17 +15,6 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-/// [batch, heads, seq, bytes] as the rows of `kept_heads`: itself, or of all heads one row.
-at::Tensor folded(const at::Tensor& rows, int64_t kept_heads) {
-  return rows.size(1) == kept_heads ? rows : rows.transpose(1, 2).flatten(2).unsqueeze(1);
-}
-
-/// The way back.
-at::Tensor unfolded(const at::Tensor& rows, int64_t heads) {
-  if (rows.size(1) == heads) return rows;
-  return rows.squeeze(1).view({rows.size(0), rows.size(2), heads, -1}).transpose(1, 2);
-}
-
 at::Tensor with_more(const at::Tensor& keys, const at::Tensor& more) {
   return keys.defined() ? torch::cat({keys, more}, 3) : more;
 }
@@ -48,17 +37,31 @@ ManagedRows::ManagedRows(std::shared_ptr<const LayerPlan> plan,
       options_(options),
       log_(std::move(log)),
       policy_(plan_->retention ? plan_->retention->make(plan_->config, plan_->facts) : nullptr),
-      // a policy holds its budget and the row that comes before one goes
-      store_(options.batch, plan_->facts.heads, policy_ ? 1 : options.growth_rows),
+      // a policy that evicts at every step holds its budget and the row that comes before one goes
+      store_(options.batch,
+             plan_->facts.heads,
+             policy_ && !plan_->retention->after_prompt_only ? 1 : options.growth_rows),
       lengths_(static_cast<size_t>(options.batch), 0) {}
 
 Positions ManagedRows::positions() const {
-  if (policy_) return Positions::scattered(kept());
+  if (has_dropped()) return Positions::scattered(kept());
   const auto device = store_.column(0).device();
   std::vector<Span> spans;
   for (const int64_t length : lengths_) spans.push_back({0, length});
   const bool even = std::ranges::count(lengths_, lengths_[0]) == options_.batch;
   return even ? Positions::range(0, lengths_[0], device) : Positions::ragged(spans, device);
+}
+
+bool ManagedRows::has_dropped(int64_t b) const {
+  for (int64_t head = 0; head < plan_->facts.heads; ++head)
+    if (store_.count(b, head) < lengths_[static_cast<size_t>(b)]) return true;
+  return false;
+}
+
+bool ManagedRows::has_dropped() const {
+  for (int64_t b = 0; b < options_.batch; ++b)
+    if (has_dropped(b)) return true;
+  return false;
 }
 
 at::Tensor ManagedRows::kept() const {
@@ -106,10 +109,11 @@ Rows ManagedRows::read() const {
 }
 
 void ManagedRows::rewind(const Positions& positions) {
+  step_tokens_ = positions.seq();
   for (size_t b = 0; b < lengths_.size(); ++b) {
     const Span& span = positions.span(static_cast<int64_t>(b));
     if (span.count == 0 || span.first >= lengths_[b]) continue;
-    if (policy_) {
+    if (has_dropped(static_cast<int64_t>(b))) {
       throw Error(ExitCode::kInternal,
                   {cat("position ", span.first, " after ", lengths_[b], " with retention ",
                        plan_->retention->name),
@@ -120,14 +124,32 @@ void ManagedRows::rewind(const Positions& positions) {
   }
 }
 
+std::vector<at::Tensor> ManagedRows::as_stored(const Positions& positions,
+                                               std::vector<at::Tensor> fresh) const {
+  if (!plan_->config.quantise_before_attend) return fresh;
+  for (const auto& [shape, codec] : plan_->streams) {
+    auto& rows = fresh[shape.index];
+    const auto type = rows.scalar_type();
+    rows = codec->decode(codec->encode(unturned(shape, positions, rows)), shape.width, type);
+    if (is_stored_unturned(shape))
+      rows = rotate(rows.to(torch::kFloat), positions, plan_->rope_theta).to(type);
+  }
+  return fresh;
+}
+
+at::Tensor ManagedRows::unturned(const StreamShape& shape,
+                                 const Positions& positions,
+                                 const at::Tensor& rows) const {
+  if (!is_stored_unturned(shape)) return rows;
+  return rotate(rows.to(torch::kFloat), scaled(positions, -1), plan_->rope_theta);
+}
+
 std::vector<at::Tensor> ManagedRows::encoded(const Positions& positions,
                                              const std::vector<at::Tensor>& fresh) const {
   std::vector<at::Tensor> out;
   at::Tensor keys;
   for (const auto& [shape, codec] : plan_->streams) {
-    auto rows = fresh[shape.index];
-    if (shape.is_turned && plan_->positions == RowPositions::kInCacheRaw)
-      rows = rotate(rows.to(torch::kFloat), scaled(positions, -1), plan_->rope_theta);
+    const auto rows = unturned(shape, positions, fresh[shape.index]);
     if (plan_->is_of_key(shape)) keys = with_more(keys, folded(rows, plan_->facts.heads));
     out.push_back(folded(codec->encode(rows), plan_->facts.heads));
   }
@@ -161,7 +183,6 @@ Rows ManagedRows::write(const Positions& positions, std::vector<at::Tensor> fres
     const Span& span = positions.span(static_cast<int64_t>(b));
     if (span.count > 0) lengths_[b] = span.end();
   }
-  step_tokens_ = positions.seq();
   return shows_exact ? exact : read();
 }
 
@@ -186,6 +207,8 @@ void ManagedRows::observe(const AttentionScores& scores) {
   }
   policy_->observe({.logits = by_head(scores.logits),
                     .weights = by_head(scores.weights),
+                    .q = by_head(scores.q),
+                    .scale = scores.scale,
                     .queries = scores.queries,
                     .last = scores.last,
                     .rows = scores.rows},
@@ -240,7 +263,7 @@ void ManagedRows::settle() {
   counts_before_.clear();
   tally_.reset();
   const int64_t excess = store_.rows() - plan_->budget;
-  if (excess > 0 && (step_tokens_ > 1 || !plan_->retention->after_prompt_only)) {
+  if (excess > 0 && evicts_now()) {
     const int64_t reserved = store_.bytes_reserved();
     if (excess == 1) {
       evict_one(protected_worth());

@@ -22,9 +22,11 @@ class ManagedRows final : public RowMemory, private ScoreObserver {
               std::shared_ptr<ReplayLog> log = nullptr);
 
   Rows read() const override;
-  /// Throws 70 with a policy: what it has dropped cannot come back.
+  /// Throws 70 where a policy has dropped rows: they cannot come back.
   void rewind(const Positions& positions) override;
   Rows write(const Positions& positions, std::vector<at::Tensor> fresh) override;
+  std::vector<at::Tensor> as_stored(const Positions& positions,
+                                    std::vector<at::Tensor> fresh) const override;
   void settle() override;
   int64_t bytes_used() const override;
   int64_t bytes_reserved() const override;
@@ -37,11 +39,21 @@ class ManagedRows final : public RowMemory, private ScoreObserver {
 
  private:
   void observe(const AttentionScores& scores) override;
+  bool has_dropped(int64_t b) const;
+  bool has_dropped() const;
   /// New rows are shown behind the longest sequence before each is appended to its own.
   void note_counts();
-  bool is_watched() const { return policy_ && policy_->watches(); }
+  bool evicts_now() const { return step_tokens_ > 1 || !plan_->retention->after_prompt_only; }
+  bool is_watched() const { return policy_ && policy_->watches() && evicts_now(); }
   std::vector<at::Tensor> encoded(const Positions& positions,
                                   const std::vector<at::Tensor>& fresh) const;
+  bool is_stored_unturned(const StreamShape& shape) const {
+    return shape.is_turned && plan_->positions == RowPositions::kInCacheRaw;
+  }
+  /// Rows without their rotation, where they are stored so.
+  at::Tensor unturned(const StreamShape& shape,
+                      const Positions& positions,
+                      const at::Tensor& rows) const;
   at::Tensor decoded(size_t stream) const;
   Positions positions() const;
   /// Where kept rows stand for a query that counts rows instead of tokens, less their place in the
@@ -65,7 +77,7 @@ class ManagedRows final : public RowMemory, private ScoreObserver {
   at::Tensor tally_;              ///< of this step; undefined: nothing observed
   /// Rows of each head when new ones were observed before they were written; else empty.
   std::vector<int64_t> counts_before_;
-  int64_t step_tokens_ = 0;  ///< of the last step
+  int64_t step_tokens_ = 0;  ///< of this step
   size_t stream_slots_ = 0;  ///< streams of the mixer, those that nobody reads included
   at::ScalarType type_ = at::kFloat;
   mutable int64_t transient_peak_ = 0;  ///< bytes of decoded copies

@@ -5,6 +5,7 @@
 #include <torch/types.h>
 
 #include "cache/policies/accumulated.h"
+#include "cache/policies/expected.h"
 #include "cache/policies/from_keys.h"
 #include "cache/policies/keyformer.h"
 #include "cache/policies/positional.h"
@@ -23,7 +24,10 @@ const std::vector<RetentionKind>& retention_kinds() {
        .help = "StreamingLLM (arXiv:2309.17453): the first tokens and the newest; with positions = "
                "in_cache as published",
        .make = make_recency},
-      {.name = "random", .help = "a control: tokens drawn at random", .make = make_random},
+      {.name = "random",
+       .help = "a control: tokens drawn at random",
+       .make = make_random,
+       .draws = true},
       {.name = "h2o",
        .help = "H2O (arXiv:2306.14048): the largest sums of attention so far",
        .make = make_h2o,
@@ -34,12 +38,19 @@ const std::vector<RetentionKind>& retention_kinds() {
       {.name = "keyformer",
        .help = "Keyformer (arXiv:2403.09054): the largest sums of noisy, tempered attention",
        .make = make_keyformer,
-       .recent_share = 0.3},
+       .recent_share = 0.3,
+       .draws = true},
       {.name = "snapkv",
        .help = "SnapKV (arXiv:2404.14469): what the end of the prompt attends to, pooled over "
                "neighbours",
        .make = make_snapkv,
        .after_prompt_only = true},
+      {.name = "expected",
+       .help = "Expected Attention (arXiv:2510.00636): what the queries of the prompt make likely "
+               "for those ahead",
+       .make = make_expected,
+       .after_prompt_only = true,
+       .reads_queries = true},
       {.name = "knorm",
        .help = "L2 norm (arXiv:2406.11430): keys of the smallest norm",
        .make = make_knorm},
@@ -53,7 +64,7 @@ const std::vector<RetentionKind>& retention_kinds() {
 const RetentionKind& retention_kind(const std::string& name) {
   const auto found = std::ranges::find(retention_kinds(), name, &RetentionKind::name);
   if (found != retention_kinds().end()) return *found;
-  std::vector<std::string> names = {"full"};
+  std::vector<std::string> names = {"full", "leankv"};
   for (const auto& kind : retention_kinds()) names.push_back(kind.name);
   throw Error(ExitCode::kConfig, {"\"" + name + "\" is no retention policy", "cache.retention",
                                   suggestion(name, names)});

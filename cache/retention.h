@@ -17,12 +17,16 @@ namespace kvsmith {
 struct LayerFacts {
   int64_t layer = 0;
   int64_t heads = 1;
-  int64_t group = 1;  ///< query heads of each
+  int64_t group = 1;      ///< query heads of each
+  int64_t readers = 1;    ///< layers that attend to its rows
+  double rope_theta = 0;  ///< of the rotation of its keys
 };
 
 /// What queries made of rows, by head; see AttentionScores.
 struct HeadScores {
   at::Tensor logits, weights;  ///< [batch, heads, group, queries, rows] fp32
+  at::Tensor q;                ///< [batch, heads, group, queries, width]
+  double scale = 1;            ///< of products of q and keys
   at::Tensor queries;          ///< [batch|1, queries] int64; -1 marks padding
   at::Tensor last;             ///< [batch|1] int64: the last query of the step
   at::Tensor rows;             ///< [batch|1, heads|1, rows] int64 positions
@@ -72,6 +76,9 @@ struct RetentionKind {
   std::unique_ptr<RetentionPolicy> (*make)(const CacheConfig& config, const LayerFacts& facts);
   double recent_share = 0.25;      ///< of the budget, for the newest tokens, where none is given
   bool after_prompt_only = false;  ///< evicts after steps of several tokens, then only appends
+  bool draws = false;              ///< depends on `seed`
+  /// Compares queries with keys itself, and so needs rows that are turned keys of one head.
+  bool reads_queries = false;
 };
 
 /// Every policy. A new one is a file in cache/policies and a line here.

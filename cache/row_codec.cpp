@@ -18,6 +18,7 @@ const std::vector<RowCodecKind>& row_codecs() {
       {"fp8_e4m3", "8 bits without a scale, up to 448", make_fp8_e4m3_rows, needs_multiple_of<1>},
       {"int8", "min-max a row, 8 bits and 4 bytes a row", make_int8_rows, needs_multiple_of<1>},
       {"int4", "min-max a row, 4 bits and 4 bytes a row", make_int4_rows, needs_multiple_of<2>},
+      {"int2", "min-max a row, 2 bits and 4 bytes a row", make_int2_rows, needs_multiple_of<4>},
       {"q8_0", "llama.cpp's blocks of 32, 8.5 bits", make_q8_0_rows, needs_multiple_of<32>},
       {"q4_0", "llama.cpp's blocks of 32, 4.5 bits", make_q4_0_rows, needs_multiple_of<32>},
       {"hadamard_int8", "int8 after a Hadamard transform",

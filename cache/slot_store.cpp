@@ -16,6 +16,15 @@ at::Tensor index_for(const at::Tensor& index, const at::Tensor& column) {
 
 }  // namespace
 
+at::Tensor folded(const at::Tensor& rows, int64_t kept_heads) {
+  return rows.size(1) == kept_heads ? rows : rows.transpose(1, 2).flatten(2).unsqueeze(1);
+}
+
+at::Tensor unfolded(const at::Tensor& rows, int64_t heads) {
+  if (rows.size(1) == heads) return rows;
+  return rows.squeeze(1).view({rows.size(0), rows.size(2), heads, -1}).transpose(1, 2);
+}
+
 SlotStore::SlotStore(int64_t batch, int64_t heads, int64_t growth_rows)
     : batch_(batch),
       heads_(heads),
@@ -75,6 +84,46 @@ void SlotStore::append(const std::vector<at::Tensor>& fresh, const Positions& po
         columns_[i][b][head].narrow(0, count, added).copy_(fresh[i][b][head].narrow(0, 0, added));
       count += added;
     }
+  }
+}
+
+void SlotStore::append_some(const std::vector<at::Tensor>& rows, const at::Tensor& counts) {
+  const auto added = counts.to(torch::kCPU).contiguous();
+  const auto* more = added.const_data_ptr<int64_t>();
+  int64_t needed = 0;
+  for (size_t i = 0; i < counts_.size(); ++i) needed = std::max(needed, counts_[i] + more[i]);
+  reserve(needed, rows);
+  for (int64_t b = 0; b < batch_; ++b)
+    for (int64_t head = 0; head < heads_; ++head) {
+      const auto at = static_cast<size_t>(b * heads_ + head);
+      for (size_t i = 0; i < rows.size(); ++i)
+        columns_[i][b][head]
+            .narrow(0, counts_[at], more[at])
+            .copy_(rows[i][b][head].narrow(0, 0, more[at]));
+      counts_[at] += more[at];
+    }
+}
+
+void SlotStore::put(const at::Tensor& slots,
+                    const std::vector<at::Tensor>& row,
+                    const at::Tensor& wanted) {
+  const auto is_new = slots.lt(0).logical_and(wanted);
+  const auto added = is_new.to(torch::kCPU, torch::kLong).contiguous();
+  const auto* more = added.const_data_ptr<int64_t>();
+  const auto counts = torch::tensor(counts_).view({batch_, heads_}).to(slots.device());
+  int64_t needed = 0;
+  for (size_t i = 0; i < counts_.size(); ++i) {
+    counts_[i] += more[i];
+    needed = std::max(needed, counts_[i]);
+  }
+  reserve(needed, row);
+  // heads that want nothing write what they have, or into a free slot
+  const auto to = torch::where(slots.lt(0), counts.clamp_max(capacity_ - 1), slots).unsqueeze(2);
+  const auto is_wanted = wanted.unsqueeze(2).unsqueeze(3);
+  for (size_t i = 0; i < row.size(); ++i) {
+    auto& column = columns_[i];
+    const auto index = index_for(to, column);
+    column.scatter_(2, index, torch::where(is_wanted, row[i], column.gather(2, index)));
   }
 }
 

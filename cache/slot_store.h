@@ -24,6 +24,12 @@ class SlotStore {
   /// Drops the row in slot `victims`, [batch, heads] int64, of each head with `wanted`, [batch,
   /// heads] bool; the head's last row takes the slot.
   void drop_one(const at::Tensor& victims, const at::Tensor& wanted);
+  /// Adds to each head the first of its rows, as many as `counts`, [batch, heads] int64, says.
+  /// rows: each [batch, heads, n, ...].
+  void append_some(const std::vector<at::Tensor>& rows, const at::Tensor& counts);
+  /// Puts one row, each [batch, heads, 1, ...], into `slots`, [batch, heads] int64, of the heads
+  /// that are wanted; -1: behind the others.
+  void put(const at::Tensor& slots, const std::vector<at::Tensor>& row, const at::Tensor& wanted);
   /// Keeps of each head the rows in `slots`, [batch, heads, n] int64, up to the first -1, in this
   /// order.
   void keep(const at::Tensor& slots);
@@ -58,5 +64,10 @@ class SlotStore {
   std::vector<int64_t> counts_;      ///< [batch * heads]
   std::vector<at::Tensor> columns_;  ///< each [batch, heads, capacity, ...]
 };
+
+/// [batch, heads, seq, bytes] as the rows of `kept_heads`: itself, or of all heads one row.
+at::Tensor folded(const at::Tensor& rows, int64_t kept_heads);
+/// The way back.
+at::Tensor unfolded(const at::Tensor& rows, int64_t heads);
 
 }  // namespace kvsmith

@@ -27,6 +27,11 @@ struct CacheConfig {
   int64_t residual_length = 128;
   std::vector<int64_t> full_precision_layers;
   bool quantise_before_attend = true;
+  double alpha_high = 1;
+  double alpha_low = 0.02;
+  std::string coarse_k = "int4";
+  std::string coarse_v = "int2";
+  int64_t future_tokens = 512;
   double tau_init = 1;
   double tau_end = 1;
   int64_t tau_tokens = 256;
@@ -105,6 +110,25 @@ struct CacheConfig {
               .help = "new tokens attend to each other as stored, so that every score holds the "
                       "codec's error; false: as computed, as most published prefills do"},
           self.quantise_before_attend);
+    visit(Key{.name = "alpha_high",
+              .help = "leankv: rows with less than this share of even attention become coarse",
+              .min = 0,
+              .max = 1e6},
+          self.alpha_high);
+    visit(Key{.name = "alpha_low",
+              .help = "leankv: rows with less than this share of even attention go",
+              .min = 0,
+              .max = 1e6},
+          self.alpha_low);
+    visit(Key{.name = "coarse_k", .help = "leankv: how keys of coarse rows are stored"},
+          self.coarse_k);
+    visit(Key{.name = "coarse_v", .help = "leankv: how values of coarse rows are stored"},
+          self.coarse_v);
+    visit(Key{.name = "future_tokens",
+              .help = "expected: tokens ahead whose queries decide",
+              .min = 1,
+              .max = 1 << 16},
+          self.future_tokens);
     visit(Key{.name = "tau_init",
               .help = "keyformer: temperature of the scores of the prompt",
               .min = 1e-3,

@@ -35,9 +35,9 @@ nlohmann::ordered_json to_json(const Evaluation& e,
                    {"bytes_peak", e.cache_bytes_peak},
                    {"bytes_per_token",
                     static_cast<double>(e.cache.bytes_used) / static_cast<double>(e.cache.tokens)},
-                   {"bytes_at_8k", e.cache_at_8k.bytes_used},
+                   {"bytes_at_8k", e.cache_lengths.at_8k.bytes_used},
                    {"dtype", model.compute_type() == at::kBFloat16 ? "bf16" : "fp32"}};
-  for (const auto& at : e.cache_lengths) {
+  for (const auto& at : e.cache_lengths.lengths) {
     json["cache"]["lengths"].push_back({{"tokens", at.tokens},
                                         {"bytes_measured", at.bytes_used},
                                         {"bytes_formula", at.bytes_formula}});

@@ -184,21 +184,27 @@ double nll_of_batch(DecoderImpl& model, const Padded& batch, Evaluation& result)
 }
 
 /// Refuses what a protocol cannot show of a method.
-void check_method(const CachePlan& plan, const EvaluateOptions& options) {
+void check_method(const CachePlan& plan, const KvGraph& graph, const EvaluateOptions& options) {
   const CacheConfig& config = plan.config();
   const auto refuse = [&](const std::string& what, const std::string& remedy) {
     throw Error(ExitCode::kConfig,
                 {cat("protocol ", to_string(options.protocol), what), method_name(plan), remedy});
   };
-  if (config.retention != "full" && retention_kind(config.retention).after_prompt_only &&
+  if (!has_own_count(config.retention) && retention_kind(config.retention).after_prompt_only &&
       options.protocol != Protocol::kPrefillContinue) {
     refuse(" with a policy that drops rows of a prompt alone, once",
            "use --protocol prefill_continue");
   }
+  if (options.protocol == Protocol::kReplay && config.retention == "leankv")
+    refuse(" of rows that change their codes", "use --protocol decode");
   const bool as_computed = config.codec_k == "model" && config.codec_v == "model";
   if (options.protocol == Protocol::kReplay && !(as_computed && config.positions == "original")) {
     refuse(" lets tokens see the rows that a policy kept, as computed and where they stood",
            "use --protocol decode for codecs and in-cache positions");
+  }
+  if (options.protocol == Protocol::kReplay && graph.is_cyclic()) {
+    refuse(" of layers that read ahead (LCKV), which one pass does not compute",
+           "use --protocol decode");
   }
   if (options.recall)
     refuse(" with --recall, which reads through the model's own cache", "use --probe copy");
@@ -267,6 +273,14 @@ CacheMeasurement measure_cache(DecoderImpl& model, int64_t tokens) {
   return checked(cache, model.config(), model.compute_type(), 1, tokens);
 }
 
+CacheLengths measure_lengths(DecoderImpl& model, int64_t context) {
+  CacheLengths out;
+  for (const int64_t tokens : telling_lengths(model.graph(), context))
+    out.lengths.push_back(measure_cache(model, tokens));
+  out.at_8k = measure_cache(model, kLongestMeasured);
+  return out;
+}
+
 std::vector<int64_t> telling_lengths(const KvGraph& graph, int64_t context) {
   std::set<int64_t> lengths = {context, 4 * context};
   for (int64_t layer = 0; layer < graph.size(); ++layer) {
@@ -306,7 +320,7 @@ Evaluation evaluate(LoadedModel& loaded,
     result.method.emplace(CachePlan(options.cache.value_or(CacheConfig{}), model.config(),
                                     model.compute_type(), options.context));
   }
-  if (result.method) check_method(result.method->plan(), options);
+  if (result.method) check_method(result.method->plan(), model.graph(), options);
   result.probes = run_probes(model, corpus, result);
   for (const int64_t forward : options.passes) result.passes.push_back({forward, 0});
   int64_t total = 0;
@@ -348,9 +362,8 @@ Evaluation evaluate(LoadedModel& loaded,
     result.cache = measure_cache(model, windows.front().length);
     result.cache_bytes_peak = result.cache.bytes_reserved;
   }
-  for (const int64_t tokens : telling_lengths(model.graph(), options.context))
-    result.cache_lengths.push_back(measure_cache(model, tokens));
-  result.cache_at_8k = measure_cache(model, kLongestMeasured);
+  result.cache_lengths =
+      options.cache_lengths ? *options.cache_lengths : measure_lengths(model, options.context);
   if (bytes > 0) result.bits_per_byte = result.nll / std::numbers::ln2 / static_cast<double>(bytes);
   if (!unigram.empty()) result.unigram_nll = unigram_nll;
   if (options.recall) {

@@ -17,6 +17,22 @@
 
 namespace kvsmith {
 
+/// Cache bytes of one sequence, from the storages of the running inference path, beside the
+/// formula.
+struct CacheMeasurement {
+  int64_t tokens = 0;
+  int64_t bytes_used = 0, bytes_reserved = 0, bytes_formula = 0;
+};
+
+/// The longest text whose cache is always measured, in tokens.
+inline constexpr int64_t kLongestMeasured = 8192;
+
+/// What the cache of a model holds when nothing is done to it.
+struct CacheLengths {
+  std::vector<CacheMeasurement> lengths;  ///< around each window, at and beyond the context
+  CacheMeasurement at_8k;
+};
+
 struct EvaluateOptions {
   std::string split = "valid";
   int64_t context = 0;  ///< tokens a window; 0: max_position_embeddings
@@ -33,22 +49,14 @@ struct EvaluateOptions {
   std::vector<int64_t> passes = {};
   std::vector<std::string> probes = {};  ///< names of tasks to probe, evaluate/probe_tasks.h
   ProbeOptions probe = {};
+  /// Measured before, of this model and context; none: evaluate() measures.
+  std::optional<CacheLengths> cache_lengths = {};
 };
 
 /// The loss of training's parallel passes over the same tokens.
 struct PassesLoss {
   int64_t forward_passes = 0;
   double nll = 0;  ///< sum over scored tokens
-};
-
-/// The longest text whose cache is always measured, in tokens.
-inline constexpr int64_t kLongestMeasured = 8192;
-
-/// Cache bytes of one sequence, from the storages of the running inference path, beside the
-/// formula.
-struct CacheMeasurement {
-  int64_t tokens = 0;
-  int64_t bytes_used = 0, bytes_reserved = 0, bytes_formula = 0;
 };
 
 struct Evaluation {
@@ -59,8 +67,7 @@ struct Evaluation {
   std::optional<double> bits_per_byte;  ///< none without a tokenizer
   std::optional<double> unigram_nll;    ///< over the same tokens
   CacheMeasurement cache;               ///< after a full window
-  CacheMeasurement cache_at_8k;
-  std::vector<CacheMeasurement> cache_lengths;  ///< around each window, at and beyond the context
+  CacheLengths cache_lengths;
   std::vector<RecallPoint> recall;
   std::vector<ProbePoint> probes;
   std::vector<PassesLoss> passes;
@@ -89,6 +96,9 @@ void check_fits(const Corpus& corpus, const LoadedModel& model);
 /// Prefills a cache with `tokens` tokens and measures it. Throws Error (70) when used or
 /// reserved bytes are not those of the formula.
 CacheMeasurement measure_cache(DecoderImpl& model, int64_t tokens);
+
+/// Measures it at telling_lengths() and at 8k.
+CacheLengths measure_lengths(DecoderImpl& model, int64_t context);
 
 /// Lengths at which a cache may change its behaviour: around each window and capacity of the model,
 /// the context, and four times the context.

@@ -31,8 +31,6 @@ std::string plain(std::string name) {
   return name;
 }
 
-bool has_budget(const std::string& method) { return method.find("budget_") != method.npos; }
-
 CacheConfig cache_of(const std::string& method,
                      const std::string& codec,
                      std::optional<double> budget,
@@ -107,8 +105,12 @@ std::vector<SweepPoint> sweep_points(const SweepConfig& config) {
       for (const auto& method : config.methods)
         for (const auto& codec : config.codecs)
           for (const int64_t seed : config.seeds) {
-            const bool keeps_all = cache_config_of(words_of(method)).retention == "full";
-            if (keeps_all || has_budget(method)) {
+            const CacheConfig own = cache_settings_of(words_of(method));
+            const bool keeps_all = has_own_count(own.retention);
+            // other seeds would be the same point again
+            if (seed != config.seeds[0] && (keeps_all || !retention_kind(own.retention).draws))
+              continue;
+            if (keeps_all || has_budget(own)) {
               add(checkpoint, context, cache_of(method, codec, {}, seed));
               continue;
             }
@@ -128,6 +130,7 @@ SweepResult run_sweep(const SweepConfig& config, const fs::path& output, const S
   std::optional<LoadedModel> model;
   std::string loaded;
   std::map<std::string, std::string> contents;
+  std::map<int64_t, CacheLengths> lengths;  // by context, of the loaded model
   for (size_t i = 0; i < points.size(); ++i) {
     const SweepPoint& point = points[i];
     auto& content = contents[point.checkpoint];
@@ -143,9 +146,14 @@ SweepResult run_sweep(const SweepConfig& config, const fs::path& output, const S
       model.reset();
       model = hooks.load(point.checkpoint);
       loaded = point.checkpoint;
+      lengths.clear();
     }
     try {
-      const auto evaluation = evaluate(*model, corpus, point.options);
+      EvaluateOptions options = point.options;
+      if (const auto found = lengths.find(options.context); found != lengths.end())
+        options.cache_lengths = found->second;
+      const auto evaluation = evaluate(*model, corpus, options);
+      lengths[point.options.context] = evaluation.cache_lengths;
       const auto json = to_json(evaluation, *model, config.corpus);
       write_file(file, json.dump(2) + "\n");
       ++result.done;
@@ -154,7 +162,7 @@ SweepResult run_sweep(const SweepConfig& config, const fs::path& output, const S
                      json["context"].dump(), ": perplexity ", json["perplexity"].dump(), ", ",
                      human_bytes(json["resident"]["mean_bytes"].get<double>())));
     } catch (const Error& error) {
-      if (error.code() != ExitCode::kConfig) throw;
+      if (error.code() != ExitCode::kConfig && error.code() != ExitCode::kUsage) throw;
       ++result.refused;
       hooks.note(cat(i + 1, "/", points.size(), " left out: ", error.what()));
     }

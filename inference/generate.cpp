@@ -163,7 +163,12 @@ std::vector<Generation> generate(LoadedModel& model,
                  : Positions::ragged(spans, device);
   };
 
-  auto cache = model.model->make_cache({.batch = batch, .initial_rows = longest});
+  const CacheOptions allocation{.batch = batch, .initial_rows = longest};
+  auto cache = options.cache
+                   ? CachePlan(*options.cache, model.model->config(), model.model->compute_type(),
+                               longest + options.max_new_tokens)
+                         .make(*model.model, allocation)
+                   : model.model->make_cache(allocation);
   std::vector<Sequence> sequences(prompts.size());
   auto start = Clock::now();
   auto hidden = model.model->step(tokens.to(device), place(), cache);

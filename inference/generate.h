@@ -2,10 +2,12 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "cache/cache_plan.h"
 #include "checkpoints/load.h"
 #include "inference/sampler.h"
 
@@ -16,6 +18,8 @@ struct GenerateOptions {
   SamplingOptions sampling;
   std::vector<std::string> stop;    ///< texts that end a sequence; not part of the result
   std::vector<int32_t> end_tokens;  ///< tokens that do, beside the model's end-of-text
+  /// What is done to the cache; shares of it are of the longest prompt and its new tokens.
+  std::optional<CacheConfig> cache = {};
 };
 
 struct Generation {

@@ -118,7 +118,7 @@ class DecoderImpl::Step {
         x = advance(layer, x, [&](std::vector<at::Tensor> rows) {
           const auto i = static_cast<size_t>(layer);
           fresh[i] = std::move(rows);
-          return joined(past[i], positions_, fresh[i]);
+          return joined(past[i], positions_, cache_.rows_of(layer).as_stored(positions_, fresh[i]));
         });
       }
     }

@@ -87,6 +87,12 @@ class RowMemory : public Memory {
   /// `positions`. Returns everything that these tokens may see: what they push out of a bounded
   /// memory included.
   virtual Rows write(const Positions& positions, std::vector<at::Tensor> fresh) = 0;
+  /// What later tokens will read of `fresh`, before it is written: layers that read ahead show it
+  /// to the tokens of this step.
+  virtual std::vector<at::Tensor> as_stored(const Positions& /*positions*/,
+                                            std::vector<at::Tensor> fresh) const {
+    return fresh;
+  }
   /// Every layer that reads these rows has done so in this step: some may be forgotten.
   virtual void settle() {}
 };

@@ -114,7 +114,8 @@ at::Tensor Visibility::mask_of(const Span& some_queries, int64_t count) const {
 }
 
 at::Tensor Visibility::mask() const {
-  if (allowed.defined()) return mask_of({0, queries.seq()}, rows.seq());
+  // rows that heads keep for themselves are those of one layer only
+  if (allowed.defined() || rows.at().dim() == 3) return mask_of({0, queries.seq()}, rows.seq());
   const Span span = rows.is_range() ? rows.span(0) : Span{-1, 0};
   for (const auto& known : *queries.masks_) {
     const bool same_rows = rows.is_range() ? known.span == span : known.rows.is_same(rows.at());

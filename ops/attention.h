@@ -12,6 +12,8 @@ namespace kvsmith {
 struct AttentionScores {
   at::Tensor logits;   ///< [batch, heads, queries, rows] fp32, scaled; -inf where a row is not seen
   at::Tensor weights;  ///< their softmax; zeros for a query that sees nothing
+  at::Tensor q;        ///< [batch, heads, queries, width], as they meet the keys
+  double scale = 1;    ///< of their products with keys
   at::Tensor queries;  ///< [batch|1, queries] int64 positions; -1 marks padding
   at::Tensor last;     ///< [batch|1] int64: position of the last query of the step
   at::Tensor rows;     ///< [batch|1, kv_heads|1, rows] int64 positions

@@ -54,6 +54,8 @@ at::Tensor observed_attention(const at::Tensor& q,
         logits, hidden.expand({batch, kv_heads, group, some.count, rows}).flatten(1, 2), sinks);
     visibility.observer->observe({.logits = logits,
                                   .weights = weights,
+                                  .q = q.narrow(2, first, some.count),
+                                  .scale = scale,
                                   .queries = visibility.queries.at().narrow(1, first, some.count),
                                   .last = last,
                                   .rows = visibility.rows.by_head().narrow(2, 0, rows)});

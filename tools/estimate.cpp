@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cctype>
 #include <cstdio>
 #include <filesystem>
 #include <iostream>
@@ -14,6 +13,7 @@
 #include "core/text.h"
 #include "models/footprint.h"
 #include "models/mixer.h"
+#include "tools/byte_size.h"
 #include "tools/verbs.h"
 #include "train/run.h"
 
@@ -31,31 +31,6 @@ struct Flags {
   std::vector<int64_t> contexts;
   bool json = false;
 };
-
-/// "24GiB", "80gb"; the unit must be there, lest a bare 24 pass for bytes.
-int64_t parse_bytes(const std::string& text) {
-  static const std::vector<std::pair<std::string, double>> units = {
-      {"b", 1},           {"kb", 1e3},           {"mb", 1e6},
-      {"gb", 1e9},        {"tb", 1e12},          {"kib", 1024.0},
-      {"mib", 1048576.0}, {"gib", 1073741824.0}, {"tib", 1099511627776.0}};
-  size_t end = 0;
-  double number = 0;
-  try {
-    number = std::stod(text, &end);
-  } catch (const std::exception&) {
-    end = 0;
-  }
-  std::string given = text.substr(end);
-  std::ranges::transform(given, given.begin(),
-                         [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  for (const auto& [unit, factor] : units) {
-    constexpr double kMost = 1e18;
-    if (end > 0 && number >= 0 && number * factor < kMost && given == unit)
-      return static_cast<int64_t>(number * factor);
-  }
-  throw Error(ExitCode::kUsage,
-              {"cannot read \"" + text + "\"", "--memory", "write it as 24GiB or 80GB"});
-}
 
 /// Who reads whose keys and values, one line a layer. "^" marks a layer that reads ahead, "+ 1K 2V"
 /// heads that it takes from the layer below.

@@ -242,11 +242,7 @@ void add_evaluate(CLI::App& app) {
           "decode (token by token through the cache), prefill_continue, chunked, replay or "
           "parallel; docs/evaluation.md")
       ->capture_default_str();
-  verb->add_option(
-          "--cache", flags->cache,
-          "what is done to the cache: a preset (h2o, keyformer, kivi2 ...), a TOML file with "
-          "a section [cache], key=value; later ones win")
-      ->take_all();
+  add_cache_flag(*verb, flags->cache);
   verb->add_option("--prefill", flags->options.prefill,
                    "prefill_continue: tokens of the first step; 0: half the context");
   verb->add_option("--chunk", flags->options.chunk, "chunked: tokens a step")

@@ -8,6 +8,7 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
+#include "cache/cache_options.h"
 #include "core/error.h"
 #include "core/files.h"
 #include "core/text.h"
@@ -25,6 +26,7 @@ struct Flags {
   GenerateOptions options;
   bool chat = false, verbose = false, json = false;
   std::optional<std::string> system;
+  std::vector<std::string> cache;
 };
 
 /// One prompt a line; a file that ends in .jsonl has one JSON string a line.
@@ -78,6 +80,7 @@ void generate_it(Flags& flags) {
   const bool single = flags.prompts.empty();
   const auto prompts =
       single ? std::vector<std::string>{flags.prompt} : read_prompts(flags.prompts);
+  if (!flags.cache.empty()) flags.options.cache = cache_config_of(flags.cache);
   LoadedModel model = load(flags.model);
   const auto ids = prompt_ids(model, prompts, flags);
   // a chat shows answers alone
@@ -133,6 +136,7 @@ void add_generate(CLI::App& app) {
   verb->add_option("--seed", flags->options.sampling.seed, "same seed, same text");
   verb->add_option("--stop", flags->options.stop, "text that ends the output; may be repeated")
       ->take_all();
+  add_cache_flag(*verb, flags->cache);
   verb->add_flag("--json", flags->json, "one JSON object a prompt instead of streaming");
   verb->add_flag("--verbose,-v", flags->verbose, "speed and cache bytes on stderr");
   verb->footer(

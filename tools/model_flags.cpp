@@ -27,6 +27,13 @@ void add_model_flags(CLI::App& verb, ModelFlags& flags) {
       ->check(CLI::Range(int64_t{1}, kMostPasses));
 }
 
+void add_cache_flag(CLI::App& verb, std::vector<std::string>& words) {
+  verb.add_option("--cache", words,
+                  "what is done to the cache: a preset (h2o, keyformer, kivi2 ...), a TOML file "
+                  "with a section [cache], key=value; later ones win")
+      ->take_all();
+}
+
 LoadedModel load(const ModelFlags& flags) {
   TrainConfig runtime;
   runtime.precision = flags.dtype;

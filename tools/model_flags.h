@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "checkpoints/load.h"
 
@@ -24,5 +25,8 @@ struct ModelFlags {
 /// --backward-passes.
 void add_model_flags(CLI::App& verb, ModelFlags& flags);
 LoadedModel load(const ModelFlags& flags);
+
+/// Adds --cache, whose words cache_config_of() reads.
+void add_cache_flag(CLI::App& verb, std::vector<std::string>& words);
 
 }  // namespace kvsmith

@@ -80,6 +80,7 @@ void add_verbs(CLI::App& app, int& exit_code) {
   add_fetch(app);
   add_checkpoint(app, exit_code);
   add_estimate(app);
+  add_speed(app);
   add_report(app);
   add_env(app);
   add_help(app);

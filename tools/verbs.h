@@ -24,6 +24,7 @@ void add_export(CLI::App& app);
 void add_fetch(CLI::App& app);
 void add_checkpoint(CLI::App& app, int& exit_code);
 void add_estimate(CLI::App& app);
+void add_speed(CLI::App& app);
 void add_report(CLI::App& app);
 void add_env(CLI::App& app);
 void add_help(CLI::App& app);

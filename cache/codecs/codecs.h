@@ -20,9 +20,11 @@ std::shared_ptr<const RowCodec> make_fp16_rows();
 std::shared_ptr<const RowCodec> make_fp8_e4m3_rows();
 
 /// Asymmetric min-max codes of one token of one head (min_max_codes() has bounds and special
-/// values): fp16 scale, fp16 zero, then codes, two a byte in int4. A NaN makes its row NaN.
+/// values): fp16 scale, fp16 zero, then codes, two a byte in int4 and four in int2. A NaN makes its
+/// row NaN.
 std::shared_ptr<const RowCodec> make_int8_rows();
 std::shared_ptr<const RowCodec> make_int4_rows();
+std::shared_ptr<const RowCodec> make_int2_rows();
 
 /// Blocks of 32 elements, each with an fp16 scale d first: Q8_0 and Q4_0 of ggml/src/ggml-common.h
 /// in github.com/ggml-org/ggml, to the bit where d is finite there. Here d saturates at 65,504, so

@@ -41,5 +41,6 @@ class IntegerRows final : public RowCodec {
 
 std::shared_ptr<const RowCodec> make_int8_rows() { return std::make_shared<IntegerRows>(8); }
 std::shared_ptr<const RowCodec> make_int4_rows() { return std::make_shared<IntegerRows>(4); }
+std::shared_ptr<const RowCodec> make_int2_rows() { return std::make_shared<IntegerRows>(2); }
 
 }  // namespace kvsmith

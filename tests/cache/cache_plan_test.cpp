@@ -64,7 +64,8 @@ TEST_P(Codec, StacksOnAPolicyWithTheBytesOfTheFormula) {
   const auto exact = read(config);
   config.codec_k = config.codec_v = GetParam().name;
   const auto coded = read(config);
-  EXPECT_LT((coded - exact).norm().item<double>(), 0.35 * exact.norm().item<double>());
+  const double bound = GetParam().name == "int2" ? 0.8 : 0.35;
+  EXPECT_LT((coded - exact).norm().item<double>(), bound * exact.norm().item<double>());
   EXPECT_EQ(GetParam().name == "fp32", coded.equal(exact));
 }
 

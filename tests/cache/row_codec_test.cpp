@@ -57,6 +57,7 @@ const std::map<std::string, Bound> kBounds = {
     {"fp8_e4m3", relative(0x1p-4, 0x1p-10)},
     {"int8", min_max(255)},
     {"int4", min_max(15)},
+    {"int2", min_max(3)},
     {"q8_0", q8_0_bound},
     {"q4_0", q4_0_bound},
 };

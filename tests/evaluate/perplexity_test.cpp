@@ -74,7 +74,8 @@ TEST_F(EvaluateTest, MeasuredBytesAreThoseOfTheFormulaAtTheWindow) {
   const auto result = run(Protocol::kDecode, 48);
   EXPECT_EQ(result.cache.tokens, 48);
   EXPECT_EQ(result.cache.bytes_used, kv_cache_bytes(loaded_.model->config(), 48, 4));
-  EXPECT_EQ(result.cache_at_8k.bytes_used, kv_cache_bytes(loaded_.model->config(), 8192, 4));
+  EXPECT_EQ(result.cache_lengths.at_8k.bytes_used,
+            kv_cache_bytes(loaded_.model->config(), 8192, 4));
   EXPECT_GE(result.cache_bytes_peak, result.cache.bytes_used);
   EXPECT_LT(result.decode_vs_parallel, 1e-4);
 }
