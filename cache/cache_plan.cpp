@@ -10,17 +10,18 @@
 namespace kvsmith {
 namespace {
 
-/// Budgets of layers, `mean` on average, from the lowest to the highest.
-std::vector<int64_t> spread(const CacheConfig& config,
-                            int64_t mean,
-                            int64_t least,
-                            int64_t layers) {
+/// Budgets of layers, `mean` on average, from the lowest to the highest; none above `most`.
+std::vector<int64_t> spread(
+    const CacheConfig& config, int64_t mean, int64_t least, int64_t most, int64_t layers) {
   std::vector<int64_t> out(static_cast<size_t>(layers), mean);
   if (config.allocator != "pyramid" || layers < 2) return out;
   // a line from 2 m - m / beta down to m / beta above what is protected (arXiv:2406.02069), rounded
   // so that the sum is exact
   const auto spare = static_cast<double>(mean - least);
-  const double low = spare / config.pyramid_beta, high = 2 * spare - low;
+  // the first layer gets no more than there is, and the last one what that leaves
+  const double high = std::min(2 * spare - spare / config.pyramid_beta,
+                               static_cast<double>(std::max(most, mean) - least));
+  const double low = 2 * spare - high;
   double due = 0;
   int64_t given = 0;
   for (int64_t i = 0; i < layers; ++i) {
@@ -90,6 +91,13 @@ CachePlan::CachePlan(const CacheConfig& config,
     if (kind && grows) evicting.push_back(layers_[static_cast<size_t>(layer)].get());
   }
   if (kind) allocate(*kind, evicting, context);
+  const bool is_kivi = std::ranges::any_of(
+      layers_, [](const auto& plan) { return plan && plan->kivi.has_value(); });
+  if ((config.codec_k.starts_with("kivi") || config.codec_v.starts_with("kivi")) && !is_kivi) {
+    refuse_cache(cat("codec_k = \"", config.codec_k,
+                     "\" where no layer has a cache of keys and values that grows"),
+                 "codec_k", "windows take codecs of single rows such as int4");
+  }
 }
 
 void CachePlan::allocate(const RetentionKind& kind,
@@ -127,11 +135,21 @@ void CachePlan::allocate(const RetentionKind& kind,
                  "budget_tokens",
                  cat("give at least ", least, ", or lower protect_sinks and protect_recent"));
   }
-  const auto budgets = spread(config_, budget_, least, static_cast<int64_t>(evicting.size()));
-  for (size_t i = 0; i < evicting.size(); ++i) {
-    evicting[i]->budget = budgets[i];
-    evicting[i]->sinks = config_.protect_sinks;
-    evicting[i]->recent = recent;
+  const auto give = [&] {
+    const auto budgets =
+        spread(config_, budget_, least, context, static_cast<int64_t>(evicting.size()));
+    for (size_t i = 0; i < evicting.size(); ++i) evicting[i]->budget = budgets[i];
+  };
+  for (auto* plan : evicting) {
+    plan->sinks = config_.protect_sinks;
+    plan->recent = recent;
+  }
+  give();
+  // layers whose rows are large may have got more of them than the mean
+  while (config_.budget_bytes > 0 && budget_ > least &&
+         bytes(context, context) > config_.budget_bytes) {
+    --budget_;
+    give();
   }
 }
 

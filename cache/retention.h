@@ -63,7 +63,7 @@ class RetentionPolicy {
   }
   /// [batch, heads, rows] fp32: rows of the lowest worth go first.
   virtual at::Tensor worth(const KeptRows& rows) const = 0;
-  /// Bytes of what it keeps besides figures.
+  /// Bytes of what it keeps besides figures, but for a number or two of a sequence.
   virtual int64_t state_bytes() const { return 0; }
   virtual void clear() {}
   virtual std::unique_ptr<RetentionPolicy> clone() const = 0;

@@ -50,7 +50,8 @@ struct CacheConfig {
               .min = 0},
           self.budget_tokens);
     visit(Key{.name = "budget_fraction",
-              .help = "the same as a share of the context that is evaluated or of the prompt",
+              .help = "the same as a share of the context that is evaluated, or of the prompt and "
+                      "the new tokens of `generate`",
               .min = 0,
               .max = 1},
           self.budget_fraction);

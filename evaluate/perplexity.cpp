@@ -190,10 +190,19 @@ void check_method(const CachePlan& plan, const KvGraph& graph, const EvaluateOpt
     throw Error(ExitCode::kConfig,
                 {cat("protocol ", to_string(options.protocol), what), method_name(plan), remedy});
   };
-  if (!has_own_count(config.retention) && retention_kind(config.retention).after_prompt_only &&
-      options.protocol != Protocol::kPrefillContinue) {
+  const bool once =
+      !has_own_count(config.retention) && retention_kind(config.retention).after_prompt_only;
+  if (once && options.protocol != Protocol::kPrefillContinue) {
     refuse(" with a policy that drops rows of a prompt alone, once",
            "use --protocol prefill_continue");
+  }
+  if (once && options.prefill <= plan.budget()) {
+    refuse(cat(" behind a prompt of ", options.prefill, " tokens, all of which stay"),
+           cat("give --prefill more than ", plan.budget(), " tokens, or a smaller budget"));
+  }
+  if (once && !options.probes.empty() && !options.probe.prefill) {
+    refuse(" with probes that are read token by token, so that nothing is dropped",
+           "leave --probe-stepwise out");
   }
   if (options.protocol == Protocol::kReplay && config.retention == "leankv")
     refuse(" of rows that change their codes", "use --protocol decode");

@@ -31,12 +31,14 @@ std::string plain(std::string name) {
   return name;
 }
 
+/// `codec` where the method names none.
 CacheConfig cache_of(const std::string& method,
                      const std::string& codec,
                      std::optional<double> budget,
                      int64_t seed) {
   auto words = words_of(method);
-  words.push_back(codec);
+  const CacheConfig own = cache_settings_of(words);
+  if (own.codec_k == "model" && own.codec_v == "model") words.push_back(codec);
   words.push_back(cat("seed=", seed));
   if (budget && *budget <= 1) words.push_back(cat("budget_fraction=", *budget));
   if (budget && *budget > 1) words.push_back(cat("budget_tokens=", std::llround(*budget)));
@@ -107,6 +109,8 @@ std::vector<SweepPoint> sweep_points(const SweepConfig& config) {
           for (const int64_t seed : config.seeds) {
             const CacheConfig own = cache_settings_of(words_of(method));
             const bool keeps_all = has_own_count(own.retention);
+            const bool has_codec = own.codec_k != "model" || own.codec_v != "model";
+            if (has_codec && codec != config.codecs[0]) continue;
             // other seeds would be the same point again
             if (seed != config.seeds[0] && (keeps_all || !retention_kind(own.retention).draws))
               continue;
