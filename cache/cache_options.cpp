@@ -35,6 +35,7 @@ void apply(const std::string& word, Settings& settings) {
   const size_t slash = word.find('/');
   const std::string first = word.substr(0, slash),
                     second = slash == word.npos ? first : word.substr(slash + 1);
+  if (word == "minicache") return settings.set("cache.depth_merge=\"minicache\"");
   if (is_policy(word)) {
     settings.set(cat("cache.retention=\"", word, "\""));
     if (word == "streaming") settings.set("cache.positions=\"in_cache\"");
@@ -50,7 +51,7 @@ void apply(const std::string& word, Settings& settings) {
     return;
   }
   auto names = codec_names();
-  names.insert(names.end(), {"full", "leankv"});
+  names.insert(names.end(), {"full", "leankv", "minicache"});
   for (const auto& kind : retention_kinds()) names.push_back(kind.name);
   throw Error(ExitCode::kConfig, {"\"" + word + "\" is no policy, codec, file.toml or key=value",
                                   "--cache", suggestion(word, names)});
@@ -80,6 +81,7 @@ std::string method_name(const CachePlan& plan) {
   if (plan.budget() > 0) out += cat(" ", plan.budget());
   if (config.retention == "leankv") out += cat(" ", config.alpha_high, "/", config.alpha_low);
   if (config.allocator != "uniform") out += ", " + config.allocator;
+  if (config.depth_merge != "none") out += cat(", ", config.depth_merge, " ", config.merge_angle);
   if (config.positions != "original") out += ", " + config.positions;
   if (config.codec_k != "model" || config.codec_v != "model")
     out += cat(", ", config.codec_k, "/", config.codec_v);

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "cache/managed_rows.h"
+#include "cache/merged_layers.h"
 #include "cache/tiered_rows.h"
 #include "core/text.h"
 
@@ -90,9 +91,10 @@ CachePlan::CachePlan(const CacheConfig& config,
     layers_[static_cast<size_t>(layer)] = std::make_shared<LayerPlan>(std::move(*plan));
     if (kind && grows) evicting.push_back(layers_[static_cast<size_t>(layer)].get());
   }
+  if (config.depth_merge != "none") pair_layers(config, graph_, layers_);
   if (kind) allocate(*kind, evicting, context);
-  const bool is_kivi = std::ranges::any_of(
-      layers_, [](const auto& plan) { return plan && plan->kivi.has_value(); });
+  const bool is_kivi =
+      std::ranges::any_of(layers_, [](const auto& plan) { return plan && plan->kivi.has_value(); });
   if ((config.codec_k.starts_with("kivi") || config.codec_v.starts_with("kivi")) && !is_kivi) {
     refuse_cache(cat("codec_k = \"", config.codec_k,
                      "\" where no layer has a cache of keys and values that grows"),
@@ -167,16 +169,22 @@ KvCache CachePlan::make(const DecoderImpl& model,
       memory = std::make_unique<KiviRows>(options, *layers_[layer]->kivi);
     } else if (layers_[layer]->is_tiered()) {
       memory = std::make_unique<TieredRows>(layers_[layer], options);
+    } else if (layers_[layer]->holds_pair()) {
+      memory = std::make_unique<MergedLayers>(layers_[layer], options);
+    } else if (layers_[layer]->merged_with >= 0) {
+      memory = std::make_unique<UpperLayer>(layers_[layer]->merged_with);
     } else {
       memory = std::make_unique<ManagedRows>(layers_[layer], options, log);
     }
     cache.replace(static_cast<int64_t>(layer), std::move(memory));
   }
+  cache.attach();
   return cache;
 }
 
 bool CachePlan::depends_on_text() const {
-  return std::ranges::any_of(layers_, [](const auto& plan) { return plan && plan->is_tiered(); });
+  return std::ranges::any_of(layers_,
+                             [](const auto& plan) { return plan && plan->depends_on_text(); });
 }
 
 int64_t CachePlan::bytes(int64_t tokens, int64_t prompt) const {

@@ -142,6 +142,53 @@ void check_sources(const CacheConfig& config, const KvGraph& graph, int64_t laye
   }
 }
 
+void pair_layers(const CacheConfig& config,
+                 const KvGraph& graph,
+                 std::vector<std::shared_ptr<LayerPlan>>& layers) {
+  const std::string merges = "depth_merge = \"minicache\"";
+  if (config.retention != "full") {
+    refuse_cache(cat(merges, " with retention = \"", config.retention,
+                     "\", which keeps other tokens in each layer"),
+                 "depth_merge", "use retention = \"full\"");
+  }
+  if (is_kivi(config.codec_k) || is_kivi(config.codec_v)) {
+    refuse_cache(cat(merges, " with codec_k = \"", config.codec_k,
+                     "\", which encodes several tokens together"),
+                 "depth_merge", "use codecs of single rows such as int4");
+  }
+  if (graph.is_cyclic())
+    refuse_cache(merges + " with layers that read ahead (LCKV)", "depth_merge",
+                 "use a codec such as int8");
+  const auto count = static_cast<int64_t>(layers.size());
+  const int64_t from = config.merge_from < 0 ? count / 2 : config.merge_from;
+  LayerPlan* lower = nullptr;
+  int64_t pairs = 0;
+  for (int64_t layer = from; layer < count; ++layer) {
+    if (!graph.is_owner(layer)) continue;
+    LayerPlan* plan = layers[static_cast<size_t>(layer)].get();
+    const bool fits = plan && graph[layer].kind == "full" && graph[layer].window == 0 &&
+                      !graph[layer].reuses_heads() &&
+                      std::ranges::count(config.full_precision_layers, layer) == 0;
+    if (lower && fits && lower->streams.size() == plan->streams.size() &&
+        lower->facts.heads == plan->facts.heads) {
+      lower->merged_with = layer;
+      plan->merged_with = lower->facts.layer;
+      lower = nullptr;
+      ++pairs;
+    } else {
+      lower = fits ? plan : nullptr;
+    }
+  }
+  if (pairs == 0) {
+    refuse_cache(cat(merges, " where no two neighbouring layers from ", from,
+                     " on keep keys and values of their own"),
+                 "merge_from", "lower merge_from, or use a codec such as int8");
+  }
+  if (config.codec_k != kAsComputed || config.codec_v != kAsComputed) return;
+  for (auto& plan : layers)
+    if (plan && plan->merged_with < 0) plan.reset();
+}
+
 std::optional<LayerPlan> plan_layer(const CacheConfig& config,
                                     const ModelConfig& model,
                                     const KvGraph& graph,
@@ -151,7 +198,9 @@ std::optional<LayerPlan> plan_layer(const CacheConfig& config,
   const bool encodes = config.codec_k != kAsComputed || config.codec_v != kAsComputed;
   const bool is_window = spec.window > 0, has_tiers = config.retention == kLean && !is_window;
   const bool evicts = !has_own_count(config.retention) && !is_window;
-  if (!graph.is_owner(layer) || !has_rows(spec) || (!evicts && !encodes && !has_tiers)) return {};
+  const bool merges = config.depth_merge != "none";
+  if (!graph.is_owner(layer) || !has_rows(spec)) return {};
+  if (!evicts && !encodes && !has_tiers && (!merges || is_window)) return {};
 
   LayerPlan plan;
   plan.config = config;

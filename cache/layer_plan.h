@@ -42,6 +42,7 @@ struct LayerPlan {
   /// LeanKV: codecs of the streams for rows that matter less; empty: no such rows.
   std::vector<std::shared_ptr<const RowCodec>> coarse;
   int64_t element_bytes = 4;                 ///< of activations
+  int64_t merged_with = -1;                  ///< MiniCache: the other layer of the pair
   const RetentionKind* retention = nullptr;  ///< null: every row stays
   CacheConfig config;                        ///< of the policy
   int64_t budget = 0;                        ///< rows of a head
@@ -52,9 +53,12 @@ struct LayerPlan {
   /// Bytes of a row of one head, scales, position and figures included.
   int64_t row_bytes(bool is_fine = true) const;
   int64_t codec_metadata_bytes(bool is_fine = true) const;  ///< of those: scales and zero points
-  int64_t index_bytes() const { return retention || is_tiered() ? 4 : 0; }
-  /// How many rows stay, and how they are stored, depends on the text.
+  int64_t index_bytes() const { return retention || is_tiered() || holds_pair() ? 4 : 0; }
+  /// The lower layer of a pair, which holds the rows of both.
+  bool holds_pair() const { return merged_with > facts.layer; }
   bool is_tiered() const { return !coarse.empty(); }
+  /// How many rows stay, and how they are stored, depends on the text.
+  bool depends_on_text() const { return is_tiered() || merged_with >= 0; }
   int64_t figure_bytes() const;
   /// Scores depend on it: keys, latents and the rotated key beside them, values that serve as keys.
   bool is_of_key(const StreamShape& shape) const {
@@ -62,7 +66,8 @@ struct LayerPlan {
   }
   /// Rows that a head keeps of a text of `tokens`, of which the first `prompt` came in one step.
   int64_t rows(int64_t tokens, int64_t prompt = 0) const;
-  /// The closed formula: bytes after `tokens` tokens of one sequence; of tiers, the most.
+  /// The closed formula: bytes after `tokens` tokens of one sequence; the most, where
+  /// depends_on_text().
   int64_t bytes(int64_t tokens, int64_t prompt = 0) const;
 };
 
@@ -79,6 +84,12 @@ std::optional<LayerPlan> plan_layer(const CacheConfig& config,
                                     const KvGraph& graph,
                                     int64_t layer,
                                     at::ScalarType type);
+
+/// Joins neighbouring layers whose rows are keys and values of one shape, from config.merge_from
+/// on. Throws Error (78) where none can be, or with a policy or a codec of several tokens.
+void pair_layers(const CacheConfig& config,
+                 const KvGraph& graph,
+                 std::vector<std::shared_ptr<LayerPlan>>& layers);
 
 /// Refuses (78) a policy on a layer that reads rows of which two owners would keep different ones.
 void check_sources(const CacheConfig& config, const KvGraph& graph, int64_t layer);

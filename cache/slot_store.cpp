@@ -25,6 +25,13 @@ at::Tensor unfolded(const at::Tensor& rows, int64_t heads) {
   return rows.squeeze(1).view({rows.size(0), rows.size(2), heads, -1}).transpose(1, 2);
 }
 
+at::Tensor chosen_slots(const at::Tensor& chosen) {
+  const auto count = chosen.sum(2, /*keepdim=*/true);
+  const auto order = torch::argsort(chosen.to(torch::kByte), /*stable=*/true, 2, true);
+  const auto place = torch::arange(chosen.size(2), order.options());
+  return order.masked_fill(place.ge(count), -1).narrow(2, 0, count.max().item<int64_t>());
+}
+
 SlotStore::SlotStore(int64_t batch, int64_t heads, int64_t growth_rows)
     : batch_(batch),
       heads_(heads),

@@ -18,15 +18,6 @@ at::Tensor host_counts(const std::vector<int64_t>& counts, at::Device device) {
   return torch::tensor(counts).view({-1, 1, 1}).to(device);
 }
 
-/// [batch, heads, rows] bool -> the slots that are chosen, in ascending order, then -1; as many as
-/// the fullest head has.
-at::Tensor slots_of(const at::Tensor& chosen) {
-  const auto count = chosen.sum(2, /*keepdim=*/true);
-  const auto order = torch::argsort(chosen.to(torch::kByte), /*stable=*/true, 2, true);
-  const auto place = torch::arange(chosen.size(2), order.options());
-  return order.masked_fill(place.ge(count), -1).narrow(2, 0, count.max().item<int64_t>());
-}
-
 }  // namespace
 
 TieredRows::TieredRows(std::shared_ptr<const LayerPlan> plan, const CacheOptions& options)
@@ -162,9 +153,9 @@ void TieredRows::judge_prompt(const at::Tensor& sequences) {
   const auto goes = rows.open.logical_and(rows.mean.lt(share * plan_->config.alpha_low));
   const auto coarse = rows.open.logical_and(rows.mean.lt(share * plan_->config.alpha_high))
                           .logical_and(goes.logical_not());
-  const auto slots = slots_of(coarse);
+  const auto slots = chosen_slots(coarse);
   if (slots.size(2) > 0) coarse_.append_some(coarsened(slots), slots.ge(0).sum(2));
-  fine_.keep(slots_of(rows.at.ge(0).logical_and(goes.logical_or(coarse).logical_not())));
+  fine_.keep(chosen_slots(rows.at.ge(0).logical_and(goes.logical_or(coarse).logical_not())));
 }
 
 void TieredRows::judge_one(const at::Tensor& sequences) {

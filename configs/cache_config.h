@@ -32,6 +32,10 @@ struct CacheConfig {
   std::string coarse_k = "int4";
   std::string coarse_v = "int2";
   int64_t future_tokens = 512;
+  std::string depth_merge = "none";
+  int64_t merge_from = -1;
+  double merge_t = 0.6;
+  double merge_angle = 0.25;
   double tau_init = 1;
   double tau_end = 1;
   int64_t tau_tokens = 256;
@@ -130,6 +134,24 @@ struct CacheConfig {
               .min = 1,
               .max = 1 << 16},
           self.future_tokens);
+    visit(Key{.name = "depth_merge",
+              .help = "minicache: rows of two neighbouring layers become one where they are alike",
+              .choices = {"none", "minicache"}},
+          self.depth_merge);
+    visit(Key{.name = "merge_from",
+              .help = "depth_merge: the first layer that is merged; -1: half of the layers",
+              .min = -1},
+          self.merge_from);
+    visit(Key{.name = "merge_t",
+              .help = "depth_merge: 0 takes the direction of the lower layer, 1 of the upper one",
+              .min = 0,
+              .max = 1},
+          self.merge_t);
+    visit(Key{.name = "merge_angle",
+              .help = "depth_merge: rows further apart stay two; 1 is opposite",
+              .min = 0,
+              .max = 1},
+          self.merge_angle);
     visit(Key{.name = "tau_init",
               .help = "keyformer: temperature of the scores of the prompt",
               .min = 1e-3,

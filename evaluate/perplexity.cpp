@@ -204,8 +204,8 @@ void check_method(const CachePlan& plan, const KvGraph& graph, const EvaluateOpt
     refuse(" with probes that are read token by token, so that nothing is dropped",
            "leave --probe-stepwise out");
   }
-  if (options.protocol == Protocol::kReplay && config.retention == "leankv")
-    refuse(" of rows that change their codes", "use --protocol decode");
+  if (options.protocol == Protocol::kReplay && plan.depends_on_text())
+    refuse(" of rows that change where they are", "use --protocol decode");
   const bool as_computed = config.codec_k == "model" && config.codec_v == "model";
   if (options.protocol == Protocol::kReplay && !(as_computed && config.positions == "original")) {
     refuse(" lets tokens see the rows that a policy kept, as computed and where they stood",

@@ -322,6 +322,11 @@ void KvCache::replace(int64_t layer, std::unique_ptr<Memory> memory) {
   layers_.at(static_cast<size_t>(layer)) = std::move(memory);
 }
 
+void KvCache::attach() {
+  for (auto& layer : layers_)
+    if (layer) layer->attach(*this);
+}
+
 ByteLedger KvCache::ledger() const {
   ByteLedger sum;
   for (const auto& layer : layers_) {
@@ -351,7 +356,9 @@ void KvCache::clear() {
 KvCache KvCache::fork() const {
   std::vector<std::unique_ptr<Memory>> layers;
   for (const auto& layer : layers_) layers.push_back(layer ? layer->clone() : nullptr);
-  return KvCache(std::move(layers));
+  KvCache out(std::move(layers));
+  out.attach();
+  return out;
 }
 
 }  // namespace kvsmith

@@ -30,6 +30,8 @@ struct ByteLedger {
   bool operator==(const ByteLedger&) const = default;
 };
 
+class KvCache;
+
 /// What one layer keeps about the text so far. Owns its storage.
 class Memory {
  public:
@@ -42,6 +44,8 @@ class Memory {
   /// The same by purpose; resident() is bytes_used().
   virtual ByteLedger ledger() const;
   virtual void clear() = 0;
+  /// Finds the memories of other layers that it works with: called when all of a cache exist.
+  virtual void attach(KvCache& /*cache*/) {}
   /// A copy with storage of its own, to save a state or to continue one text in several ways.
   virtual std::unique_ptr<Memory> clone() const = 0;
 };
@@ -192,8 +196,9 @@ class KvCache {
   RowMemory& rows_of(int64_t layer) { return dynamic_cast<RowMemory&>(of(layer)); }
   /// Whether the layer owns a memory with a row for each remembered position.
   bool has_rows(int64_t layer) const;
-  /// Gives a layer that owns a memory another one.
+  /// Gives a layer that owns a memory another one; attach() once all are given.
   void replace(int64_t layer, std::unique_ptr<Memory> memory);
+  void attach();
   /// Of all layers.
   ByteLedger ledger() const;
   int64_t bytes_used() const;
