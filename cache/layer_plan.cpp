@@ -240,9 +240,10 @@ std::optional<LayerPlan> plan_layer(const CacheConfig& config,
     plan.retention = &retention_kind(config.retention);
     plan.positions = row_positions(config.positions);
     check_positions(config, plan);
-    if (plan.retention->reads_queries && !is_key_by_head(plan.streams[0].shape, heads)) {
+    const bool needs_keys = plan.retention->reads_queries || plan.retention->merges_values;
+    if (needs_keys && (plan.streams.size() != 2 || !is_key_by_head(shapes[0], heads))) {
       refuse_cache(cat("retention = \"", config.retention, "\" with layer ", layer,
-                       ", whose rows are not the turned keys that its queries meet"),
+                       ", whose rows are not turned keys, and values beside them"),
                    "retention", "use another policy, such as \"h2o\"");
     }
   }

@@ -6,6 +6,8 @@
 
 #include <torch/types.h>
 
+#include "cache/noise.h"
+#include "cache/value_merging.h"
 #include "core/error.h"
 #include "core/text.h"
 #include "ops/layers.h"
@@ -275,13 +277,30 @@ void ManagedRows::settle() {
   if (log_) log_->record(*std::ranges::max_element(lengths_), kept());
 }
 
+void ManagedRows::merge_values(const at::Tensor& goes) {
+  if (!plan_->retention->merges_values) return;
+  constexpr size_t kValues = 1;
+  const auto& [shape, codec] = plan_->streams[kValues];
+  const auto stored = store_.column(kValues);
+  const auto values = codec->decode(stored, shape.width, at::kFloat);
+  const auto keys =
+      head_keys(plan_->config.seed, "merging", plan_->facts.layer, plan_->facts.heads);
+  const auto more = left_to_others(kept(), store_.column(figure_column()).select(3, 0), goes,
+                                   values, keys, plan_->config.merge_tokens);
+  // rows that get nothing are not encoded again
+  const auto changed = more.ne(0).any(3, /*keepdim=*/true);
+  stored.copy_(torch::where(changed, codec->encode((values + more).to(type_)), stored));
+}
+
 void ManagedRows::evict_one(const at::Tensor& worth) {
   const auto at = kept(), none = at.lt(0);
   const auto among = worth.masked_fill(none, kInfinity);
   // of the rows that are worth least, the one that is longest past
   const auto least = among.eq(among.amin(2, /*keepdim=*/true)).logical_and(none.logical_not());
   const auto victims = at.masked_fill(least.logical_not(), INT64_MAX).argmin(2);
-  store_.drop_one(victims, none.logical_not().sum(2).gt(plan_->budget));
+  const auto wanted = none.logical_not().sum(2).gt(plan_->budget);
+  merge_values(torch::zeros_like(none).scatter_(2, victims.unsqueeze(2), wanted.unsqueeze(2)));
+  store_.drop_one(victims, wanted);
 }
 
 void ManagedRows::evict_many(const at::Tensor& worth) {
@@ -290,6 +309,7 @@ void ManagedRows::evict_many(const at::Tensor& worth) {
   const auto by_worth =
       torch::argsort(worth.gather(2, by_position), /*stable=*/true, 2, /*descending=*/true);
   const auto best = by_position.gather(2, by_worth).narrow(2, 0, plan_->budget);
+  merge_values(at.ge(0).scatter(2, best, torch::zeros_like(best, torch::kBool)));
   // in the order of the text, empty slots at the end
   const auto best_at = at.gather(2, best);
   const auto order = torch::argsort(best_at.masked_fill(best_at.lt(0), INT64_MAX), int64_t{2});

@@ -63,6 +63,8 @@ class ManagedRows final : public RowMemory, private ScoreObserver {
   at::Tensor tally_of_slots() const;
   KeptRows view() const;
   at::Tensor protected_worth() const;
+  /// goes: [batch, heads, rows] bool.
+  void merge_values(const at::Tensor& goes);
   void evict_one(const at::Tensor& worth);
   void evict_many(const at::Tensor& worth);
   size_t index_column() const { return plan_->streams.size(); }

@@ -79,6 +79,8 @@ struct RetentionKind {
   bool draws = false;              ///< depends on `seed`
   /// Compares queries with keys itself, and so needs rows that are turned keys of one head.
   bool reads_queries = false;
+  /// What goes is added to values that stay, left_to_others(), by its first figure.
+  bool merges_values = false;
 };
 
 /// Every policy. A new one is a file in cache/policies and a line here.

@@ -32,6 +32,7 @@ struct CacheConfig {
   std::string coarse_k = "int4";
   std::string coarse_v = "int2";
   int64_t future_tokens = 512;
+  int64_t merge_tokens = 32;
   std::string depth_merge = "none";
   int64_t merge_from = -1;
   double merge_t = 0.6;
@@ -134,6 +135,10 @@ struct CacheConfig {
               .min = 1,
               .max = 1 << 16},
           self.future_tokens);
+    visit(Key{.name = "merge_tokens",
+              .help = "cam: tokens that share the value of one that goes",
+              .min = 1},
+          self.merge_tokens);
     visit(Key{.name = "depth_merge",
               .help = "minicache: rows of two neighbouring layers become one where they are alike",
               .choices = {"none", "minicache"}},

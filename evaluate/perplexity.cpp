@@ -204,6 +204,10 @@ void check_method(const CachePlan& plan, const KvGraph& graph, const EvaluateOpt
     refuse(" with probes that are read token by token, so that nothing is dropped",
            "leave --probe-stepwise out");
   }
+  const bool merges =
+      !has_own_count(config.retention) && retention_kind(config.retention).merges_values;
+  if (options.protocol == Protocol::kReplay && merges)
+    refuse(" of values that are merged", "use --protocol decode");
   if (options.protocol == Protocol::kReplay && plan.depends_on_text())
     refuse(" of rows that change where they are", "use --protocol decode");
   const bool as_computed = config.codec_k == "model" && config.codec_v == "model";

@@ -4,6 +4,7 @@
 
 #include "cache/managed_rows.h"
 #include "cache/noise.h"
+#include "cache/value_merging.h"
 #include "ops/layers.h"
 #include "tests/cache/managed_cases.h"
 #include "tests/support/close.h"
@@ -29,7 +30,8 @@ std::vector<Pair> pairs() {
   const std::set<std::string> without_keys = {"latent", "gta", "k_eq_v"};
   for (const auto& kind : retention_kinds())
     for (const auto& model : managed_architectures())
-      if (!kind.reads_queries || !without_keys.contains(model.name)) out.push_back({kind, model});
+      if (!(kind.reads_queries || kind.merges_values) || !without_keys.contains(model.name))
+        out.push_back({kind, model});
   return out;
 }
 
@@ -71,7 +73,8 @@ TEST_P(Retention, EqualsOnePassInWhichEachTokenSeesWhatWasKept) {
                      std::make_unique<ReplayRows>(logs[layer]->seen()));
   const torch::NoGradGuard no_grad;
   const auto replayed = model_->logits(model_->step(tokens, Positions::range(0, kTokens), replay));
-  EXPECT_TRUE(close(streamed, replayed, 1e-5));
+  // values that have been merged are not those of the text
+  EXPECT_EQ(close(streamed, replayed, 1e-5), !GetParam().kind.merges_values);
 
   auto full = model_->make_cache({.batch = 2});
   EXPECT_FALSE(close(streamed, logits_through(model_, tokens, full, prompt()), 1e-3));
@@ -298,6 +301,40 @@ TEST(Expected, OfQueriesThatAreAllAlikeIsTheWeightThatTheNextOneGives) {
   const auto next = rotate(query, Positions::range(kRows, 1), kTheta);
   EXPECT_TRUE(close(worth, torch::softmax((next * keys).sum(3) * kScale, 2), 1e-5));
   EXPECT_EQ(policy->state_bytes(), 0);
+}
+
+TEST(Cam, LeavesAnEqualPartToEachOfTheNextRowsThatStay) {
+  // positions in the order of slots; the row at 3 goes, and 5 and 6 follow it
+  const auto at = torch::tensor({6, 0, 3, 5, 9, -1}).view({1, 1, 6});
+  const auto goes = at.eq(3);
+  const auto scores = torch::ones({1, 1, 6});
+  const auto values = torch::arange(12, torch::kFloat).view({1, 1, 6, 2});
+  const auto keys = head_keys(1, "test", 0, 1);
+  const auto more = left_to_others(at, scores, goes, values, keys, 2);
+  auto expected = torch::zeros({1, 1, 6, 2});
+  for (const int64_t slot : {0, 3}) expected[0][0][slot] = values[0][0][2] / 2;
+  EXPECT_TRUE(more.equal(expected));
+  // without attention nothing is left, with less than the others now and then
+  EXPECT_FALSE(
+      left_to_others(at, 1 - goes.to(torch::kFloat), goes, values, keys, 2).any().item<bool>());
+  const auto lower = 1 - 0.7 * goes.to(torch::kFloat);
+  int64_t left = 0;
+  constexpr int64_t kDraws = 400;
+  for (int64_t seed = 0; seed < kDraws; ++seed)
+    left += left_to_others(at, lower, goes, values, head_keys(seed, "test", 0, 1), 2)
+                .any()
+                .item<bool>();
+  EXPECT_NEAR(static_cast<double>(left) / kDraws, 0.3, 0.07);
+}
+
+TEST(Cam, LeavesThePartsOfSeveralRowsAtOnce) {
+  const auto at = torch::arange(6).view({1, 1, 6});
+  const auto goes = at.eq(1).logical_or(at.eq(2)).logical_or(at.eq(5));
+  const auto values = torch::ones({1, 1, 6, 1});
+  const auto more =
+      left_to_others(at, torch::ones({1, 1, 6}), goes, values, head_keys(1, "test", 0, 1), 2);
+  // 1 and 2 go to 3 and 4; nothing follows 5
+  EXPECT_TRUE(more.flatten().equal(torch::tensor({0.0F, 0.0F, 0.0F, 1.0F, 1.0F, 0.0F})));
 }
 
 TEST(Observation, OfAGroupIsReducedAsAsked) {

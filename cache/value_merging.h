@@ -1,0 +1,22 @@
+#pragma once
+
+#include <cstdint>
+
+#include <ATen/core/Tensor.h>
+
+namespace kvsmith {
+
+/// CaM (ICML 2024, "Cache Merging for Memory-efficient LLMs Inference"): a row that goes may leave
+/// its value to the `tokens` kept rows that follow it in the text, an equal part to each; the more
+/// attention it has had beside them, the likelier: with probability score / their mean score.
+/// at: [batch, heads, rows] int64, -1: none; scores: alike, fp32; goes: alike, bool;
+/// values: [batch, heads, rows, width] fp32; keys: [heads] int64, of the draws, which depend on a
+/// row's position alone. Returns what is added to each value, shaped like values.
+at::Tensor left_to_others(const at::Tensor& at,
+                          const at::Tensor& scores,
+                          const at::Tensor& goes,
+                          const at::Tensor& values,
+                          const at::Tensor& keys,
+                          int64_t tokens);
+
+}  // namespace kvsmith
