@@ -103,7 +103,7 @@ std::vector<MethodColumn> method_columns(const MethodFindings& findings) {
                        }});
   }
   const std::vector<MethodColumn> rest = {
-      {"protocol", "Protocol", "protocol", Unit::kText, member_of(&P::protocol)},
+      {"protocol", "Protocol", "", Unit::kText, member_of(&P::protocol)},
       {"dtype", "", "", Unit::kText, member_of(&P::dtype)},
       {"corpus", "", "", Unit::kText, member_of(&P::corpus)},
       {"split", "", "", Unit::kText, member_of(&P::split)},

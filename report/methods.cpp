@@ -296,7 +296,7 @@ MethodFindings judge_methods(const std::vector<ReportRun>& runs) {
   findings.notes = notes_on(points);
   const MethodPanel& longest = findings.panels.back();
   findings.summary =
-      findings.panels.size() > 1 ? cat(longest.title, ": ", longest.finding) : longest.finding;
+      findings.panels.size() > 1 ? cat(longest.title, ". ", longest.finding) : longest.finding;
   return findings;
 }
 

@@ -79,6 +79,16 @@ Key key_of(const std::vector<Facet>& facets) {
 
 std::string percent(double share) { return fixed(100 * share, 1) + " %"; }
 
+/// The name without saying twice how keys and values are stored.
+std::string label_of(const MethodPoint& point, bool one_checkpoint) {
+  std::string label = one_checkpoint ? point.method : full_name(point);
+  const std::string pair = cat(point.codec_k, "/", point.codec_v);
+  const size_t at = label.find(pair);
+  if (at != label.npos && point.codec_k == point.codec_v)
+    label.replace(at, pair.size(), point.codec_k);
+  return label;
+}
+
 /// All that is known of a point, a line for each kind.
 std::string hover_of(const MethodPoint& point) {
   std::string out = cat(full_name(point), "\nresident ", compact_bytes(*point.mean_bytes), " mean");
@@ -124,9 +134,7 @@ PlaneChart chart_of(const MethodFindings& findings,
     const bool labelled = front || indices.size() <= kMostLabels;
     chart.points.push_back({.bytes = *point.mean_bytes,
                             .y = y_of(point),
-                            .label = !labelled        ? ""
-                                     : one_checkpoint ? point.method
-                                                      : full_name(point),
+                            .label = labelled ? label_of(point, one_checkpoint) : "",
                             .hover = hover_of(point),
                             .on_front = front,
                             .run = key.run_of(i),

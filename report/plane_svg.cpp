@@ -80,7 +80,8 @@ std::string described(const PlaneChart& chart) {
 Plane draw_plane(const PlaneChart& chart, const Box& frame) {
   const auto& points = chart.points;
   const auto [least_bytes, most_bytes] = std::ranges::minmax(points, {}, &PlanePoint::bytes);
-  const bool narrow = frame.right - frame.left < 500;
+  const double width = frame.right - frame.left;
+  const bool narrow = width < 500;
   const ChartScale x = make_scale(least_bytes.bytes, most_bytes.bytes, AxisUnit::kBytes,
                                   frame.left + 44, frame.right - 14, narrow ? 5 : 8);
   const ChartScale y = y_scale(chart, frame.bottom - 48, frame.top + 34);
@@ -100,7 +101,7 @@ Plane draw_plane(const PlaneChart& chart, const Box& frame) {
   std::ranges::stable_partition(ordered, &PlanePoint::on_front);
   std::vector<Labelled> marks;
   for (auto& point : ordered) {
-    point.label = shorten(point.label, narrow ? 20 : 32);
+    point.label = shorten(point.label, width < 400 ? 20 : narrow ? 26 : 32);
     marks.push_back({x.at(point.bytes), y.at(point.y), text_width(point.label, kFontSize)});
   }
   std::vector<Box> lines;

@@ -151,7 +151,8 @@ void expect_evaluation(const Json& evaluation, const std::string& where) {
   if (!evaluation.contains("method")) return;
   for (const Needed& needed : kNeededOfMethods) expect_key(evaluation, needed, where);
   const Json interval = evaluation.value("perplexity_interval", Json());
-  if (interval.size() != 2 || !interval[0].is_number() || !interval[1].is_number())
+  if (!interval.is_array() || interval.size() != 2 || !interval[0].is_number() ||
+      !interval[1].is_number())
     bad(where + ": perplexity_interval", "expected two numbers", kRemedy);
 }
 

@@ -13,7 +13,7 @@
 namespace kvsmith {
 namespace {
 
-constexpr size_t kShapes = 4;
+constexpr size_t kShapes = 8;
 constexpr double kLabelPitch = 16;
 
 // The eight colours stay apart in simulated protanopia, deuteranopia and tritanopia, and from the
@@ -92,20 +92,36 @@ std::string open_svg(ChartSize size, const std::string& description) {
 std::string shape(size_t run, double x, double y, double radius, bool filled) {
   const std::string css = filled ? "\"mark\"" : "\"mark hollow\"";
   const double r = radius;
+  const auto path = [&](const std::string& drawn) {
+    return cat("<path class=", css, " d=\"", drawn, "\"/>");
+  };
   switch (run / kColours % kShapes) {
     case 0:
       return cat("<circle class=", css, " cx=\"", px(x), "\" cy=\"", px(y), "\" r=\"", px(r),
                  "\"/>");
     case 1:
-      return cat("<path class=", css, " d=\"M", px(x - r), " ", px(y - r), "h", px(2 * r), "v",
-                 px(2 * r), "h", px(-2 * r), "z\"/>");
+      return path(cat("M", px(x - r), " ", px(y - r), "h", px(2 * r), "v", px(2 * r), "h",
+                      px(-2 * r), "z"));
     case 2:
-      return cat("<path class=", css, " d=\"M", px(x), " ", px(y - 1.3 * r), "l", px(1.3 * r), " ",
-                 px(1.3 * r), "l", px(-1.3 * r), " ", px(1.3 * r), "l", px(-1.3 * r), " ",
-                 px(-1.3 * r), "z\"/>");
-    default:
-      return cat("<path class=", css, " d=\"M", px(x), " ", px(y - 1.2 * r), "l", px(1.2 * r), " ",
-                 px(2.1 * r), "h", px(-2.4 * r), "z\"/>");
+      return path(cat("M", px(x), " ", px(y - 1.3 * r), "l", px(1.3 * r), " ", px(1.3 * r), "l",
+                      px(-1.3 * r), " ", px(1.3 * r), "l", px(-1.3 * r), " ", px(-1.3 * r), "z"));
+    case 3:
+      return path(cat("M", px(x), " ", px(y - 1.2 * r), "l", px(1.2 * r), " ", px(2.1 * r), "h",
+                      px(-2.4 * r), "z"));
+    case 4:  // on its tip
+      return path(cat("M", px(x), " ", px(y + 1.2 * r), "l", px(1.2 * r), " ", px(-2.1 * r), "h",
+                      px(-2.4 * r), "z"));
+    case 5: {  // a plus
+      const std::string out = px(0.8 * r), in = px(-0.8 * r);
+      return path(cat("M", px(x - 0.4 * r), " ", px(y - 1.2 * r), "h", out, "v", out, "h", out, "v",
+                      out, "h", in, "v", out, "h", in, "v", in, "h", in, "v", in, "h", out, "z"));
+    }
+    case 6:  // an hourglass
+      return path(cat("M", px(x - r), " ", px(y - 1.2 * r), "h", px(2 * r), "l", px(-2 * r), " ",
+                      px(2.4 * r), "h", px(2 * r), "z"));
+    default:  // one that lies
+      return path(cat("M", px(x - 1.2 * r), " ", px(y - r), "v", px(2 * r), "l", px(2.4 * r), " ",
+                      px(-2 * r), "v", px(2 * r), "z"));
   }
 }
 
