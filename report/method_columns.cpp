@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <optional>
+#include <type_traits>
 #include <utility>
 
 #include "core/text.h"
@@ -39,8 +41,7 @@ auto figure(double MethodFigures::* member) {
   };
 }
 
-/// Of what `evaluate` computes only with a method, and of retention and codecs a run without one
-/// says nothing.
+/// A run without a method was not told which rows to keep and how, though it keeps all as computed.
 auto setting(std::string MethodPoint::* member) {
   return
       [member](const MethodPoint& point) { return point.figures ? Json(point.*member) : Json(); };
@@ -61,7 +62,7 @@ std::string MethodColumn::text(const MethodPoint& point, const std::string& unkn
     case Unit::kPerplexity:
       return fixed(plain, 2);
     case Unit::kNats:
-      return fixed(plain, 4);
+      return nats_text(plain);
     default:
       return found.dump();
   }
@@ -114,6 +115,8 @@ std::vector<MethodColumn> method_columns(const MethodFindings& findings) {
   columns.insert(columns.end(), rest.begin(), rest.end());
   return columns;
 }
+
+std::string nats_text(double nats) { return fixed(std::abs(nats) < 5e-5 ? 0 : nats, 4); }
 
 std::vector<size_t> table_order(const MethodFindings& findings) {
   std::vector<size_t> order;

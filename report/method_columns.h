@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <functional>
 #include <string>
 #include <vector>
@@ -26,6 +27,9 @@ struct MethodColumn {
 
 /// From the checkpoint to its probes.
 std::vector<MethodColumn> method_columns(const MethodFindings& findings);
+
+/// A divergence with four decimals; one that is negative by rounding is 0.
+std::string nats_text(double nats);
 
 /// Points in the order of tables: panel by panel, large caches first, then those in no panel.
 std::vector<size_t> table_order(const MethodFindings& findings);

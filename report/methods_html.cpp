@@ -101,7 +101,7 @@ std::string hover_of(const MethodPoint& point) {
             ", policy state ", compact_bytes(f->policy_state), "\nperplexity ",
             fixed(point.perplexity, 2), " (95 %: ", fixed(f->perplexity_low, 2), " to ",
             fixed(f->perplexity_high, 2), "), with all kept ", fixed(f->perplexity_full, 2),
-            "\nKL to full ", fixed(f->kl_to_full, 4), " nats, top-1 ", percent(f->top1_agreement));
+            "\nKL to full ", nats_text(f->kl_to_full), " nats, top-1 ", percent(f->top1_agreement));
   } else {
     out += cat("\nperplexity ", fixed(point.perplexity, 2));
   }

@@ -46,7 +46,9 @@ label svg{vertical-align:-.1em;margin-right:.35rem}
 .neutral svg{--c:var(--muted)}
 h3{font-size:.9375rem;font-weight:600;margin:1.5rem 0 .25rem}
 .multiples h3{margin-top:0}
-.scroll{overflow-x:auto}
+.scroll{overflow-x:auto;margin-inline:calc(50% - min(50vw - 1.75rem,44rem))}
+.points th,.points td{padding:.3rem 0 .3rem .7rem}
+.points{font-size:.8125rem}
 .points td:first-child svg{vertical-align:-.1em;margin-right:.5rem}
 .points th button{all:unset;cursor:pointer}
 .points th button:focus-visible{outline:2px solid var(--front)}
@@ -86,7 +88,7 @@ table{font-size:7.5pt}
 th{font-size:7pt}
 th,td{padding-left:.6rem}
 figure>div,tr,.reading{break-inside:avoid}
-.scroll{overflow:visible}
+.scroll{overflow:visible;margin:0}
 .points{font-size:6pt}
 .tip{display:none}
 .files{display:none}

@@ -51,7 +51,7 @@ ChartScale y_scale(const PlaneChart& chart, double from, double to) {
 /// What scripts need to filter and to draw the front again.
 std::string data_of(const PlanePoint& point, const Labelled& mark, bool higher_is_better) {
   if (!point.row) return {};
-  return cat(" data-point=\"", *point.row, "\" data-bytes=\"", fixed(point.bytes, 0),
+  return cat(" data-point=\"", *point.row, "\" data-bytes=\"", fixed(point.bytes, 3),
              "\" data-cost=\"", fixed(higher_is_better ? -point.y : point.y, 9), "\" data-x=\"",
              px(mark.x), "\" data-y=\"", px(mark.y), "\"");
 }

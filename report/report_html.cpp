@@ -216,11 +216,11 @@ window is scored.</p>
 )html";
 
 constexpr std::string_view kReadingMethods = R"html(<p><b>Cache methods</b> change what a cache
-keeps while it runs. <b>Mean</b>, <b>max</b> and <b>peak</b> are bytes of one sequence: the first two
-after a step, peak with reserved rows and decoded copies. They are points of the same chart only
-where text, context and protocol are the same. <b>95 %</b> is the interval of paired bootstrap
-samples of windows, <b>KL to full</b> the divergence from the model that keeps everything, in nats a
-token, <b>top-1</b> how often both find the same next token the likeliest.</p>
+keeps while it runs; a mark is then a method on a model, and in one chart only with others of the
+same text, context and protocol. <b>Mean</b>, <b>max</b> and <b>peak</b> are bytes of one sequence:
+the first two after a step, peak with reserved rows and decoded copies. <b>95 %</b> is the interval
+of paired bootstrap samples of windows, <b>KL to full</b> the divergence from the model that keeps
+everything, in nats a token, <b>top-1</b> how often both find the same next token the likeliest.</p>
 )html";
 
 /// The summary with the two words of labels such as "MHA 8" kept on one line.

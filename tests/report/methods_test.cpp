@@ -1,7 +1,10 @@
 #include "report/methods.h"
 
 #include <algorithm>
+#include <filesystem>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -282,6 +285,7 @@ TEST(MethodsJson, AddsWhatTheReportFound) {
 TEST(MethodsTable, ListsEveryPointAndWhatWasFound) {
   const std::string text = report_table(small_sweep());
   EXPECT_EQ(count(text, "gqa         "), 6) << text;
+  EXPECT_EQ(text.find("-0.0000"), text.npos) << "a divergence that is negative by rounding";
   EXPECT_NE(text.find("h2o 64, q8_0/q8_0      512   512 B"), text.npos) << text;
   EXPECT_NE(text.find("protocol decode, context 2048"), text.npos);
 }
