@@ -74,6 +74,10 @@ std::vector<std::optional<Placement>> place_labels(const std::vector<Labelled>& 
   std::vector<Box> labels;
   std::vector<std::optional<Placement>> placed;
   for (const Labelled& mark : marks) {
+    if (mark.width <= 0) {
+      placed.emplace_back();
+      continue;
+    }
     double least = std::numeric_limits<double>::infinity();
     std::optional<Placement> best;
     for (int ring = 0; ring < kRings && ring * kRing < least; ++ring) {

@@ -17,7 +17,7 @@ bool overlap(const Box& a, const Box& b);
 /// A mark of a chart that wants its name written beside it.
 struct Labelled {
   double x = 0, y = 0;  ///< centre of the mark
-  double width = 0;     ///< of the label
+  double width = 0;     ///< of the label; 0: it wants none
 };
 
 /// Where a label goes. x is the end, the middle or the start of the text, as `anchor` says in SVG's
@@ -29,7 +29,8 @@ struct Placement {
 };
 
 /// Finds each mark in turn a place inside `area` where its label covers no mark and no other label,
-/// close to the mark, and preferably off `lines`. nullopt where there is none.
+/// close to the mark, and preferably off `lines`. nullopt where there is none, and for marks that
+/// want none.
 std::vector<std::optional<Placement>> place_labels(const std::vector<Labelled>& marks,
                                                    const Box& area,
                                                    const std::vector<Box>& lines);

@@ -1,43 +1,20 @@
 #include "report/report.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <map>
 #include <set>
 #include <utility>
 
 #include "core/error.h"
-#include "core/files.h"
 #include "core/text.h"
 #include "report/chart_scale.h"
+#include "report/measurement.h"
 
 namespace kvsmith {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-/// What must be equal for perplexities to be compared.
-using Measurement = std::map<std::string, std::string>;
-
-std::string as_text(const Json& value) {
-  return value.is_string() ? value.get<std::string>() : value.dump();
-}
-
-Measurement measurement_of(const Json& evaluation) {
-  Measurement out;
-  for (const char* key : {"corpus", "split", "tokens", "context", "stride", "protocol"}) {
-    out[key] = as_text(evaluation.value(key, Json()));
-  }
-  // One corpus may be named from several places; another text gives another number of tokens.
-  out["corpus"] = std::filesystem::path(out["corpus"]).filename().string();
-  return out;
-}
-
-std::optional<double> optional_number(const Json& evaluation, const char* key) {
-  const Json value = evaluation.value(key, Json());
-  return value.is_number() ? std::optional(value.get<double>()) : std::nullopt;
-}
 
 ReportRow row_of(const Json& evaluation) {
   const auto number = [&](const char* key) { return evaluation.at(key).get<double>(); };
@@ -146,25 +123,6 @@ void note_training(Findings& findings) {
   }
 }
 
-std::string csv_cell(const Json& value) {
-  if (value.is_null()) return {};
-  std::string text = as_text(value);
-  if (text.find_first_of("\",\r\n") == std::string::npos) return text;
-  std::string quoted = "\"";
-  for (const char c : text) quoted += c == '"' ? std::string("\"\"") : std::string(1, c);
-  return quoted + "\"";
-}
-
-/// `text` with everything that is not UTF-8 replaced, so that it may go into any format.
-std::string valid_utf8(const std::string& text) {
-  return Json::parse(Json(text).dump(-1, ' ', false, Json::error_handler_t::replace));
-}
-
-size_t characters(const std::string& utf8) {
-  return static_cast<size_t>(std::ranges::count_if(
-      utf8, [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
-}
-
 }  // namespace
 
 Findings judge_runs(const std::vector<ReportRun>& runs) {
@@ -184,10 +142,7 @@ Findings judge_runs(const std::vector<ReportRun>& runs) {
 
   const Measurement usual = *std::ranges::max_element(
       measurements, {}, [&](const Measurement& m) { return std::ranges::count(measurements, m); });
-  findings.conditions =
-      cat("Measured on ", usual.at("corpus"), " (", usual.at("split"), ", ", usual.at("tokens"),
-          " tokens), protocol ", usual.at("protocol"), ", context ", usual.at("context"),
-          ", stride ", usual.at("stride") == "null" ? "none" : usual.at("stride"), ".");
+  findings.conditions = conditions_of(usual);
   for (size_t i = 0; i < rows.size(); ++i) {
     std::vector<std::string> differences;
     for (const auto& [key, value] : measurements[i]) {
@@ -235,107 +190,6 @@ std::vector<LossPoint> thin_curve(const std::vector<LossPoint>& curve, size_t mo
     thin.push_back(curve[kept].validation_loss ? curve[kept] : curve[last]);
   }
   return thin;
-}
-
-std::string report_csv(const std::vector<ReportRun>& runs) {
-  const Findings findings = judge_runs(runs);
-  std::vector<std::string> keys;
-  std::vector<Json> flat;
-  for (const auto& run : runs) {
-    flat.push_back(run.evaluation.flatten());
-    for (const auto& [key, value] : flat.back().items()) {
-      if (std::ranges::find(keys, key) == keys.end()) keys.push_back(key);
-    }
-  }
-  std::string out;
-  for (const auto& key : keys) {
-    std::string name = key.substr(1);
-    std::ranges::replace(name, '/', '.');
-    out += csv_cell(name) + ",";
-  }
-  out += "pareto\r\n";
-  for (size_t i = 0; i < runs.size(); ++i) {
-    for (const auto& key : keys) out += csv_cell(flat[i].value(key, Json())) + ",";
-    out += findings.rows[i].pareto ? "true\r\n" : "false\r\n";
-  }
-  return out;
-}
-
-std::string report_json(const std::vector<ReportRun>& runs, const std::string& title) {
-  constexpr size_t kMostPoints = 500;
-  const Findings findings = judge_runs(runs);
-  Json report = {{"title", valid_utf8(title)},
-                 {"generated_by", "kvsmith " KVSMITH_VERSION},
-                 {"runs", Json::array()}};
-  for (size_t i = 0; i < runs.size(); ++i) {
-    Json run = runs[i].evaluation;
-    run["pareto"] = findings.rows[i].pareto;
-    run["curve"] = Json::array();
-    for (const auto& point : thin_curve(runs[i].curve, kMostPoints)) {
-      Json entry = {{"step", point.step}, {"tokens", point.tokens}, {"loss", point.loss}};
-      if (point.validation_loss) entry["validation_loss"] = *point.validation_loss;
-      run["curve"].push_back(std::move(entry));
-    }
-    report["runs"].push_back(std::move(run));
-  }
-  return report.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
-}
-
-std::string report_table(const std::vector<ReportRun>& runs) {
-  using Cells = std::array<std::string, 11>;
-  constexpr size_t kTextColumns = 2;
-  Findings findings = judge_runs(runs);
-  std::ranges::stable_sort(findings.rows, std::ranges::greater{}, &ReportRow::bytes_per_token);
-  std::vector<Cells> lines = {{"run", "architecture", "params", "trained on", "perplexity",
-                               "bits/byte", "bytes/token", "at 8k", "formula", "protocol",
-                               "context/stride"}};
-  for (const auto& row : findings.rows) {
-    lines.push_back(
-        {row.name, row.architecture, compact_count(row.parameters), compact_count(row.tokens_seen),
-         fixed(row.perplexity, 2) + (row.pareto ? " *" : "  "),
-         row.bits_per_byte ? fixed(*row.bits_per_byte, 3) : "-", compact_bytes(row.bytes_per_token),
-         compact_bytes(row.bytes_at.at(kLongContext)),
-         row.bytes_measured == row.bytes_formula ? "equal" : "DIFFERS", row.protocol,
-         cat(fixed(row.context, 0), "/", row.stride ? fixed(*row.stride, 0) : "-")});
-  }
-  std::array<size_t, std::tuple_size_v<Cells>> widths{};
-  for (auto& line : lines) {
-    for (size_t i = 0; i < line.size(); ++i) {
-      line[i] = printable(line[i]);
-      std::ranges::replace(line[i], '\n', ' ');
-      widths[i] = std::max(widths[i], characters(line[i]));
-    }
-  }
-  std::string out;
-  for (const auto& line : lines) {
-    std::string text;
-    for (size_t i = 0; i < line.size(); ++i) {
-      const std::string space(widths[i] - characters(line[i]), ' ');
-      text += cat(i > 0 ? "  " : "", i < kTextColumns ? line[i] + space : space + line[i]);
-    }
-    out += text + "\n";
-  }
-  out += cat("\n* on the Pareto front. ", printable(findings.conditions), "\n");
-  for (const auto& note : findings.notes) out += printable(note) + "\n";
-  return out + printable(findings.summary) + "\n";
-}
-
-void write_report(const std::vector<ReportRun>& runs,
-                  const std::filesystem::path& output,
-                  const std::string& title) {
-  if (output.extension() != ".html") {
-    throw Error(ExitCode::kUsage, {.what = "a report is a .html file",
-                                   .where = output.string(),
-                                   .remedy = "choose a name that ends in .html"});
-  }
-  const std::string safe_title = valid_utf8(title);
-  const auto beside = [&](const char* extension) {
-    return std::filesystem::path(output).replace_extension(extension);
-  };
-  write_file(beside(".csv"), report_csv(runs));
-  write_file(beside(".json"), report_json(runs, safe_title));
-  write_file(beside(".svg"), report_svg(runs, safe_title));
-  write_file(output, report_html(runs, safe_title));
 }
 
 }  // namespace kvsmith

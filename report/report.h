@@ -27,11 +27,12 @@ struct ReportRun {
   std::vector<LossPoint> curve;
 };
 
-/// Reads what `kvsmith report RUN...` names: evaluation JSON files, and run directories, of which
-/// every evaluation*.json is a run. metrics.jsonl is read where it lies beside an evaluation; a
-/// directory with several evaluations shows its curve once. A last line torn by a crash is left
-/// out, and so are the lines of steps that a resumed run did again. A file named twice is read
-/// once; `on_repeat` is told of it.
+/// Reads what `kvsmith report RUN...` names: evaluation JSON files, run directories, of which every
+/// evaluation*.json is a run, and sweep directories with a file a point; in a directory without
+/// such names every *.json is an evaluation. metrics.jsonl is read where it lies beside an
+/// evaluation; a directory with several evaluations shows its curve once. A last line torn by a
+/// crash is left out, and so are the lines of steps that a resumed run did again. A file named
+/// twice is read once; `on_repeat` is told of it.
 ///
 /// Errors: 64 no paths; 65 malformed, with file and line or key; 66 missing.
 std::vector<ReportRun> read_runs(
@@ -63,7 +64,7 @@ struct Findings {
   std::vector<ReportRow> rows;     ///< in the order of the runs
 };
 
-/// Throws Error 64 when there are no runs.
+/// Judges runs by bytes per token of their own caches. Throws Error 64 when there are no runs.
 Findings judge_runs(const std::vector<ReportRun>& runs);
 
 /// Where a run stands on the memory-perplexity plane.
@@ -83,13 +84,16 @@ std::vector<int64_t> common_lengths(const std::vector<ReportRow>& rows);
 /// "2k" of 2048.
 std::string short_length(int64_t tokens);
 
-/// One page that needs nothing else: no network, no scripts.
+/// One page that needs nothing else: no network, and no scripts, but for filters and sorting where
+/// there are cache methods.
 std::string report_html(const std::vector<ReportRun>& runs, const std::string& title);
-/// The memory-perplexity plane alone, for a README.
+/// The memory-perplexity plane alone, for a README; of cache methods one plane for each context.
 std::string report_svg(const std::vector<ReportRun>& runs, const std::string& title);
-/// A row per run with the keys of its evaluation, nested ones as "cache.dtype" (RFC 4180).
+/// A row per run with the keys of its evaluation, nested ones as "cache.dtype" (RFC 4180); of cache
+/// methods with the columns of method_columns().
 std::string report_csv(const std::vector<ReportRun>& runs);
-/// {"title", "generated_by", "runs": [the evaluation, "pareto", "curve" of at most 500 points]}.
+/// {"title", "generated_by", "runs": [the evaluation, "pareto", "curve" of at most 500 points]};
+/// with cache methods also "mean_bytes", "share_of_full" and "probe_accuracy" by task.
 std::string report_json(const std::vector<ReportRun>& runs, const std::string& title);
 /// Aligned text for a terminal.
 std::string report_table(const std::vector<ReportRun>& runs);

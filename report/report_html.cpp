@@ -1,106 +1,20 @@
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <string_view>
 
 #include "core/text.h"
 #include "report/chart_scale.h"
+#include "report/measurement.h"
+#include "report/methods.h"
+#include "report/page_parts.h"
 #include "report/report.h"
 #include "report/svg.h"
 
 namespace kvsmith {
 namespace {
 
-constexpr ChartSize kWide{900, 440}, kNarrow{340, 380};
 constexpr const char* kPerToken = "KV cache per token";
-
-constexpr std::string_view kPageCss = R"css(
-*{box-sizing:border-box}
-html{-webkit-text-size-adjust:100%;text-size-adjust:100%}
-body{margin:0 auto;padding:3rem 1.5rem 2rem;max-width:64rem;background:var(--paper);color:var(--ink);
-font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
-h1,.summary,p,li{overflow-wrap:anywhere}
-h1{font-size:1.05rem;font-weight:500;color:var(--muted);margin:0 0 .4rem}
-.summary{font-size:1.6rem;line-height:1.3;font-weight:600;letter-spacing:-.012em;margin:0 0 2.5rem;
-max-width:44rem;text-wrap:balance}
-h2{font-size:1.05rem;font-weight:600;margin:3rem 0 .25rem}
-p{margin:.25rem 0;max-width:44rem}
-.caption,.notes,footer{color:var(--muted);font-size:.875rem}
-.notes{margin:.5rem 0;padding:0;list-style:none;max-width:48rem}
-.notes li{margin:.2rem 0}
-.notes .flag{color:var(--ink)}
-figure{margin:1.25rem 0 0}
-.chart{display:block;width:100%;height:auto}
-.narrow{display:none}
-.multiples{display:grid;grid-template-columns:repeat(auto-fit,minmax(20rem,1fr));gap:1.5rem}
-table{width:100%;border-collapse:collapse;margin:1rem 0 .75rem;font-size:.875rem;
-font-variant-numeric:tabular-nums}
-th{font-weight:500;color:var(--muted);font-size:.8125rem;line-height:1.25;vertical-align:bottom}
-th,td{padding:.45rem 0 .45rem .875rem;text-align:right;border-bottom:1px solid var(--hair)}
-td{white-space:nowrap}
-th.text,td.text{text-align:left}
-td.run,td.architecture{white-space:normal;overflow-wrap:anywhere;min-width:7rem}
-th:first-child,td:first-child{padding-left:0}
-td.run svg{vertical-align:-.1em;margin-right:.5rem}
-td.run{font-weight:600}
-td.best{font-weight:700}
-.baseline td{color:var(--muted);border-bottom:0;white-space:normal}
-.differs{font-weight:700}
-footer{margin-top:3.5rem;padding-top:1rem;border-top:1px solid var(--hair)}
-a{color:inherit;text-underline-offset:.15em}
-@media screen and (max-width:44rem){
-body{padding:1.75rem 1rem 1.5rem}
-.summary{font-size:1.3rem;margin-bottom:1.75rem}
-.wide{display:none}
-.narrow{display:block}
-}
-@media screen and (max-width:60rem){
-table,tbody,tr{display:block}
-thead{display:none}
-tr{display:grid;grid-template-columns:repeat(3,1fr);gap:.5rem .75rem;padding:1rem 0;
-border-bottom:1px solid var(--hair)}
-td,td.text{display:block;padding:0;border:0;text-align:left;min-width:0;overflow-wrap:anywhere}
-td::before{content:attr(data-label);display:block;color:var(--muted);font-size:.75rem;font-weight:400}
-td.run,.baseline td{grid-column:1/-1}
-td.architecture,td.window{grid-column:span 2}
-td.run{font-size:1rem}
-td.run::before,.baseline td::before{content:none}
-.baseline td:empty{display:none}
-}
-@media print{
-@page{margin:14mm}
-body{padding:0;max-width:none;font-size:10pt}
-.summary{font-size:15pt;margin-bottom:1.25rem}
-h2{margin-top:1.5rem}
-h2,.caption{break-after:avoid}
-table{font-size:7.5pt}
-th{font-size:7pt}
-th,td{padding-left:.6rem}
-figure,tr,.reading{break-inside:avoid}
-.files{display:none}
-}
-)css";
-
-/// 131072 as "131,072".
-std::string grouped(double value) {
-  std::string digits = fixed(value, value == std::floor(value) ? 0 : 2);
-  const size_t point = std::min(digits.find('.'), digits.size());
-  for (size_t i = point; i > 3; i -= 3) digits.insert(i - 3, ",");
-  return digits;
-}
-
-struct Cell {
-  std::string label;  ///< of the column; stands before the value where a table is too wide
-  std::string markup;
-  std::string hover = {};  ///< plain text
-  std::string css = {};
-};
-
-std::string cell_markup(const Cell& cell) {
-  return cat("<td", cell.css.empty() ? "" : cat(" class=\"", cell.css, "\""), " data-label=\"",
-             escape_markup(cell.label), "\"",
-             cell.hover.empty() ? "" : cat(" title=\"", escape_markup(cell.hover), "\""), ">",
-             cell.markup, "</td>");
-}
 
 std::vector<Cell> cells_of(const ReportRow& row,
                            size_t run,
@@ -184,7 +98,8 @@ std::string table(const std::vector<ReportRow>& rows) {
                 "\">Unigram baseline, which knows only how frequent each token is: perplexity ",
                 baseline, "</td></tr>\n");
   }
-  return cat("<table><thead><tr>", head, "</tr></thead>\n<tbody>\n", body, "</tbody></table>\n");
+  return cat("<table class=\"runs\"><thead><tr>", head, "</tr></thead>\n<tbody>\n", body,
+             "</tbody></table>\n");
 }
 
 /// `bytes_of` gives the bytes of a row, `what` says what they are: " per token".
@@ -197,7 +112,7 @@ std::vector<PlanePoint> plane_points(const std::vector<ReportRow>& rows,
     const auto& row = rows[i];
     points.push_back(
         {.bytes = bytes_of(row),
-         .perplexity = row.perplexity,
+         .y = row.perplexity,
          .label = row.label,
          .hover = cat(row.name, " (", row.architecture, "): ", compact_bytes(bytes_of(row)), " ",
                       what, ", perplexity ", fixed(row.perplexity, 2)),
@@ -214,7 +129,6 @@ std::vector<PlanePoint> points_per_token(const std::vector<ReportRow>& rows) {
 /// The planes of longer texts, where they are not the first one with other numbers: some caches end
 /// growing.
 std::string longer_planes(const std::vector<ReportRow>& rows) {
-  constexpr ChartSize kHalf{440, 380};
   std::string out;
   for (const int64_t tokens : common_lengths(rows)) {
     const auto length = static_cast<double>(tokens);
@@ -227,10 +141,11 @@ std::string longer_planes(const std::vector<ReportRow>& rows) {
         plane_points(rows, what, [&](const ReportRow& row) { return row.bytes_at.at(tokens); });
     for (auto& point : points) {
       point.on_front = std::ranges::none_of(points, [&](const PlanePoint& other) {
-        return Standing{other.bytes, other.perplexity}.dominates({point.bytes, point.perplexity});
+        return Standing{other.bytes, other.y}.dominates({point.bytes, point.y});
       });
     }
-    out += cat("<div>", plane_svg(points, "KV cache " + what, true, kHalf), "</div>\n");
+    out += cat("<div>", plane_svg({.points = points, .bytes_of = "KV cache " + what}, kHalf),
+               "</div>\n");
   }
   if (out.empty()) return out;
   return cat(
@@ -254,13 +169,13 @@ std::vector<LossCurve::Point> smoothed(const std::vector<LossPoint>& curve) {
 }
 
 std::vector<LossCurve> loss_curves(const std::vector<ReportRun>& runs,
-                                   const std::vector<ReportRow>& rows) {
+                                   const std::vector<std::string>& labels) {
   constexpr size_t kMostPoints = 300;
   std::vector<LossCurve> curves;
   for (size_t i = 0; i < runs.size(); ++i) {
     const auto& points = runs[i].curve;
     if (points.empty()) continue;
-    LossCurve curve{.label = rows[i].label, .training = {}, .validation = {}, .run = i};
+    LossCurve curve{.label = labels[i], .training = {}, .validation = {}, .run = i};
     const auto smooth = smoothed(points);
     const size_t shown = std::min(kMostPoints, smooth.size());
     for (size_t k = 0; k < shown; ++k) {
@@ -273,21 +188,6 @@ std::vector<LossCurve> loss_curves(const std::vector<ReportRun>& runs,
     curves.push_back(std::move(curve));
   }
   return curves;
-}
-
-std::string figure(const std::string& wide, const std::string& narrow) {
-  return cat("<figure>\n<div class=\"wide\">", wide, "</div>\n<div class=\"narrow\">", narrow,
-             "</div>\n</figure>\n");
-}
-
-std::string notes_list(const std::vector<std::string>& notes) {
-  if (notes.empty()) return {};
-  std::string out = "<ul class=\"notes\">\n";
-  for (const auto& note : notes) {
-    const bool flag = note.starts_with("Not comparable");
-    out += cat("<li", flag ? " class=\"flag\">† " : ">", escape_markup(note), "</li>\n");
-  }
-  return out + "</ul>\n";
 }
 
 std::string data_link(std::string_view text, std::string_view type, std::string_view name) {
@@ -315,6 +215,14 @@ window is scored.</p>
 <b>Bits per byte</b> counts per byte of that text and compares across tokenizers.</p>
 )html";
 
+constexpr std::string_view kReadingMethods = R"html(<p><b>Cache methods</b> change what a cache
+keeps while it runs; a mark is then a method on a model, and in one chart only with others of the
+same text, context and protocol. <b>Mean</b>, <b>max</b> and <b>peak</b> are bytes of one sequence:
+the first two after a step, peak with reserved rows and decoded copies. <b>95 %</b> is the interval
+of paired bootstrap samples of windows, <b>KL to full</b> the divergence from the model that keeps
+everything, in nats a token, <b>top-1</b> how often both find the same next token the likeliest.</p>
+)html";
+
 /// The summary with the two words of labels such as "MHA 8" kept on one line.
 std::string headline(const Findings& findings) {
   std::string text = findings.summary;
@@ -330,45 +238,71 @@ std::string headline(const Findings& findings) {
   return text;
 }
 
+/// Plane, table and training of runs without a method. `named` are all runs that may have a curve,
+/// those of `findings` first.
+std::string runs_section(const std::vector<ReportRun>& named, const Findings& findings) {
+  std::string out;
+  std::vector<std::string> labels;
+  for (size_t i = 0; i < named.size(); ++i) {
+    labels.push_back(i < findings.rows.size() ? findings.rows[i].label
+                                              : as_text(named[i].evaluation.at("name")));
+  }
+  if (!findings.rows.empty()) {
+    const PlaneChart chart{.points = points_per_token(findings.rows),
+                           .bytes_of = kPerToken,
+                           .with_front = findings.comparable};
+    out += cat("<h2>Memory and perplexity</h2>\n<p class=\"caption\">",
+               escape_markup(findings.conditions), "</p>\n",
+               figure(plane_svg(chart, kWide), plane_svg(chart, kNarrow)), table(findings.rows),
+               notes_list(findings.notes));
+    if (findings.comparable) out += longer_planes(findings.rows);
+  }
+  const auto curves = loss_curves(named, labels);
+  if (!curves.empty()) {
+    out +=
+        "<h2>Training</h2>\n<p class=\"caption\">Lines: training loss, smoothed. Dots: "
+        "validation loss. What is above the chart in the first tokens is cut off.</p>\n";
+    out += figure(curves_svg(curves, kWide), curves_svg(curves, kNarrow));
+  }
+  return out;
+}
+
 }  // namespace
 
 std::string report_svg(const std::vector<ReportRun>& runs, const std::string& title) {
+  if (std::ranges::any_of(runs, has_method))
+    return standalone_svg(method_charts(judge_methods(runs)), title);
   const Findings findings = judge_runs(runs);
-  return standalone_plane_svg(points_per_token(findings.rows), kPerToken, findings.comparable,
-                              title);
+  return standalone_svg({{.points = points_per_token(findings.rows),
+                          .bytes_of = kPerToken,
+                          .with_front = findings.comparable}},
+                        title);
 }
 
 std::string report_html(const std::vector<ReportRun>& runs, const std::string& title) {
-  const Findings findings = judge_runs(runs);
-  const auto points = points_per_token(findings.rows);
-  const auto curves = loss_curves(runs, findings.rows);
-  const bool front = findings.comparable;
+  // Those without a method first.
+  std::vector<ReportRun> ordered = runs;
+  const auto with_method = std::ranges::stable_partition(ordered, std::not_fn(has_method));
+  const std::vector<ReportRun> plain(ordered.begin(), with_method.begin());
+  const bool of_methods = !with_method.empty();
+  const Findings findings = of_methods && plain.empty() ? Findings{} : judge_runs(plain);
+  const MethodFindings methods = of_methods ? judge_methods(runs) : MethodFindings{};
 
   std::string page =
       cat("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
           "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n"
           "<meta name=\"color-scheme\" content=\"light dark\">\n"
           "<meta name=\"generator\" content=\"kvsmith " KVSMITH_VERSION "\">\n<title>",
-          escape_markup(title), "</title>\n<style>", chart_css(), kPageCss,
+          escape_markup(title), "</title>\n<style>", chart_css(), page_css(),
           "</style>\n</head>\n<body>\n<h1>", escape_markup(title), "</h1>\n<p class=\"summary\">",
-          escape_markup(headline(findings)), "</p>\n");
-  page += "<h2>Memory and perplexity</h2>\n";
-  page += cat("<p class=\"caption\">", escape_markup(findings.conditions), "</p>\n");
-  page += figure(plane_svg(points, kPerToken, front, kWide),
-                 plane_svg(points, kPerToken, front, kNarrow));
-  page += table(findings.rows);
-  page += notes_list(findings.notes);
-  if (findings.comparable) page += longer_planes(findings.rows);
-  if (!curves.empty()) {
-    page +=
-        "<h2>Training</h2>\n<p class=\"caption\">Lines: training loss, smoothed. Dots: "
-        "validation loss. What is above the chart in the first tokens is cut off.</p>\n";
-    page += figure(curves_svg(curves, kWide), curves_svg(curves, kNarrow));
-  }
+          escape_markup(of_methods ? methods.summary : headline(findings)), "</p>\n");
+  if (of_methods) page += methods_section(methods);
+  page += runs_section(ordered, findings);
   page +=
-      cat("<section class=\"reading\">\n", kReading,
+      cat("<section class=\"reading\">\n", kReading, of_methods ? kReadingMethods : "",
           "</section>\n<footer>kvsmith " KVSMITH_VERSION "<span class=\"files\"> · the numbers: ",
           data_link(report_csv(runs), "text/csv", "report.csv"), "</span></footer>\n");
+  if (of_methods) page += cat("<script>", page_script(), "</script>\n");
   return page + "</body>\n</html>\n";
 }
 

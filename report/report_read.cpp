@@ -18,7 +18,8 @@ using Json = nlohmann::ordered_json;
 constexpr std::string_view kMetrics = "metrics.jsonl";
 constexpr uint64_t kLargestEvaluation = uint64_t{1} << 20;
 
-enum class Kind { kText, kNumber, kNumberOrNothing };
+/// Numbers are of at least 0, but for kAnyNumber: rounding makes a divergence of 0 negative.
+enum class Kind { kText, kNumber, kNumberOrNothing, kAnyNumber };
 
 struct Needed {
   const char* pointer;  ///< JSON pointer
@@ -45,6 +46,27 @@ constexpr std::array<Needed, 18> kNeeded = {{
     {"/cache/bytes_at_8k", Kind::kNumber},
     {"/decode_vs_parallel_max_abs_diff", Kind::kNumberOrNothing},
 }};
+
+constexpr std::array<Needed, 16> kNeededOfMethods = {{
+    {"/method/name", Kind::kText},
+    {"/method/retention", Kind::kText},
+    {"/method/codec_k", Kind::kText},
+    {"/method/codec_v", Kind::kText},
+    {"/method/budget_tokens", Kind::kNumber},
+    {"/resident/mean_bytes", Kind::kNumber},
+    {"/resident/max_bytes", Kind::kNumber},
+    {"/resident/peak_bytes", Kind::kNumber},
+    {"/resident/payload", Kind::kNumber},
+    {"/resident/codec_metadata", Kind::kNumber},
+    {"/resident/index", Kind::kNumber},
+    {"/resident/policy_state", Kind::kNumber},
+    {"/resident/read_bytes_per_token", Kind::kNumber},
+    {"/perplexity_full", Kind::kNumber},
+    {"/kl_to_full", Kind::kAnyNumber},
+    {"/top1_agreement", Kind::kNumber},
+}};
+
+constexpr const char* kRemedy = "make the file anew with `kvsmith evaluate --json`";
 
 [[noreturn]] void bad(const std::string& where, const std::string& what, std::string remedy = {}) {
   throw Error(ExitCode::kBadData, {.what = what, .where = where, .remedy = std::move(remedy)});
@@ -76,35 +98,62 @@ std::string dotted(std::string_view pointer) {
   return key;
 }
 
+void expect_key(const Json& evaluation, const Needed& needed, const std::string& where) {
+  const Json::json_pointer at(needed.pointer);
+  const bool there = evaluation.contains(at);
+  const Json value = there ? evaluation.at(at) : Json();
+  const std::string key = where + ": " + dotted(needed.pointer);
+  if (needed.kind == Kind::kText) {
+    if (!value.is_string()) bad(key, there ? "expected a text" : "is missing", kRemedy);
+  } else if (value.is_null()) {
+    if (needed.kind != Kind::kNumberOrNothing)
+      bad(key, there ? "is null, expected a number" : "is missing", kRemedy);
+  } else if (!value.is_number()) {
+    bad(key, cat("found ", value.dump(), ", expected a number"), kRemedy);
+  } else if (value.get<double>() < 0 && needed.kind != Kind::kAnyNumber) {
+    bad(key, cat("found ", value.dump(), ", expected a number of at least 0"), kRemedy);
+  }
+}
+
+/// Expects a list, where `evaluation` has `pointer` at all, of which every item `is_good`.
+template <class IsGood>
+void expect_list(const Json& evaluation,
+                 const char* pointer,
+                 const IsGood& is_good,
+                 const std::string& expected,
+                 const std::string& where) {
+  const Json::json_pointer at(pointer);
+  const Json list = evaluation.contains(at) ? evaluation.at(at) : Json::array();
+  if (!list.is_array() || !std::ranges::all_of(list, is_good))
+    bad(where + ": " + dotted(pointer), "expected " + expected, kRemedy);
+}
+
 void expect_evaluation(const Json& evaluation, const std::string& where) {
-  const std::string remedy = "make the file anew with `kvsmith evaluate --json`";
   if (!evaluation.is_object())
-    bad(where, cat("found ", evaluation.type_name(), ", expected an object"), remedy);
-  for (const auto& [pointer, kind] : kNeeded) {
-    const Json::json_pointer at(pointer);
-    const Json value = evaluation.contains(at) ? evaluation.at(at) : Json();
-    const std::string key = where + ": " + dotted(pointer);
-    if (kind == Kind::kText) {
-      if (!value.is_string()) {
-        bad(key, evaluation.contains(at) ? "expected a text" : "is missing", remedy);
-      }
-    } else if (value.is_null()) {
-      if (kind == Kind::kNumber) {
-        bad(key, evaluation.contains(at) ? "is null, expected a number" : "is missing", remedy);
-      }
-    } else if (!value.is_number() || value.get<double>() < 0) {
-      bad(key, cat("found ", value.dump(), ", expected a number of at least 0"), remedy);
-    }
-  }
-  const Json lengths = evaluation.at("cache").value("lengths", Json::array());
-  const auto is_length = [](const Json& at) {
-    return at.is_object() && at.value("tokens", Json()).is_number_unsigned() &&
-           at.value("bytes_measured", Json()).is_number_unsigned();
-  };
-  if (!lengths.is_array() || !std::ranges::all_of(lengths, is_length)) {
-    bad(where + ": cache.lengths", "expected objects with counts of tokens and bytes_measured",
-        remedy);
-  }
+    bad(where, cat("found ", evaluation.type_name(), ", expected an object"), kRemedy);
+  for (const Needed& needed : kNeeded) expect_key(evaluation, needed, where);
+  expect_list(
+      evaluation, "/cache/lengths",
+      [](const Json& at) {
+        return at.is_object() && at.value("tokens", Json()).is_number_unsigned() &&
+               at.value("bytes_measured", Json()).is_number_unsigned();
+      },
+      "objects with counts of tokens and bytes_measured", where);
+  expect_list(
+      evaluation, "/probes",
+      [](const Json& probe) {
+        return probe.is_object() && probe.value("task", Json()).is_string() &&
+               probe.value("length", Json()).is_number() &&
+               probe.value("depth", Json()).is_number() &&
+               probe.value("token_accuracy", Json()).is_number();
+      },
+      "objects with task, length, depth and token_accuracy", where);
+  if (!evaluation.contains("method")) return;
+  for (const Needed& needed : kNeededOfMethods) expect_key(evaluation, needed, where);
+  const Json interval = evaluation.value("perplexity_interval", Json());
+  if (!interval.is_array() || interval.size() != 2 || !interval[0].is_number() ||
+      !interval[1].is_number())
+    bad(where + ": perplexity_interval", "expected two numbers", kRemedy);
 }
 
 ReportRun read_evaluation(const fs::path& path) {
@@ -152,23 +201,38 @@ std::vector<LossPoint> read_metrics(const fs::path& path) {
   return curve;
 }
 
+/// Whether `name` is one that a sweep gives, "gqa-h2o-0.5-model-model-512-0123456789ab.json".
+bool is_of_sweep(const std::string& name) {
+  constexpr std::string_view kEnding = ".json";
+  constexpr size_t kDigits = 12;
+  if (!name.ends_with(kEnding) || name.size() < kDigits + 1 + kEnding.size()) return false;
+  const std::string_view hash =
+      std::string_view(name).substr(name.size() - kEnding.size() - kDigits - 1, kDigits + 1);
+  return hash[0] == '-' && hash.find_first_not_of("0123456789abcdef", 1) == hash.npos;
+}
+
+/// The evaluations of a run or a sweep. A directory with neither of their names may hold files that
+/// were named by hand.
 std::vector<fs::path> evaluations_in(const fs::path& directory) {
-  std::vector<fs::path> found;
+  std::vector<fs::path> found, others;
   std::error_code error;
   for (fs::directory_iterator at(directory, error), end; !error && at != end; at.increment(error)) {
     const std::string name = at->path().filename().string();
-    if (name.starts_with("evaluation") && name.ends_with(".json")) found.push_back(at->path());
+    if (!name.ends_with(".json")) continue;
+    const bool known = name.starts_with("evaluation") || is_of_sweep(name);
+    (known ? found : others).push_back(at->path());
   }
   if (error) {
     throw Error(
         ExitCode::kIo,
         {.what = "cannot list: " + error.message(), .where = directory.string(), .remedy = {}});
   }
+  if (found.empty()) found.swap(others);
   if (found.empty()) {
     throw Error(ExitCode::kMissingInput,
-                {.what = "holds no evaluation*.json",
+                {.what = "holds no evaluation",
                  .where = directory.string(),
-                 .remedy = "write one there with `kvsmith evaluate --json`"});
+                 .remedy = "write one there with `kvsmith evaluate --json` or `--sweep`"});
   }
   std::ranges::sort(found);
   return found;

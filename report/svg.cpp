@@ -8,12 +8,12 @@
 #include "core/text.h"
 #include "report/chart_scale.h"
 #include "report/label_placement.h"
+#include "report/svg_parts.h"
 
 namespace kvsmith {
 namespace {
 
-constexpr size_t kColours = 8, kShapes = 4;
-constexpr double kFontSize = 12;
+constexpr size_t kShapes = 8;
 constexpr double kLabelPitch = 16;
 
 // The eight colours stay apart in simulated protanopia, deuteranopia and tritanopia, and from the
@@ -32,6 +32,7 @@ constexpr std::string_view kCss = R"css(
 .chart .tick{font-variant-numeric:tabular-nums}
 .chart .unit tspan{fill:var(--ink);font-weight:600}
 .chart .heading{font-size:15px;font-weight:600}
+.chart .subtitle{font-size:13px;font-weight:600}
 .chart .grid{stroke:var(--hair);fill:none;shape-rendering:crispEdges}
 .chart .front{stroke:var(--front);fill:none;stroke-width:1.5}
 .chart .leader{stroke:var(--front);stroke-width:.75}
@@ -47,150 +48,6 @@ constexpr std::string_view kCss = R"css(
 .chart .run:hover text{font-weight:600}
 .chart .run:hover .curve{stroke-width:3}
 )css";
-
-/// A coordinate: one decimal is a tenth of a pixel.
-std::string px(double value) { return fixed(value, 1); }
-
-std::string text_at(double x, double y, std::string_view attributes, std::string_view content) {
-  return cat("<text x=\"", px(x), "\" y=\"", px(y), "\" ", attributes, ">", content, "</text>");
-}
-
-std::string line_from(double x0, double y0, double x1, double y1, std::string_view css_class) {
-  return cat("<path class=\"", css_class, "\" d=\"M", px(x0), " ", px(y0), "L", px(x1), " ", px(y1),
-             "\"/>");
-}
-
-std::string open_svg(ChartSize size, const std::string& description) {
-  return cat(
-      "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"chart\" role=\"img\" viewBox=\"0 0 ",
-      px(size.width), " ", px(size.height), "\" width=\"", px(size.width), "\" height=\"",
-      px(size.height), "\" aria-label=\"", escape_markup(description), "\">\n");
-}
-
-std::string shape(size_t run, double x, double y, double radius, bool filled) {
-  const std::string css = filled ? "\"mark\"" : "\"mark hollow\"";
-  const double r = radius;
-  switch (run / kColours % kShapes) {
-    case 0:
-      return cat("<circle class=", css, " cx=\"", px(x), "\" cy=\"", px(y), "\" r=\"", px(r),
-                 "\"/>");
-    case 1:
-      return cat("<path class=", css, " d=\"M", px(x - r), " ", px(y - r), "h", px(2 * r), "v",
-                 px(2 * r), "h", px(-2 * r), "z\"/>");
-    case 2:
-      return cat("<path class=", css, " d=\"M", px(x), " ", px(y - 1.3 * r), "l", px(1.3 * r), " ",
-                 px(1.3 * r), "l", px(-1.3 * r), " ", px(1.3 * r), "l", px(-1.3 * r), " ",
-                 px(-1.3 * r), "z\"/>");
-    default:
-      return cat("<path class=", css, " d=\"M", px(x), " ", px(y - 1.2 * r), "l", px(1.2 * r), " ",
-                 px(2.1 * r), "h", px(-2.4 * r), "z\"/>");
-  }
-}
-
-/// Grid lines and numbers of both axes, and what they count: y above its axis and not along it, so
-/// that nobody has to turn the head.
-std::string axes(const ChartScale& x,
-                 const ChartScale& y,
-                 std::string_view x_unit,
-                 std::string_view y_unit) {
-  std::string out;
-  for (const auto& tick : y.ticks) {
-    out += line_from(x.from, y.at(tick.value), x.to, y.at(tick.value), "grid");
-    out += text_at(x.from - 8, y.at(tick.value), "class=\"tick\" text-anchor=\"end\"", tick.label);
-  }
-  for (const auto& tick : x.ticks) {
-    out += line_from(x.at(tick.value), y.to, x.at(tick.value), y.from, "grid");
-    out +=
-        text_at(x.at(tick.value), y.from + 15, "class=\"tick\" text-anchor=\"middle\"", tick.label);
-  }
-  out += text_at(x.from - 42, y.to - 22, "class=\"unit\"", y_unit);
-  out += text_at(x.to, y.from + 36, "class=\"unit\" text-anchor=\"end\"", x_unit);
-  return out + "\n";
-}
-
-/// The front as a staircase: at each number of bytes, the best perplexity they buy.
-std::vector<Box> staircase(const std::vector<PlanePoint>& points,
-                           const ChartScale& x,
-                           const ChartScale& y) {
-  std::vector<PlanePoint> front;
-  std::ranges::copy_if(points, std::back_inserter(front), &PlanePoint::on_front);
-  std::ranges::sort(front, {}, &PlanePoint::bytes);
-  std::vector<Box> steps;
-  for (size_t i = 0; i + 1 < front.size(); ++i) {
-    const double x0 = x.at(front[i].bytes), x1 = x.at(front[i + 1].bytes);
-    const double y0 = y.at(front[i].perplexity), y1 = y.at(front[i + 1].perplexity);
-    steps.push_back({x0, y0, x1, y0});
-    steps.push_back({x1, y0, x1, y1});
-  }
-  return steps;
-}
-
-struct Plane {
-  std::string content;
-  std::string description;
-};
-
-/// The chart inside `frame`, which includes the room for numbers and units.
-Plane draw_plane(const std::vector<PlanePoint>& points,
-                 const std::string& what,
-                 bool with_front,
-                 const Box& frame) {
-  const auto [least_bytes, most_bytes] = std::ranges::minmax(points, {}, &PlanePoint::bytes);
-  const auto [best, worst] = std::ranges::minmax(points, {}, &PlanePoint::perplexity);
-  const bool narrow = frame.right - frame.left < 500;
-  const ChartScale x = make_scale(least_bytes.bytes, most_bytes.bytes, AxisUnit::kBytes,
-                                  frame.left + 44, frame.right - 14, narrow ? 5 : 8);
-  const ChartScale y = make_scale(best.perplexity, worst.perplexity, AxisUnit::kPlain,
-                                  frame.bottom - 48, frame.top + 34, 6);
-
-  Plane plane;
-  plane.content = axes(
-      x, y,
-      cat("<tspan>", escape_markup(what), "</tspan>, measured",
-          x.logarithmic ? ", log₂ scale" : ""),
-      cat("<tspan>Perplexity</tspan>", y.logarithmic ? ", log scale" : "", ", lower is better"));
-  const auto steps = with_front ? staircase(points, x, y) : std::vector<Box>{};
-  for (const Box& s : steps) plane.content += line_from(s.left, s.top, s.right, s.bottom, "front");
-
-  // Those on the front choose their places first.
-  std::vector<PlanePoint> ordered = points;
-  std::ranges::stable_partition(ordered, &PlanePoint::on_front);
-  std::vector<Labelled> marks;
-  for (auto& point : ordered) {
-    point.label = shorten(point.label, narrow ? 20 : 32);
-    marks.push_back(
-        {x.at(point.bytes), y.at(point.perplexity), text_width(point.label, kFontSize)});
-  }
-  std::vector<Box> lines;
-  for (const Box& s : steps) {
-    lines.push_back({std::min(s.left, s.right) - 2, std::min(s.top, s.bottom) - 2,
-                     std::max(s.left, s.right) + 2, std::max(s.top, s.bottom) + 2});
-  }
-  const auto places =
-      place_labels(marks, {x.from + 2, y.to - 12, frame.right - 2, y.from - 2}, lines);
-
-  std::vector<std::string> names;
-  for (size_t i = ordered.size(); i-- > 0;) {
-    const PlanePoint& point = ordered[i];
-    plane.content += cat("<g class=\"run c", point.run % kColours, point.on_front ? "" : " dim",
-                         "\"><title>", escape_markup(point.hover), "</title>");
-    if (places[i] && places[i]->needs_leader) {
-      plane.content += line_from(marks[i].x, marks[i].y, places[i]->x, places[i]->y, "leader");
-    }
-    plane.content += cat("<circle class=\"target\" cx=\"", px(marks[i].x), "\" cy=\"",
-                         px(marks[i].y), "\" r=\"14\"/>");
-    plane.content += shape(point.run, marks[i].x, marks[i].y, 5, point.on_front);
-    if (places[i]) {
-      plane.content += text_at(places[i]->x, places[i]->y,
-                               cat("class=\"halo\" text-anchor=\"", places[i]->anchor, "\""),
-                               escape_markup(point.label));
-    }
-    plane.content += "</g>\n";
-  }
-  for (const auto& point : points) names.push_back(point.hover);
-  plane.description = cat("Perplexity over bytes of ", what, ", measured. ", join(names, ". "));
-  return plane;
-}
 
 /// Where the curves are worth looking at: the fall of the first tokens would squash the rest.
 Box range_of(const std::vector<LossCurve>& curves) {
@@ -214,25 +71,77 @@ Box range_of(const std::vector<LossCurve>& curves) {
 
 }  // namespace
 
-std::string plane_svg(const std::vector<PlanePoint>& points,
-                      const std::string& what,
-                      bool with_front,
-                      ChartSize size) {
-  const Plane plane = draw_plane(points, what, with_front, {0, 0, size.width, size.height});
-  return cat(open_svg(size, plane.description), plane.content, "</svg>\n");
+std::string px(double value) { return fixed(value, 1); }
+
+std::string text_at(double x, double y, std::string_view attributes, std::string_view content) {
+  return cat("<text x=\"", px(x), "\" y=\"", px(y), "\" ", attributes, ">", content, "</text>");
 }
 
-std::string standalone_plane_svg(const std::vector<PlanePoint>& points,
-                                 const std::string& what,
-                                 bool with_front,
-                                 const std::string& title) {
-  constexpr ChartSize kSize{760, 470};
-  const Plane plane =
-      draw_plane(points, what, with_front, {24, 56, kSize.width - 24, kSize.height - 18});
-  return cat(open_svg(kSize, title + ". " + plane.description), "<style>", kCss,
-             "</style>\n<rect width=\"100%\" height=\"100%\" rx=\"6\" fill=\"var(--paper)\"/>\n",
-             text_at(26, 34, "class=\"heading\"", escape_markup(shorten(title, 80))), plane.content,
-             "</svg>\n");
+std::string line_from(double x0, double y0, double x1, double y1, std::string_view css_class) {
+  return cat("<path class=\"", css_class, "\" d=\"M", px(x0), " ", px(y0), "L", px(x1), " ", px(y1),
+             "\"/>");
+}
+
+std::string open_svg(ChartSize size, const std::string& description) {
+  return cat(
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"chart\" role=\"img\" viewBox=\"0 0 ",
+      px(size.width), " ", px(size.height), "\" width=\"", px(size.width), "\" height=\"",
+      px(size.height), "\" aria-label=\"", escape_markup(description), "\">\n");
+}
+
+std::string shape(size_t run, double x, double y, double radius, bool filled) {
+  const std::string css = filled ? "\"mark\"" : "\"mark hollow\"";
+  const double r = radius;
+  const auto path = [&](const std::string& drawn) {
+    return cat("<path class=", css, " d=\"", drawn, "\"/>");
+  };
+  switch (run / kColours % kShapes) {
+    case 0:
+      return cat("<circle class=", css, " cx=\"", px(x), "\" cy=\"", px(y), "\" r=\"", px(r),
+                 "\"/>");
+    case 1:
+      return path(cat("M", px(x - r), " ", px(y - r), "h", px(2 * r), "v", px(2 * r), "h",
+                      px(-2 * r), "z"));
+    case 2:
+      return path(cat("M", px(x), " ", px(y - 1.3 * r), "l", px(1.3 * r), " ", px(1.3 * r), "l",
+                      px(-1.3 * r), " ", px(1.3 * r), "l", px(-1.3 * r), " ", px(-1.3 * r), "z"));
+    case 3:
+      return path(cat("M", px(x), " ", px(y - 1.2 * r), "l", px(1.2 * r), " ", px(2.1 * r), "h",
+                      px(-2.4 * r), "z"));
+    case 4:  // on its tip
+      return path(cat("M", px(x), " ", px(y + 1.2 * r), "l", px(1.2 * r), " ", px(-2.1 * r), "h",
+                      px(-2.4 * r), "z"));
+    case 5: {  // a plus
+      const std::string out = px(0.8 * r), in = px(-0.8 * r);
+      return path(cat("M", px(x - 0.4 * r), " ", px(y - 1.2 * r), "h", out, "v", out, "h", out, "v",
+                      out, "h", in, "v", out, "h", in, "v", in, "h", in, "v", in, "h", out, "z"));
+    }
+    case 6:  // an hourglass
+      return path(cat("M", px(x - r), " ", px(y - 1.2 * r), "h", px(2 * r), "l", px(-2 * r), " ",
+                      px(2.4 * r), "h", px(2 * r), "z"));
+    default:  // one that lies
+      return path(cat("M", px(x - 1.2 * r), " ", px(y - r), "v", px(2 * r), "l", px(2.4 * r), " ",
+                      px(-2 * r), "v", px(2 * r), "z"));
+  }
+}
+
+std::string axes(const ChartScale& x,
+                 const ChartScale& y,
+                 std::string_view x_unit,
+                 std::string_view y_unit) {
+  std::string out;
+  for (const auto& tick : y.ticks) {
+    out += line_from(x.from, y.at(tick.value), x.to, y.at(tick.value), "grid");
+    out += text_at(x.from - 8, y.at(tick.value), "class=\"tick\" text-anchor=\"end\"", tick.label);
+  }
+  for (const auto& tick : x.ticks) {
+    out += line_from(x.at(tick.value), y.to, x.at(tick.value), y.from, "grid");
+    out +=
+        text_at(x.at(tick.value), y.from + 15, "class=\"tick\" text-anchor=\"middle\"", tick.label);
+  }
+  out += text_at(x.from - 42, y.to - 22, "class=\"unit\"", y_unit);
+  out += text_at(x.to, y.from + 36, "class=\"unit\" text-anchor=\"end\"", x_unit);
+  return out + "\n";
 }
 
 std::string curves_svg(const std::vector<LossCurve>& curves, ChartSize size) {

@@ -37,14 +37,19 @@ void report(const Flags& flags) {
 void add_report(CLI::App& app) {
   auto* verb = app.add_subcommand("report", "Put runs on the memory-perplexity plane");
   auto flags = std::make_shared<Flags>();
-  verb->add_option("runs", flags->runs, "run directories or evaluation files")->required();
+  verb->add_option("runs", flags->runs, "run directories, sweep directories, evaluation files")
+      ->required();
   verb->add_option("--output,-o", flags->output,
                    "HTML file; .csv, .json and .svg of the same name go beside it")
       ->required();
   verb->add_option("--title", flags->title, "of the page")->capture_default_str();
   verb->add_flag("--force", flags->force, "replace the output");
   verb->add_flag("--quiet,-q", flags->quiet, "no progress on stderr");
-  verb->footer("Example:\n  kvsmith report runs/mha runs/gqa runs/mqa --output report.html");
+  verb->footer(
+      "Examples:\n"
+      "  kvsmith report runs/mha runs/gqa runs/mqa --output report.html\n"
+      "  kvsmith evaluate --sweep sweep.toml --output sweep/\n"
+      "  kvsmith report sweep/ --output sweep.html");
   verb->callback([flags] { report(*flags); });
 }
 
