@@ -111,6 +111,15 @@ TEST_F(MethodScoring, RefusesWhatHasNoCacheToWorkOn) {
                ExitCode::kConfig, "prefill_continue");
   expect_error([&] { run({"h2o"}, Protocol::kDecode, [](auto& o) { o.recall = true; }); },
                ExitCode::kConfig, "own cache");
+  const auto prompt_of_8 = [](auto& options) { options.prefill = 8; };
+  expect_error(
+      [&] {
+        run({"snapkv", "observation_window=4", "budget_tokens=10"}, Protocol::kPrefillContinue,
+            prompt_of_8);
+      },
+      ExitCode::kConfig, "more than 10 tokens");
+  expect_error([&] { run({"leankv"}, Protocol::kReplay); }, ExitCode::kConfig, "where they are");
+  expect_error([&] { run({"cam"}, Protocol::kReplay); }, ExitCode::kConfig, "merged");
   expect_error([&] { run({"h3o"}); }, ExitCode::kConfig, "did you mean \"h2o\"?");
   expect_error([&] { run({"h2o", "budget_token=3"}); }, ExitCode::kConfig,
                "did you mean \"budget_tokens\"?");

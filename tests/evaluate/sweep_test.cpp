@@ -49,6 +49,11 @@ TEST_F(Sweep, IsEveryMethodWithTheBudgetsThatItHasNot) {
   // full, two budgets of h2o, the window's own; two codecs; two checkpoints
   EXPECT_EQ(points.size(), 2U * 2 * (1 + 2 + 1));
   EXPECT_EQ(points.size(), sweep_points(config("seeds = [0, 0]\n")).size());
+  // seeds are for methods that draw, and a codec that a method names is its own
+  EXPECT_EQ(points.size(), sweep_points(config("seeds = [0, 1]\n")).size());
+  auto drawing = config("seeds = [0, 1]\n");
+  drawing.methods = {"random", "h2o int4", "leankv"};
+  EXPECT_EQ(sweep_points(drawing).size(), 2U * (2 * 2 * 2 + 2 + 1));
 }
 
 TEST_F(Sweep, GoesOnWhereItWas) {
