@@ -91,6 +91,12 @@ CachePlan::CachePlan(const CacheConfig& config,
     layers_[static_cast<size_t>(layer)] = std::make_shared<LayerPlan>(std::move(*plan));
     if (kind && grows) evicting.push_back(layers_[static_cast<size_t>(layer)].get());
   }
+  const bool has_tiers =
+      std::ranges::any_of(layers_, [](const auto& plan) { return plan && plan->is_tiered(); });
+  if (config.retention == "leankv" && !has_tiers) {
+    refuse_cache("retention = \"leankv\" where no layer has a cache that grows", "retention",
+                 "the memory is bounded already: use retention = \"full\"");
+  }
   if (config.depth_merge != "none") pair_layers(config, graph_, layers_);
   if (kind) allocate(*kind, evicting, context);
   const bool is_kivi =

@@ -155,6 +155,20 @@ Rows KiviRows::write(const Positions& positions, std::vector<at::Tensor> fresh) 
   return kivi_.quantise_before_attend ? read() : joined(past, positions, fresh);
 }
 
+std::vector<at::Tensor> KiviRows::as_stored(const Positions& positions,
+                                            std::vector<at::Tensor> fresh) const {
+  // a token alone is among the exact ones
+  if (!kivi_.quantise_before_attend || positions.seq() == 1 || !positions.is_range()) return fresh;
+  KiviRows after = *this;
+  for (auto& stream : after.streams_)
+    if (stream) stream = stream->copy();
+  const auto rows = after.write(positions, fresh);
+  for (size_t i = 0; i < fresh.size(); ++i)
+    if (fresh[i].defined())
+      fresh[i] = rows.streams[i].narrow(2, rows.positions.seq() - positions.seq(), positions.seq());
+  return fresh;
+}
+
 int64_t KiviRows::bytes_used() const {
   int64_t sum = 0;
   for (const auto& stream : streams_) sum += stream ? stream->bytes_used(lengths_) : 0;

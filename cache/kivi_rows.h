@@ -45,6 +45,9 @@ class KiviRows final : public RowMemory {
   void rewind(const Positions& positions) override;
   /// Positions must follow what each sequence has, and widths satisfy kivi_needs(); throws 70.
   Rows write(const Positions& positions, std::vector<at::Tensor> fresh) override;
+  /// Of several tokens, as they are once all of them are written.
+  std::vector<at::Tensor> as_stored(const Positions& positions,
+                                    std::vector<at::Tensor> fresh) const override;
   int64_t bytes_used() const override;
   int64_t bytes_reserved() const override;
   ByteLedger ledger() const override;

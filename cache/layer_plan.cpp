@@ -47,7 +47,7 @@ std::shared_ptr<const RowCodec> codec_for(const std::string& name,
   if (const auto needed = kind.needs(shape.width); !needed.empty()) {
     refuse_cache(cat("codec ", name, " needs rows of ", needed, ", and they are ", shape.width,
                      " elements wide"),
-                 key, "use int8, bf16 or model");
+                 key, key.starts_with("coarse") ? "use int8 or bf16" : "use int8, bf16 or model");
   }
   return kind.make();
 }
@@ -108,9 +108,18 @@ void check_tiers(const CacheConfig& config, LayerPlan& plan, const KvGraph& grap
   plan.recent = config.protect_recent >= 0 ? config.protect_recent : kLeanRecent;
 }
 
-/// The first stream is keys by head, turned, and there is nothing else of keys.
+/// The stream is keys by head, turned.
 bool is_key_by_head(const StreamShape& shape, int64_t heads) {
   return shape.index == 0 && shape.is_turned && shape.heads == heads;
+}
+
+/// Nobody reads its rows beside those of another layer, which are in another order.
+bool is_read_alone(const KvGraph& graph, int64_t owner) {
+  for (int64_t reader = 0; reader < graph.size(); ++reader) {
+    const auto& sources = graph.sources(reader);
+    if (std::ranges::count(sources, owner) > 0 && sources.size() > 1) return false;
+  }
+  return true;
 }
 
 }  // namespace
@@ -167,7 +176,7 @@ void pair_layers(const CacheConfig& config,
     if (!graph.is_owner(layer)) continue;
     LayerPlan* plan = layers[static_cast<size_t>(layer)].get();
     const bool fits = plan && graph[layer].kind == "full" && graph[layer].window == 0 &&
-                      !graph[layer].reuses_heads() &&
+                      !graph[layer].reuses_heads() && is_read_alone(graph, layer) &&
                       std::ranges::count(config.full_precision_layers, layer) == 0;
     if (lower && fits && lower->streams.size() == plan->streams.size() &&
         lower->facts.heads == plan->facts.heads) {
@@ -304,7 +313,8 @@ int64_t LayerPlan::bytes(int64_t tokens, int64_t prompt) const {
     for (const auto& [shape, codec] : streams) (shape.index == 0 ? key : value) = shape.width;
     return kivi_bytes(*kivi, facts.heads, key, value, tokens, element_bytes);
   }
-  return rows(tokens, prompt) * facts.heads * row_bytes();
+  const int64_t row = is_tiered() ? std::max(row_bytes(true), row_bytes(false)) : row_bytes();
+  return rows(tokens, prompt) * facts.heads * row;
 }
 
 }  // namespace kvsmith

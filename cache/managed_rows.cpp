@@ -43,7 +43,8 @@ ManagedRows::ManagedRows(std::shared_ptr<const LayerPlan> plan,
       store_(options.batch,
              plan_->facts.heads,
              policy_ && !plan_->retention->after_prompt_only ? 1 : options.growth_rows),
-      lengths_(static_cast<size_t>(options.batch), 0) {}
+      lengths_(static_cast<size_t>(options.batch), 0),
+      step_tokens_(static_cast<size_t>(options.batch), 0) {}
 
 Positions ManagedRows::positions() const {
   if (has_dropped()) return Positions::scattered(kept());
@@ -66,11 +67,7 @@ bool ManagedRows::has_dropped() const {
   return false;
 }
 
-at::Tensor ManagedRows::kept() const {
-  const auto at = store_.column(index_column()).squeeze(3).to(torch::kLong);
-  const auto taken = store_.taken();
-  return taken.defined() ? at.masked_fill(taken.logical_not(), -1) : at;
-}
+at::Tensor ManagedRows::kept() const { return positions_in(store_, index_column()); }
 
 Positions ManagedRows::shifts() const {
   const auto at = kept();
@@ -105,15 +102,16 @@ Rows ManagedRows::read() const {
     stream = decoded(i);
     if (!stream.is_alias_of(store_.column(i))) copied += static_cast<int64_t>(stream.nbytes());
   }
+  copied_ = copied;
   transient_peak_ = std::max(transient_peak_, copied);
   rows.positions = positions();
   return rows;
 }
 
 void ManagedRows::rewind(const Positions& positions) {
-  step_tokens_ = positions.seq();
   for (size_t b = 0; b < lengths_.size(); ++b) {
     const Span& span = positions.span(static_cast<int64_t>(b));
+    step_tokens_[b] = span.count;
     if (span.count == 0 || span.first >= lengths_[b]) continue;
     if (has_dropped(static_cast<int64_t>(b))) {
       throw Error(ExitCode::kInternal,
@@ -251,8 +249,19 @@ at::Tensor ManagedRows::protected_worth() const {
   const auto is_protected = rows.at.lt(plan_->sinks).logical_or(rows.at.gt(newest - plan_->recent));
   return policy_->worth(rows)
       .to(torch::kFloat)
+      .nan_to_num(0)
       .masked_fill(is_protected, kInfinity)
       .masked_fill(rows.at.lt(0), -kInfinity);
+}
+
+bool ManagedRows::evicts_now() const {
+  return !plan_->retention->after_prompt_only ||
+         std::ranges::any_of(step_tokens_, [](int64_t count) { return count > 1; });
+}
+
+at::Tensor ManagedRows::losing() const {
+  if (!plan_->retention->after_prompt_only) return {};
+  return torch::tensor(step_tokens_).gt(1).view({-1, 1, 1}).to(store_.column(0).device());
 }
 
 void ManagedRows::settle() {
@@ -272,8 +281,9 @@ void ManagedRows::settle() {
     } else {
       evict_many(protected_worth());
     }
-    transient_peak_ = std::max(transient_peak_, reserved - store_.bytes_reserved());
+    transient_peak_ = std::max(transient_peak_, copied_ + reserved - store_.bytes_reserved());
   }
+  policy_->end_step();
   if (log_) log_->record(*std::ranges::max_element(lengths_), kept());
 }
 
@@ -282,14 +292,19 @@ void ManagedRows::merge_values(const at::Tensor& goes) {
   constexpr size_t kValues = 1;
   const auto& [shape, codec] = plan_->streams[kValues];
   const auto stored = store_.column(kValues);
-  const auto values = codec->decode(stored, shape.width, at::kFloat);
+  const auto slots = chosen_slots(goes).clamp_min(0).unsqueeze(3);
+  const auto gone = codec->decode(stored.gather(2, slots.expand({-1, -1, -1, stored.size(3)})),
+                                  shape.width, at::kFloat);
   const auto keys =
       head_keys(plan_->config.seed, "merging", plan_->facts.layer, plan_->facts.heads);
-  const auto more = left_to_others(kept(), store_.column(figure_column()).select(3, 0), goes,
-                                   values, keys, plan_->config.merge_tokens);
-  // rows that get nothing are not encoded again
-  const auto changed = more.ne(0).any(3, /*keepdim=*/true);
-  stored.copy_(torch::where(changed, codec->encode((values + more).to(type_)), stored));
+  const auto more = left_to_others(kept(), store_.column(figure_column()).select(3, 0), goes, gone,
+                                   keys, plan_->config.merge_tokens);
+  // rows that get nothing stay as they are stored
+  const auto changed = more.ne(0).any(3).nonzero();
+  const c10::List<std::optional<at::Tensor>> place(
+      {changed.select(1, 0), changed.select(1, 1), changed.select(1, 2)});
+  const auto rows = codec->decode(stored.index(place), shape.width, at::kFloat) + more.index(place);
+  stored.index_put_(place, codec->encode(rows.to(type_)));
 }
 
 void ManagedRows::evict_one(const at::Tensor& worth) {
@@ -298,7 +313,8 @@ void ManagedRows::evict_one(const at::Tensor& worth) {
   // of the rows that are worth least, the one that is longest past
   const auto least = among.eq(among.amin(2, /*keepdim=*/true)).logical_and(none.logical_not());
   const auto victims = at.masked_fill(least.logical_not(), INT64_MAX).argmin(2);
-  const auto wanted = none.logical_not().sum(2).gt(plan_->budget);
+  auto wanted = none.logical_not().sum(2).gt(plan_->budget);
+  if (const auto some = losing(); some.defined()) wanted = wanted.logical_and(some.squeeze(2));
   merge_values(torch::zeros_like(none).scatter_(2, victims.unsqueeze(2), wanted.unsqueeze(2)));
   store_.drop_one(victims, wanted);
 }
@@ -309,12 +325,11 @@ void ManagedRows::evict_many(const at::Tensor& worth) {
   const auto by_worth =
       torch::argsort(worth.gather(2, by_position), /*stable=*/true, 2, /*descending=*/true);
   const auto best = by_position.gather(2, by_worth).narrow(2, 0, plan_->budget);
-  merge_values(at.ge(0).scatter(2, best, torch::zeros_like(best, torch::kBool)));
-  // in the order of the text, empty slots at the end
-  const auto best_at = at.gather(2, best);
-  const auto order = torch::argsort(best_at.masked_fill(best_at.lt(0), INT64_MAX), int64_t{2});
-  const auto slots = best.gather(2, order);
-  store_.keep(slots.masked_fill(best_at.gather(2, order).lt(0), -1));
+  const auto is_there = at.ge(0);
+  auto stays = torch::zeros_like(is_there).scatter_(2, best, true);
+  if (const auto some = losing(); some.defined()) stays = stays.logical_or(some.logical_not());
+  merge_values(is_there.logical_and(stays.logical_not()));
+  store_.keep(chosen_slots(is_there.logical_and(stays)));
 }
 
 int64_t ManagedRows::bytes_used() const { return ledger().resident(); }

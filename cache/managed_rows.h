@@ -43,7 +43,9 @@ class ManagedRows final : public RowMemory, private ScoreObserver {
   bool has_dropped() const;
   /// New rows are shown behind the longest sequence before each is appended to its own.
   void note_counts();
-  bool evicts_now() const { return step_tokens_ > 1 || !plan_->retention->after_prompt_only; }
+  /// Sequences that lose rows after this step, [batch, 1, 1] bool; undefined: all.
+  at::Tensor losing() const;
+  bool evicts_now() const;
   bool is_watched() const { return policy_ && policy_->watches() && evicts_now(); }
   std::vector<at::Tensor> encoded(const Positions& positions,
                                   const std::vector<at::Tensor>& fresh) const;
@@ -79,10 +81,11 @@ class ManagedRows final : public RowMemory, private ScoreObserver {
   at::Tensor tally_;              ///< of this step; undefined: nothing observed
   /// Rows of each head when new ones were observed before they were written; else empty.
   std::vector<int64_t> counts_before_;
-  int64_t step_tokens_ = 0;  ///< of this step
-  size_t stream_slots_ = 0;  ///< streams of the mixer, those that nobody reads included
+  std::vector<int64_t> step_tokens_;  ///< of each sequence in this step
+  size_t stream_slots_ = 0;           ///< streams of the mixer, those that nobody reads included
   at::ScalarType type_ = at::kFloat;
-  mutable int64_t transient_peak_ = 0;  ///< bytes of decoded copies
+  mutable int64_t copied_ = 0;          ///< bytes of decoded copies of this step
+  mutable int64_t transient_peak_ = 0;  ///< most of them, and of rows that were given back
 };
 
 }  // namespace kvsmith

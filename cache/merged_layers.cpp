@@ -77,13 +77,6 @@ at::Tensor MergedLayers::decoded(size_t layer, size_t stream) const {
   return torch::cat(parts, 2);
 }
 
-at::Tensor MergedLayers::positions_of(const SlotStore& store) const {
-  const size_t index = &store == &merged_ ? 3 * streams() : 2 * streams();
-  const auto at = store.column(index).squeeze(3).to(torch::kLong);
-  const auto taken = store.taken();
-  return taken.defined() ? at.masked_fill(taken.logical_not(), -1) : at;
-}
-
 Rows MergedLayers::read_of(size_t layer) const {
   Rows rows;
   if (merged_.empty() && exact_.empty()) return rows;
@@ -92,8 +85,8 @@ Rows MergedLayers::read_of(size_t layer) const {
     rows.streams[plan_->streams[i].shape.index] = decoded(layer, i);
   transient_peak_ = std::max(transient_peak_, bytes_of(rows.streams));
   std::vector<at::Tensor> at;
-  for (const auto* store : {&merged_, &exact_})
-    if (!store->empty()) at.push_back(positions_of(*store));
+  if (!merged_.empty()) at.push_back(positions_in(merged_, 3 * streams()));
+  if (!exact_.empty()) at.push_back(positions_in(exact_, 2 * streams()));
   rows.positions = Positions::scattered(torch::cat(at, 2));
   return rows;
 }
@@ -116,6 +109,7 @@ Rows MergedLayers::write_of(size_t layer,
   stream_slots_ = fresh.size();
   type_ = fresh[plan_->streams[0].shape.index].scalar_type();
   pending_[layer] = fresh;
+  transient_peak_ = std::max(transient_peak_, bytes_of(pending_[0]) + bytes_of(pending_[1]));
   if (layer == 1) {
     pending_at_ = positions.at().expand({options_.batch, positions.seq()});
     for (size_t b = 0; b < lengths_.size(); ++b) {
@@ -176,6 +170,15 @@ ByteLedger MergedLayers::ledger() const {
   out.reserved = bytes_reserved();
   out.transient_peak = transient_peak_;
   return out;
+}
+
+int64_t MergedLayers::bytes_read() const {
+  int64_t merged = merged_.row_bytes(3 * streams()), exact = exact_.row_bytes(2 * streams());
+  for (size_t i = 0; i < streams(); ++i) {
+    merged += merged_.row_bytes(i) + merged_.row_bytes(length_column(0, i));
+    exact += exact_.row_bytes(i);
+  }
+  return merged * merged_.total() + exact * exact_.total();
 }
 
 void MergedLayers::clear() {

@@ -34,6 +34,7 @@ class MergedLayers final : public RowMemory {
   int64_t bytes_used() const override;
   int64_t bytes_reserved() const override;
   ByteLedger ledger() const override;
+  int64_t bytes_read() const override;
   void clear() override;
   std::unique_ptr<Memory> clone() const override;
 
@@ -54,7 +55,6 @@ class MergedLayers final : public RowMemory {
     return (1 + layer) * streams() + stream;
   }
   at::Tensor decoded(size_t layer, size_t stream) const;
-  at::Tensor positions_of(const SlotStore& store) const;
 
   std::shared_ptr<const LayerPlan> plan_;
   CacheOptions options_;
@@ -83,6 +83,7 @@ class UpperLayer final : public RowMemory {
   void settle() override { lower_->merge(); }
   int64_t bytes_used() const override { return 0; }
   int64_t bytes_reserved() const override { return 0; }
+  int64_t bytes_read() const override { return lower_->bytes_read(); }
   void clear() override {}
   std::unique_ptr<Memory> clone() const override {
     return std::make_unique<UpperLayer>(lower_layer_);

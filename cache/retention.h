@@ -63,6 +63,8 @@ class RetentionPolicy {
   }
   /// [batch, heads, rows] fp32: rows of the lowest worth go first.
   virtual at::Tensor worth(const KeptRows& rows) const = 0;
+  /// All layers have attended and rows have gone: what was seen of this step may be forgotten.
+  virtual void end_step() {}
   /// Bytes of what it keeps besides figures, but for a number or two of a sequence.
   virtual int64_t state_bytes() const { return 0; }
   virtual void clear() {}

@@ -25,6 +25,12 @@ at::Tensor unfolded(const at::Tensor& rows, int64_t heads) {
   return rows.squeeze(1).view({rows.size(0), rows.size(2), heads, -1}).transpose(1, 2);
 }
 
+at::Tensor positions_in(const SlotStore& store, size_t column) {
+  const auto at = store.column(column).squeeze(3).to(torch::kLong);
+  const auto taken = store.taken();
+  return taken.defined() ? at.masked_fill(taken.logical_not(), -1) : at;
+}
+
 at::Tensor chosen_slots(const at::Tensor& chosen) {
   const auto count = chosen.sum(2, /*keepdim=*/true);
   const auto order = torch::argsort(chosen.to(torch::kByte), /*stable=*/true, 2, true);
@@ -99,16 +105,16 @@ void SlotStore::append_some(const std::vector<at::Tensor>& rows, const at::Tenso
   const auto* more = added.const_data_ptr<int64_t>();
   int64_t needed = 0;
   for (size_t i = 0; i < counts_.size(); ++i) needed = std::max(needed, counts_[i] + more[i]);
+  const auto before = torch::tensor(counts_).view({batch_, heads_}).to(counts.device());
+  for (size_t i = 0; i < counts_.size(); ++i) counts_[i] += more[i];
   reserve(needed, rows);
-  for (int64_t b = 0; b < batch_; ++b)
-    for (int64_t head = 0; head < heads_; ++head) {
-      const auto at = static_cast<size_t>(b * heads_ + head);
-      for (size_t i = 0; i < rows.size(); ++i)
-        columns_[i][b][head]
-            .narrow(0, counts_[at], more[at])
-            .copy_(rows[i][b][head].narrow(0, 0, more[at]));
-      counts_[at] += more[at];
-    }
+  const auto n = torch::arange(rows[0].size(2), counts.options());
+  const auto chosen = n.lt(counts.unsqueeze(2)).nonzero();
+  const auto b = chosen.select(1, 0), head = chosen.select(1, 1), row = chosen.select(1, 2);
+  using Index = c10::List<std::optional<at::Tensor>>;
+  const auto slot = before.index(Index({b, head})) + row;
+  for (size_t i = 0; i < rows.size(); ++i)
+    columns_[i].index_put_(Index({b, head, slot}), rows[i].index(Index({b, head, row})));
 }
 
 void SlotStore::put(const at::Tensor& slots,

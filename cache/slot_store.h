@@ -70,6 +70,9 @@ at::Tensor folded(const at::Tensor& rows, int64_t kept_heads);
 /// The way back.
 at::Tensor unfolded(const at::Tensor& rows, int64_t heads);
 
+/// [batch, heads, rows] int64 positions in a column of them; -1 where a slot holds nothing.
+at::Tensor positions_in(const SlotStore& store, size_t column);
+
 /// [batch, heads, rows] bool -> the slots that are chosen, in ascending order, then -1; as many as
 /// the fullest head has.
 at::Tensor chosen_slots(const at::Tensor& chosen);

@@ -37,16 +37,18 @@ at::Tensor TieredRows::decoded(const SlotStore& store, size_t stream, const RowC
 Rows TieredRows::read() const {
   Rows rows;
   rows.observer = const_cast<TieredRows*>(this);
-  if (fine_.empty()) return rows;
+  if (fine_.empty() && coarse_.empty()) return rows;
   rows.streams.resize(stream_slots_);
-  auto at = judged(fine_).at;
-  if (!coarse_.empty()) at = torch::cat({at, judged(coarse_).at}, 2);
+  auto at = positions_in(fine_, index_column());
+  if (!coarse_.empty()) at = torch::cat({at, positions_in(coarse_, index_column())}, 2);
+  copied_ = 0;
   for (size_t i = 0; i < plan_->streams.size(); ++i) {
     auto& stream = rows.streams[plan_->streams[i].shape.index];
     stream = decoded(fine_, i, *plan_->streams[i].codec);
     if (!coarse_.empty()) stream = torch::cat({stream, decoded(coarse_, i, *plan_->coarse[i])}, 2);
+    if (!stream.is_alias_of(fine_.column(i))) copied_ += static_cast<int64_t>(stream.nbytes());
   }
-  transient_peak_ = std::max(transient_peak_, bytes_of(rows.streams));
+  transient_peak_ = std::max(transient_peak_, copied_);
   rows.positions = Positions::scattered(at);
   return rows;
 }
@@ -63,6 +65,7 @@ void TieredRows::rewind(const Positions& positions) {
     }
     fine_.truncate(static_cast<int64_t>(b), span.first);
     lengths_[b] = span.first;
+    if (span.first <= observed_[b]) observed_[b] = -1;
   }
 }
 
@@ -92,7 +95,8 @@ Rows TieredRows::write(const Positions& positions, std::vector<at::Tensor> fresh
 
 void TieredRows::observe(const AttentionScores& scores) {
   const LayerFacts& facts = plan_->facts;
-  const auto deciding = scores.queries.gt(scores.last.unsqueeze(1) - kDecidingQueries);
+  const auto first = torch::tensor(observed_).view({-1, 1}).to(scores.queries.device());
+  const auto deciding = scores.queries.ge(first.clamp_min(0));
   const auto& w = scores.weights;
   const auto by_head = w.view({w.size(0), facts.heads, facts.group, w.size(2), w.size(3)}).amax(2);
   const auto sum = (by_head * deciding.view({-1, 1, deciding.size(1), 1})).sum(2) / facts.readers;
@@ -105,9 +109,7 @@ at::Tensor TieredRows::even_share() const {
 
 TieredRows::Judged TieredRows::judged(const SlotStore& store) const {
   Judged out;
-  out.at = store.column(index_column()).squeeze(3).to(torch::kLong);
-  if (const auto taken = store.taken(); taken.defined())
-    out.at = out.at.masked_fill(taken.logical_not(), -1);
+  out.at = positions_in(store, index_column());
   const auto device = out.at.device();
   const auto tokens = host_counts(lengths_, device);
   const auto queries = tokens - out.at.maximum(host_counts(observed_, device));
@@ -119,7 +121,7 @@ TieredRows::Judged TieredRows::judged(const SlotStore& store) const {
 void TieredRows::settle() {
   if (fine_.empty() || !tally_.defined()) return;
   const torch::NoGradGuard no_grad;
-  const int64_t fine = fine_.rows();
+  const int64_t fine = fine_.rows(), before = bytes_reserved();
   fine_.column(score_column()).add_(tally_.narrow(2, 0, fine).unsqueeze(3));
   if (!coarse_.empty())
     coarse_.column(score_column()).add_(tally_.narrow(2, fine, coarse_.rows()).unsqueeze(3));
@@ -128,6 +130,7 @@ void TieredRows::settle() {
   if (std::ranges::any_of(step_tokens_, [](int64_t count) { return count > 1; }))
     judge_prompt(tokens.gt(1));
   if (std::ranges::count(step_tokens_, 1) > 0) judge_one(tokens.eq(1));
+  transient_peak_ = std::max(transient_peak_, copied_ + before - bytes_reserved());
 }
 
 std::vector<at::Tensor> TieredRows::coarsened(const at::Tensor& slots) const {
@@ -161,7 +164,10 @@ void TieredRows::judge_prompt(const at::Tensor& sequences) {
 void TieredRows::judge_one(const at::Tensor& sequences) {
   Judged fine = judged(fine_);
   fine.open = fine.open.logical_and(sequences);
-  const auto [least, victim] = fine.mean.masked_fill(fine.open.logical_not(), kInfinity).min(2);
+  const auto worth = fine.mean.masked_fill(fine.open.logical_not(), kInfinity);
+  const auto least = worth.amin(2);
+  const auto tied = worth.eq(least.unsqueeze(2)).logical_and(fine.at.ge(0));
+  const auto victim = fine.at.masked_fill(tied.logical_not(), INT64_MAX).argmin(2);  // the oldest
   const auto share = even_share().squeeze(2);
   const auto lowest = share * plan_->config.alpha_low;
   auto coarse_least = torch::full_like(least, kInfinity);

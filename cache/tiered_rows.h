@@ -67,7 +67,8 @@ class TieredRows final : public RowMemory, private ScoreObserver {
   std::vector<int64_t> step_tokens_;
   size_t stream_slots_ = 0;
   at::ScalarType type_ = at::kFloat;
-  mutable int64_t transient_peak_ = 0;
+  mutable int64_t copied_ = 0;          ///< bytes of decoded copies of this step
+  mutable int64_t transient_peak_ = 0;  ///< most of them, and of rows that were given back
 };
 
 }  // namespace kvsmith

@@ -11,6 +11,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr int64_t kWarmUp = 2;  // steps before those that are timed
+
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
@@ -45,9 +47,11 @@ double DecodeSpeed::percentile(double share) const {
 
 DecodeSpeed decode_speed(DecoderImpl& model, const CachePlan& plan, const SpeedOptions& options) {
   const torch::InferenceMode inference;
-  constexpr int64_t kWarmUp = 2;
-  auto cache = plan.make(
-      model, {.batch = options.batch, .initial_rows = options.context + options.tokens + kWarmUp});
+  // as much storage as the rows take in the end, as largest_batch() counts, and no more copies
+  const int64_t held = plan.budget() > 0 ? plan.budget() : options.context;
+  auto cache = plan.make(model, {.batch = options.batch,
+                                 .initial_rows = options.context + options.tokens + kWarmUp,
+                                 .growth_rows = held + options.tokens + kWarmUp});
   fill(model, cache, options);
   DecodeSpeed out;
   out.batch = options.batch;
@@ -77,7 +81,7 @@ double first_token_seconds(DecoderImpl& model, const CachePlan& plan, int64_t co
 }
 
 int64_t largest_batch(const CachePlan& plan, int64_t context, int64_t tokens, int64_t memory) {
-  return memory / std::max<int64_t>(1, plan.bytes(context + tokens, context));
+  return memory / std::max<int64_t>(1, plan.bytes(context + tokens + kWarmUp, context));
 }
 
 }  // namespace kvsmith

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <vector>
 
 #include "cache/cache_plan.h"
@@ -37,8 +36,8 @@ DecodeSpeed decode_speed(DecoderImpl& model, const CachePlan& plan, const SpeedO
 /// what the plan does to its rows.
 double first_token_seconds(DecoderImpl& model, const CachePlan& plan, int64_t context);
 
-/// The most sequences of `context` and then `tokens` tokens whose cache stays within `memory`
-/// bytes, by the closed formula; 0: not one.
+/// The most sequences that decode_speed() holds within `memory` bytes, by the closed formula; 0:
+/// not one.
 int64_t largest_batch(const CachePlan& plan, int64_t context, int64_t tokens, int64_t memory);
 
 }  // namespace kvsmith

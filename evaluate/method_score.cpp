@@ -23,8 +23,7 @@ int64_t bytes_read(const DecoderImpl& model, KvCache& cache) {
   for (int64_t layer = 0; layer < model.graph().size(); ++layer)
     for (const int64_t source : model.graph().sources(layer)) {
       if (!model.graph().is_owner(source)) continue;
-      const ByteLedger ledger = cache.of(source).ledger();
-      sum += ledger.payload + ledger.codec_metadata + ledger.index;
+      sum += cache.of(source).bytes_read();
     }
   return sum;
 }

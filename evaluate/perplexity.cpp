@@ -219,7 +219,7 @@ void check_method(const CachePlan& plan, const KvGraph& graph, const EvaluateOpt
     refuse(" of layers that read ahead (LCKV), which one pass does not compute",
            "use --protocol decode");
   }
-  if (options.recall)
+  if (options.recall && options.cache)
     refuse(" with --recall, which reads through the model's own cache", "use --probe copy");
 }
 

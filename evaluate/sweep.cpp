@@ -71,7 +71,10 @@ SweepConfig sweep_config_of(const fs::path& file) {
   expect(!config.checkpoints.empty(), "no checkpoint is given", "checkpoints");
   expect(!config.corpus.empty(), "no corpus is given", "corpus");
   for (const auto& method : config.methods) cache_config_of(words_of(method));
-  for (const auto& codec : config.codecs) cache_config_of({codec});
+  for (const auto& codec : config.codecs) {
+    const CacheConfig own = cache_settings_of({codec});
+    expect(own.retention == "full" && own.depth_merge == "none", codec + " is no codec", "codecs");
+  }
   return config;
 }
 

@@ -43,6 +43,11 @@ class Memory {
   virtual int64_t bytes_reserved() const = 0;
   /// The same by purpose; resident() is bytes_used().
   virtual ByteLedger ledger() const;
+  /// Bytes that the attention of one layer reads for a token.
+  virtual int64_t bytes_read() const {
+    const ByteLedger all = ledger();
+    return all.payload + all.codec_metadata + all.index;
+  }
   virtual void clear() = 0;
   /// Finds the memories of other layers that it works with: called when all of a cache exist.
   virtual void attach(KvCache& /*cache*/) {}

@@ -1,8 +1,13 @@
 #include <array>
 #include <cstdio>
+#include <filesystem>
 #include <iostream>
+#include <iterator>
 #include <memory>
 #include <optional>
+#include <sstream>
+#include <string>
+#include <vector>
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
@@ -13,7 +18,6 @@
 #include "core/text.h"
 #include "evaluate/decode_speed.h"
 #include "tools/byte_size.h"
-#include "tools/console.h"
 #include "tools/model_flags.h"
 #include "tools/verbs.h"
 
@@ -27,9 +31,10 @@ struct Flags {
   std::vector<std::string> methods = {"full"};
   std::vector<int64_t> contexts = {512};
   SpeedOptions speed;
-  std::string memory;
+  std::string memory_text;
+  int64_t memory = 0;  ///< bytes; 0: not given
   std::filesystem::path json;
-  bool first_token = false, force = false, quiet = false;
+  bool first_token = false, force = false;
 };
 
 std::vector<std::string> words_of(const std::string& text) {
@@ -40,9 +45,15 @@ std::vector<std::string> words_of(const std::string& text) {
 /// The same number of rows and the same codecs, without looking at scores.
 std::optional<CacheConfig> control_of(const CachePlan& plan) {
   const CacheConfig& config = plan.config();
-  if (plan.budget() == 0 || config.retention == "window") return {};
+  if (plan.budget() == 0 || config.retention == "window" ||
+      retention_kind(config.retention).after_prompt_only)
+    return {};
   CacheConfig control = config;
   control.retention = "window";
+  control.budget_fraction = 0;
+  control.budget_bytes = 0;
+  control.budget_tokens = plan.budget();
+  control.protect_recent = 0;  // the newest stay anyway
   return control;
 }
 
@@ -65,11 +76,10 @@ Json measured(DecoderImpl& model, const CachePlan& plan, const Flags& flags, int
     out["policy_share"] = 1 - without / one.percentile(0.5);
   }
   if (flags.first_token) out["first_token_seconds"] = first_token_seconds(model, plan, context);
-  if (flags.memory.empty()) return out;
+  if (flags.memory == 0) return out;
 
-  const int64_t memory = parse_bytes(flags.memory);
-  options.batch = largest_batch(plan, context, options.tokens, memory);
-  out["max_batch"] = {{"memory_bytes", memory}, {"batch", options.batch}};
+  options.batch = largest_batch(plan, context, options.tokens, flags.memory);
+  out["max_batch"] = {{"memory_bytes", flags.memory}, {"batch", options.batch}};
   if (options.batch == 0) return out;
   const DecodeSpeed many = decode_speed(model, plan, options);
   out["max_batch"]["resident_bytes"] = many.resident_bytes * options.batch;
@@ -103,11 +113,11 @@ std::string line_of(const Json& point) {
   return out;
 }
 
-void speed(const Flags& flags) {
+void speed(Flags& flags) {
+  if (!flags.memory_text.empty()) flags.memory = parse_bytes(flags.memory_text);
   if (!flags.json.empty()) expect_writable(flags.json, flags.force);
   LoadedModel loaded = load(flags.model);
   DecoderImpl& model = *loaded.model;
-  Console console(flags.quiet);
   // a method that cannot be is refused before anything is timed
   std::vector<CachePlan> plans;
   for (const int64_t context : flags.contexts)
@@ -152,13 +162,12 @@ void add_speed(CLI::App& app) {
   verb->add_option("--batch", flags->speed.batch, "sequences side by side")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
       ->capture_default_str();
-  verb->add_option("--memory", flags->memory,
+  verb->add_option("--memory", flags->memory_text,
                    "also time the largest batch whose cache fits into so much, such as 1GiB");
   verb->add_flag("--first-token", flags->first_token,
                  "also time the first token behind a prompt of the context");
   verb->add_option("--json", flags->json, "file for the figures");
   verb->add_flag("--force", flags->force, "replace the file");
-  verb->add_flag("--quiet,-q", flags->quiet, "no progress on stderr");
   verb->footer(
       "The policy's share is what the step takes longer than with a window of as many rows.\n"
       "Example:\n"

@@ -46,11 +46,11 @@ class Expected final : public RetentionPolicy {
     const auto by_spread = (torch::matmul(keys, spread) * keys).sum(4) * (scale_ * scale_ / 2);
     const auto hidden = rows.at.lt(0).unsqueeze(2);
     const auto weights = torch::softmax((by_mean + by_spread).masked_fill(hidden, -INFINITY), 3);
-    // what has been decided once is decided: the prompt's queries are not part of the cache
-    moments_.reset();
     return reduced(weights, config_.group_reduce);
   }
 
+  /// The queries of a prompt are not part of the cache.
+  void end_step() override { moments_.reset(); }
   int64_t state_bytes() const override { return bytes_of({moments_}); }
   void clear() override { moments_.reset(); }
   std::unique_ptr<RetentionPolicy> clone() const override {
@@ -60,6 +60,8 @@ class Expected final : public RetentionPolicy {
  private:
   /// The mean of the rotations to the tokens that follow, [batch, heads, 1, width, width].
   at::Tensor ahead(const at::Tensor& at, int64_t width) const {
+    if (facts_.rope_theta == 0)  // a layer without positions
+      return torch::eye(width, at.options().dtype(torch::kFloat)).view({1, 1, 1, width, width});
     const auto first = at.amax(2, /*keepdim=*/true) + 1;
     const auto positions =
         Positions::scattered(first + torch::arange(config_.future_tokens, first.options()));
@@ -71,7 +73,7 @@ class Expected final : public RetentionPolicy {
 
   CacheConfig config_;
   LayerFacts facts_;
-  mutable at::Tensor moments_;  ///< [batch, heads, group, width + 1, width + 1]
+  at::Tensor moments_;  ///< [batch, heads, group, width + 1, width + 1]
   double scale_ = 1;
 };
 

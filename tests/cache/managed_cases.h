@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -47,6 +48,69 @@ inline at::Tensor logits_through(Decoder& model,
     first += count;
   }
   return torch::cat(out, 1);
+}
+
+/// Whether a fork of a cache that has read `tokens`, [1, seq], goes on as one that was never
+/// forked, while the original goes on with other tokens.
+inline bool forks_apart(Decoder& model, const at::Tensor& tokens, const CachePlan& plan) {
+  const int64_t seq = tokens.size(1);
+  const auto opened = [&] {
+    auto cache = plan.make(*model, {.batch = 1});
+    logits_through(model, tokens, cache, seq - 5);
+    return cache;
+  };
+  const auto next = [&](KvCache& on, int64_t token, int64_t at) {
+    const torch::NoGradGuard no_grad;
+    return model->step(torch::full({1, 1}, token, torch::kLong), Positions::range(at, 1), on);
+  };
+  auto cache = opened(), alone = opened();
+  auto fork = cache.fork();
+  next(fork, 9, seq);
+  next(cache, 11, seq);
+  next(cache, 12, seq + 1);
+  next(alone, 9, seq);
+  return next(fork, 13, seq + 1).equal(next(alone, 13, seq + 1));
+}
+
+/// Largest difference between the logits of sequences of 25 and 17 tokens that go on side by side,
+/// one of them pausing, and of each alone.
+inline double mixing_of_unequal_lengths(Decoder& model,
+                                        const CachePlan& plan,
+                                        const at::Tensor& tokens) {
+  const torch::NoGradGuard no_grad;
+  const std::vector<int64_t> prompts = {25, 17};
+  constexpr int64_t kSteps = 10;
+  auto together = plan.make(*model, {.batch = 2});
+  auto padded = torch::zeros({2, 25}, torch::kLong);
+  for (int64_t b = 0; b < 2; ++b) {
+    const int64_t prompt = prompts[static_cast<size_t>(b)];
+    padded[b].narrow(0, 0, prompt).copy_(tokens[b].narrow(0, 0, prompt));
+  }
+  model->step(padded, Positions::ragged({{0, 25}, {0, 17}}), together);
+  std::vector<at::Tensor> first, second;
+  int64_t read = 17;
+  for (int64_t t = 0; t < kSteps; ++t) {
+    const bool pauses = t % 3 == 1;
+    const auto next = torch::cat(
+        {tokens.narrow(0, 0, 1).narrow(1, 25 + t, 1), tokens.narrow(0, 1, 1).narrow(1, read, 1)});
+    const auto where = Positions::ragged({{25 + t, 1}, {read, pauses ? 0 : 1}});
+    const auto logits = model->logits(model->step(next, where, together));
+    first.push_back(logits.narrow(0, 0, 1));
+    if (pauses) continue;
+    second.push_back(logits.narrow(0, 1, 1));
+    ++read;
+  }
+  double worst = 0;
+  for (int64_t b = 0; b < 2; ++b) {
+    const int64_t prompt = prompts[static_cast<size_t>(b)];
+    const auto got = torch::cat(b == 0 ? first : second, 1);
+    auto alone = plan.make(*model, {.batch = 1});
+    const auto own = tokens.narrow(0, b, 1).narrow(1, 0, prompt + got.size(1));
+    const auto expected = logits_through(model, own, alone, prompt);
+    worst =
+        std::max(worst, (expected.narrow(1, prompt, got.size(1)) - got).abs().max().item<double>());
+  }
+  return worst;
 }
 
 /// No token twice in a sequence: in the first layer it would have the same key, but for its turn,

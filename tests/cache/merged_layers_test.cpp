@@ -146,7 +146,7 @@ TEST(MergedLayers, CountTheBytesOfBothKindsOfRows) {
     const int64_t row = layers.plan().row_bytes() - 4, lengths = 2 * 2 * 2;
     EXPECT_EQ(ledger.resident(), layers.lower().merged_rows() * (row + lengths + 4) +
                                      layers.lower().exact_rows() * (2 * row + 4));
-    EXPECT_GE(ledger.reserved, ledger.resident());
+    EXPECT_EQ(ledger.reserved, ledger.resident());
   }
 }
 
@@ -198,23 +198,10 @@ TEST_P(MiniCache, HoldsFewerBytesThanItsBoundAndChangesLogits) {
   EXPECT_EQ(merged.ledger().resident(), merged.bytes_used());
 }
 
-TEST_P(MiniCache, SequencesOfABatchDoNotMixAndForksGoOnByThemselves) {
-  const auto tokens = random_tokens(3, kTokens);
-  auto together = cache(minicache(0.4), 3);
-  const auto logits = logits_through(model_, tokens, together, kPrompt);
-  for (int64_t b = 0; b < 3; ++b) {
-    auto alone = cache(minicache(0.4));
-    const auto own = tokens.narrow(0, b, 1);
-    EXPECT_TRUE(close(logits_through(model_, own.narrow(1, 0, 30), alone, kPrompt),
-                      logits.narrow(0, b, 1).narrow(1, 0, 30), 1e-3));
-    const torch::NoGradGuard no_grad;
-    auto fork = alone.fork();
-    const auto step = [&](KvCache& on) {
-      return model_->step(own.narrow(1, 30, 1), Positions::range(30, 1), on);
-    };
-    const auto expected = step(fork);
-    EXPECT_TRUE(step(alone).equal(expected));
-  }
+TEST_P(MiniCache, SequencesDoNotMixAndForksGoOnByThemselves) {
+  const CachePlan plan(minicache(0.4), model_->config(), at::kFloat, kTokens);
+  EXPECT_LT(mixing_of_unequal_lengths(model_, plan, random_tokens(2, kTokens)), 1e-3);
+  EXPECT_TRUE(forks_apart(model_, random_tokens(1, 30), plan));
 }
 
 TEST(MiniCacheConfig, RefusesWhatItCannotPair) {
@@ -225,6 +212,9 @@ TEST(MiniCacheConfig, RefusesWhatItCannotPair) {
   };
   expect_error([&] { plan(minicache(0.1), "lckv"); }, ExitCode::kConfig, "read ahead");
   expect_error([&] { plan(minicache(0.1), "latent"); }, ExitCode::kConfig, "no two neighbouring");
+  const auto fused = pattern("fusedkv-lite").config;
+  expect_error([&] { CachePlan(minicache(0.1), fused, at::kFloat, kTokens); }, ExitCode::kConfig,
+               "no two neighbouring");
   auto config = minicache(0.1);
   config.retention = "h2o";
   config.budget_tokens = 20;

@@ -300,7 +300,55 @@ TEST(Expected, OfQueriesThatAreAllAlikeIsTheWeightThatTheNextOneGives) {
       policy->worth({.at = at.unsqueeze(1), .figures = {}, .keys = [&] { return keys; }});
   const auto next = rotate(query, Positions::range(kRows, 1), kTheta);
   EXPECT_TRUE(close(worth, torch::softmax((next * keys).sum(3) * kScale, 2), 1e-5));
+  policy->end_step();
   EXPECT_EQ(policy->state_bytes(), 0);
+}
+
+TEST(Expected, IsTheMeanAndTheSpreadOfTurnedQueries) {
+  constexpr int64_t kWidth = 4, kRows = 5, kGroup = 2, kAhead = 7;
+  for (const double theta : {50.0, 0.0}) {
+    CacheConfig config;
+    config.future_tokens = kAhead;
+    torch::manual_seed(6);
+    const auto queries = torch::randn({1, kGroup, kRows, kWidth});
+    const auto keys = torch::randn({1, 1, kRows, kWidth});
+    const auto at = torch::arange(kRows).unsqueeze(0);
+    const auto q = rotate(queries, Positions::range(0, kRows), theta);
+    const auto policy =
+        retention_kind("expected")
+            .make(config,
+                  {.layer = 0, .heads = 1, .group = kGroup, .readers = 1, .rope_theta = theta});
+    policy->observe({.logits = {},
+                     .weights = {},
+                     .q = q.unsqueeze(1),
+                     .scale = 1,
+                     .queries = at,
+                     .last = at.select(1, kRows - 1),
+                     .rows = at.unsqueeze(1)},
+                    {});
+    // the mean turn, from what it does to each unit vector
+    const auto unit = torch::eye(kWidth).view({1, 1, kWidth, kWidth});
+    auto turn = torch::zeros({kWidth, kWidth});
+    for (int64_t i = 0; i < kAhead; ++i)
+      for (int64_t column = 0; column < kWidth; ++column)
+        turn.select(1, column) +=
+            rotate(unit.narrow(2, column, 1), Positions::range(kRows + i, 1), theta).flatten() /
+            kAhead;
+    auto expected = torch::zeros({1, 1, kRows});
+    const auto k = keys[0][0];
+    for (int64_t head = 0; head < kGroup; ++head) {
+      const auto of_head = queries[0][head];
+      const auto mean = of_head.mean(0), centred = of_head - mean;
+      const auto spread = torch::matmul(centred.t(), centred) / kRows;
+      const auto ahead = torch::matmul(torch::matmul(turn, spread), turn.t());
+      const auto logits =
+          torch::matmul(k, torch::matmul(turn, mean)) + (torch::matmul(k, ahead) * k).sum(1) / 2;
+      expected[0][0] += torch::softmax(logits, 0) / kGroup;
+    }
+    const auto worth =
+        policy->worth({.at = at.unsqueeze(1), .figures = {}, .keys = [&] { return keys; }});
+    EXPECT_TRUE(close(worth, expected, 1e-5)) << theta;
+  }
 }
 
 TEST(Cam, LeavesAnEqualPartToEachOfTheNextRowsThatStay) {
@@ -310,29 +358,29 @@ TEST(Cam, LeavesAnEqualPartToEachOfTheNextRowsThatStay) {
   const auto scores = torch::ones({1, 1, 6});
   const auto values = torch::arange(12, torch::kFloat).view({1, 1, 6, 2});
   const auto keys = head_keys(1, "test", 0, 1);
-  const auto more = left_to_others(at, scores, goes, values, keys, 2);
+  const auto gone = values.narrow(2, 2, 1);
+  const auto more = left_to_others(at, scores, goes, gone, keys, 2);
   auto expected = torch::zeros({1, 1, 6, 2});
   for (const int64_t slot : {0, 3}) expected[0][0][slot] = values[0][0][2] / 2;
   EXPECT_TRUE(more.equal(expected));
   // without attention nothing is left, with less than the others now and then
   EXPECT_FALSE(
-      left_to_others(at, 1 - goes.to(torch::kFloat), goes, values, keys, 2).any().item<bool>());
+      left_to_others(at, 1 - goes.to(torch::kFloat), goes, gone, keys, 2).any().item<bool>());
   const auto lower = 1 - 0.7 * goes.to(torch::kFloat);
   int64_t left = 0;
   constexpr int64_t kDraws = 400;
   for (int64_t seed = 0; seed < kDraws; ++seed)
-    left += left_to_others(at, lower, goes, values, head_keys(seed, "test", 0, 1), 2)
-                .any()
-                .item<bool>();
+    left +=
+        left_to_others(at, lower, goes, gone, head_keys(seed, "test", 0, 1), 2).any().item<bool>();
   EXPECT_NEAR(static_cast<double>(left) / kDraws, 0.3, 0.07);
 }
 
 TEST(Cam, LeavesThePartsOfSeveralRowsAtOnce) {
   const auto at = torch::arange(6).view({1, 1, 6});
   const auto goes = at.eq(1).logical_or(at.eq(2)).logical_or(at.eq(5));
-  const auto values = torch::ones({1, 1, 6, 1});
+  const auto gone = torch::ones({1, 1, 3, 1});
   const auto more =
-      left_to_others(at, torch::ones({1, 1, 6}), goes, values, head_keys(1, "test", 0, 1), 2);
+      left_to_others(at, torch::ones({1, 1, 6}), goes, gone, head_keys(1, "test", 0, 1), 2);
   // 1 and 2 go to 3 and 4; nothing follows 5
   EXPECT_TRUE(more.flatten().equal(torch::tensor({0.0F, 0.0F, 0.0F, 1.0F, 1.0F, 0.0F})));
 }

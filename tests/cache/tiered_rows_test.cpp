@@ -152,18 +152,13 @@ TEST_P(LeanKv, LaterTokensChangeNothingBefore) {
 }
 
 TEST_P(LeanKv, AForkGoesOnByItself) {
-  const auto tokens = random_tokens(1, kTokens);
-  auto cache = this->cache(lean(4, 1.5));
-  logits_through(model_, tokens.narrow(1, 0, 30), cache, kPrompt);
-  auto fork = cache.fork();
-  const auto step = [&](KvCache& on) {
-    const torch::NoGradGuard no_grad;
-    return model_->step(tokens.narrow(1, 30, 1), Positions::range(30, 1), on);
-  };
-  const auto expected = step(fork);
-  const int64_t bytes = fork.bytes_used();
-  EXPECT_TRUE(step(cache).equal(expected));
-  EXPECT_EQ(cache.bytes_used(), bytes);
+  const CachePlan plan(lean(4, 1.5), model_->config(), at::kFloat, kTokens);
+  EXPECT_TRUE(forks_apart(model_, random_tokens(1, 30), plan));
+}
+
+TEST_P(LeanKv, SequencesOfUnequalLengthsEqualEachAlone) {
+  const CachePlan plan(lean(4, 1.5), model_->config(), at::kFloat, kTokens);
+  EXPECT_LT(mixing_of_unequal_lengths(model_, plan, random_tokens(2, kTokens)), kCodeFlips);
 }
 
 TEST(LeanKvConfig, RefusesWhatItCannotStore) {

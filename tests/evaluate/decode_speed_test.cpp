@@ -48,7 +48,7 @@ TEST_P(DecodeSpeedOf, IsMeasuredBehindTheWholeContext) {
 
 TEST_P(DecodeSpeedOf, FindsTheLargestBatchThatFits) {
   const auto plan = this->plan();
-  const int64_t one = plan.bytes(kContext + 5, kContext);
+  const int64_t one = plan.bytes(kContext + 7, kContext);  // two to warm up
   EXPECT_EQ(largest_batch(plan, kContext, 5, 4 * one), 4);
   EXPECT_EQ(largest_batch(plan, kContext, 5, 4 * one - 1), 3);
   EXPECT_EQ(largest_batch(plan, kContext, 5, one - 1), 0);

@@ -49,6 +49,8 @@ TEST(CommandLine, MisuseGetsOneMessageAndItsExitCode) {
            {"evaluate no-such --corpus c.h5", 66, "c.h5"},
            {"generate no-such -p x", 66, "no such checkpoint"},
            {"generate no-such -p x --system y", 64, "--chat"},
+           {"generate no-such -p x --cache h3o", 78, "did you mean \"h2o\"?"},
+           {"speed no-such", 66, "no such checkpoint"},
            {"checkpoint list no-such", 66, "no such directory"},
            {"report --output r.html", 64, "runs is required"},
            {"estimate EMPTY --set model.vocab_size=100 --memory 3XB", 64, "write it as 24GiB"},
@@ -86,6 +88,7 @@ TEST(CommandLine, EveryVerbHasHelp) {
                            "checkpoint list",
                            "checkpoint verify",
                            "estimate",
+                           "speed",
                            "report",
                            "reference",
                            "env",
@@ -359,6 +362,8 @@ TEST_F(Workflow, GenerateIsRepeatableAndCountsItsCache) {
     return o.text.substr(0, o.text.rfind('\n', o.text.size() - 2));
   };
   EXPECT_EQ(text(expect_ok(command)), text(first));
+  // with room for everything a policy changes nothing
+  EXPECT_EQ(text(expect_ok(command + " --cache h2o budget_tokens=200")), text(first));
   const auto refused = kvsmith(command + " --temperature -1");
   EXPECT_EQ(refused.code, 64);
   EXPECT_TRUE(refused.text.starts_with("kvsmith: error: ")) << refused.text;
