@@ -313,22 +313,18 @@ Evaluation evaluate(LoadedModel& loaded,
   check(options, loaded, corpus);
   DecoderImpl& model = *loaded.model;
   const auto split = corpus.split(options.split);
-  auto windows = windows_of(*split, options.context, options.stride, options.max_tokens);
+  const bool continues = options.protocol == Protocol::kPrefillContinue;
+  auto windows = windows_of(*split, options.context, options.stride, options.max_tokens,
+                            continues ? options.prefill : 0);
   if (windows.empty()) {
-    throw Error(ExitCode::kBadData, {"no document has two tokens", "split " + options.split, ""});
+    throw Error(ExitCode::kBadData,
+                {continues ? cat("no document goes on after ", options.prefill, " tokens")
+                           : std::string("no document has two tokens"),
+                 "split " + options.split, continues ? "lower --prefill" : ""});
   }
   Evaluation result;
   result.options = options;
   result.documents = windows.back().document + 1;
-  if (options.protocol == Protocol::kPrefillContinue) {
-    for (Window& window : windows) window.scored_from = options.prefill;
-    std::erase_if(windows, [](const Window& window) { return window.scored() < 1; });
-    if (windows.empty()) {
-      throw Error(ExitCode::kBadData,
-                  {cat("no document goes on after ", options.prefill, " tokens"),
-                   "split " + options.split, "lower --prefill"});
-    }
-  }
   if (is_in_steps(options)) {
     result.method.emplace(CachePlan(options.cache.value_or(CacheConfig{}), model.config(),
                                     model.compute_type(), options.context));

@@ -7,7 +7,8 @@ namespace kvsmith {
 std::vector<Window> windows_of(const CorpusSplit& split,
                                int64_t context,
                                int64_t stride,
-                               int64_t max_tokens) {
+                               int64_t max_tokens,
+                               int64_t prefill) {
   std::vector<Window> windows;
   int64_t left = max_tokens > 0 ? max_tokens : INT64_MAX;
   for (uint64_t document = 0; document < split.documents() && left > 0; ++document) {
@@ -16,9 +17,11 @@ std::vector<Window> windows_of(const CorpusSplit& split,
     int64_t scored = 0;  // predictions of this document that a window has taken
     for (int64_t start = 0; scored < inputs && left > 0; start += stride) {
       Window window{document, begin + static_cast<uint64_t>(start),
-                    std::min(context, inputs - start), scored - start, start == 0};
-      window.length = std::min(window.length, window.scored_from + left);
+                    std::min(context, inputs - start), std::max(scored - start, prefill),
+                    start == 0};
       scored = start + window.length;
+      if (window.scored() < 1) continue;
+      window.length = std::min(window.length, window.scored_from + left);
       left -= window.scored();
       windows.push_back(window);
     }

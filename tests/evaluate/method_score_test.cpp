@@ -91,6 +91,14 @@ TEST_F(MethodScoring, ChunksOfACodecOfSingleRowsAreExact) {
   EXPECT_GT(chunked.method->json()["kl_to_full"], 1e-6);
 }
 
+TEST_F(MethodScoring, ScoresAsManyTokensAsAskedBehindPrefills) {
+  const auto result = run({}, Protocol::kPrefillContinue, [](auto& options) {
+    options.prefill = 24;
+    options.max_tokens = 20;
+  });
+  EXPECT_EQ(result.tokens, 20);
+}
+
 TEST_F(MethodScoring, ContinuesAPrefill) {
   const auto result = run({"snapkv", "budget_tokens=10", "protect_recent=3", "protect_sinks=2"},
                           Protocol::kPrefillContinue, [](auto& o) { o.prefill = 20; });
