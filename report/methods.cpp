@@ -79,6 +79,11 @@ MethodPoint point_of(const ReportRun& run) {
   point.codec_v = method.at("codec_v").get<std::string>();
   const double budget = method.at("budget_tokens").get<double>();
   if (budget > 0) point.budget_tokens = budget;
+  const auto is_as_computed = [&](const std::string& codec) {
+    return codec == "model" || codec == point.dtype;
+  };
+  point.keeps_all = point.retention == "full" && method.value("depth_merge", "none") == "none" &&
+                    is_as_computed(point.codec_k) && is_as_computed(point.codec_v);
   point.seed = optional_number(method, "seed");
   point.mean_bytes = evaluation.at("resident").at("mean_bytes").get<double>();
   point.figures = figures_of(evaluation);
@@ -138,8 +143,7 @@ std::optional<size_t> whole_of(size_t i,
                                const std::vector<MethodPoint>& points) {
   for (size_t full = 0; full < points.size(); ++full) {
     const MethodPoint& p = points[full];
-    if (p.figures && p.retention == "full" && p.codec_k == "model" && p.codec_v == "model" &&
-        p.checkpoint == points[i].checkpoint && p.dtype == points[i].dtype &&
+    if (p.keeps_all && p.checkpoint == points[i].checkpoint && p.dtype == points[i].dtype &&
         measurements[full] == measurements[i]) {
       return full;
     }
@@ -178,8 +182,9 @@ std::string title_of(const Measurement& measurement, const std::vector<Measureme
 std::string finding_of(const MethodPanel& panel, const std::vector<MethodPoint>& points) {
   const auto at = [&](size_t i) -> const MethodPoint& { return points[i]; };
   const auto perplexity = [&](size_t i) { return at(i).perplexity; };
-  const MethodPoint& large = at(*std::ranges::max_element(
-      panel.points, {}, [&](size_t i) { return std::pair(*at(i).mean_bytes, -at(i).perplexity); }));
+  const MethodPoint& large = at(*std::ranges::max_element(panel.points, {}, [&](size_t i) {
+    return std::tuple(at(i).keeps_all || !at(i).figures, *at(i).mean_bytes, -at(i).perplexity);
+  }));
   const double best = perplexity(*std::ranges::min_element(panel.points, {}, perplexity));
   std::vector<size_t> good;
   for (const size_t i : panel.points)

@@ -36,6 +36,7 @@ struct MethodPoint {
   /// Mean after a step. Of a run evaluated without a method, computed from the lengths at which its
   /// cache was measured; none where that would not be the mean of the same steps.
   std::optional<double> mean_bytes = {};
+  bool keeps_all = false;     ///< every row, as computed
   bool repeats_full = false;  ///< without a method, and also there with one that keeps all
   std::optional<double> share_of_full = {};  ///< of mean_bytes of the same checkpoint with all kept
   std::optional<MethodFigures> figures = {};     ///< none: evaluated without a method

@@ -38,11 +38,22 @@ std::string front_path(const std::vector<Box>& steps) {
   return cat("<path class=\"front\" d=\"", path, "\"/>");
 }
 
+/// A method that fails must not flatten the differences of the others.
+double highest_shown(const PlaneChart& chart) {
+  constexpr double kFar = 1.25;
+  std::vector<double> heights;
+  for (const auto& point : chart.points) heights.push_back(point.y);
+  std::ranges::sort(heights);
+  if (chart.higher_is_better || heights.size() <= kCrowd || heights.front() <= 0)
+    return heights.back();
+  return std::min(heights.back(), kFar * heights[heights.size() * 3 / 4]);
+}
+
 ChartScale y_scale(const PlaneChart& chart, double from, double to) {
   constexpr int kMostTicks = 6;
   const auto [least, most] = std::ranges::minmax(chart.points, {}, &PlanePoint::y);
   if (!chart.higher_is_better)
-    return make_scale(least.y, most.y, AxisUnit::kPlain, from, to, kMostTicks);
+    return make_scale(least.y, highest_shown(chart), AxisUnit::kPlain, from, to, kMostTicks);
   // Shares stand on zero, with room for a mark that lies there.
   const double top = std::max(most.y, 0.01);
   return make_linear_scale(-0.05 * top, 1.08 * top, AxisUnit::kPlain, from, to, kMostTicks);
@@ -86,11 +97,14 @@ Plane draw_plane(const PlaneChart& chart, const Box& frame) {
                                   frame.left + 44, frame.right - 14, narrow ? 5 : 8);
   const ChartScale y = y_scale(chart, frame.bottom - 48, frame.top + 34);
 
+  const auto far =
+      std::ranges::count_if(points, [&](const PlanePoint& point) { return point.y > y.high; });
   Plane plane{.content = axes(x, y,
                               cat("<tspan>", escape_markup(chart.bytes_of), "</tspan>, measured",
                                   x.logarithmic ? ", log₂ scale" : ""),
                               cat("<tspan>", escape_markup(chart.y), "</tspan>",
                                   y.logarithmic ? ", log scale" : "",
+                                  far > 0 ? cat(", ", far, " far above at the edge") : "",
                                   chart.higher_is_better ? ", higher" : ", lower", " is better")),
               .description = described(chart)};
   const auto steps = chart.with_front ? staircase(points, x, y) : std::vector<Box>{};
@@ -102,7 +116,8 @@ Plane draw_plane(const PlaneChart& chart, const Box& frame) {
   std::vector<Labelled> marks;
   for (auto& point : ordered) {
     point.label = shorten(point.label, width < 400 ? 20 : narrow ? 26 : 32);
-    marks.push_back({x.at(point.bytes), y.at(point.y), text_width(point.label, kFontSize)});
+    marks.push_back(
+        {x.at(point.bytes), y.at(std::min(point.y, y.high)), text_width(point.label, kFontSize)});
   }
   std::vector<Box> lines;
   for (const Box& s : steps) {

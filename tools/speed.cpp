@@ -81,7 +81,13 @@ Json measured(DecoderImpl& model, const CachePlan& plan, const Flags& flags, int
   options.batch = largest_batch(plan, context, options.tokens, flags.memory);
   out["max_batch"] = {{"memory_bytes", flags.memory}, {"batch", options.batch}};
   if (options.batch == 0) return out;
-  const DecodeSpeed many = decode_speed(model, plan, options);
+  DecodeSpeed many = decode_speed(model, plan, options);
+  // storage that is rounded up, such as KIVI's, is more than the formula's rows
+  while (many.reserved_bytes > flags.memory && options.batch > 1) {
+    --options.batch;
+    many = decode_speed(model, plan, options);
+  }
+  out["max_batch"]["batch"] = options.batch;
   out["max_batch"]["resident_bytes"] = many.resident_bytes * options.batch;
   out["max_batch"]["reserved_bytes"] = many.reserved_bytes;
   out["max_batch"]["seconds_p50"] = many.percentile(0.5);

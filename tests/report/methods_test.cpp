@@ -109,6 +109,17 @@ TEST(Methods, ShareIsOfTheSameCheckpointContextAndType) {
   EXPECT_EQ(points[5].share_of_full, 0.25);
   EXPECT_EQ(points[6].share_of_full, std::nullopt);
   EXPECT_EQ(points[7].share_of_full, std::nullopt);
+  // the codec of the model's own type is no codec, and merged layers are not the whole cache
+  auto coded = runs;
+  const auto full = std::ranges::find_if(coded, [](const ReportRun& run) {
+    return run.evaluation["method"]["retention"] == "full" &&
+           run.evaluation["method"]["codec_k"] == "model";
+  });
+  for (const char* key : {"codec_k", "codec_v"})
+    full->evaluation["method"][key] = full->evaluation["cache"]["dtype"];
+  EXPECT_EQ(judge_methods(coded).points[1].share_of_full, 0.25);
+  full->evaluation["method"]["depth_merge"] = "minicache";
+  EXPECT_EQ(judge_methods(coded).points[1].share_of_full, std::nullopt);
 }
 
 TEST(Methods, OfOneNameAreToldApartByWhatDiffers) {
@@ -238,6 +249,15 @@ TEST(MethodsPage, NamesOnlyTheFrontOfACrowd) {
   const std::string page = report_html(runs, "t");
   EXPECT_EQ(fault_of_markup(page, {"meta"}), "");
   EXPECT_NE(page.find("Recall accuracy"), page.npos);
+}
+
+TEST(MethodsPage, AMethodThatFailsDoesNotFlattenTheOthers) {
+  std::vector<ReportRun> runs;
+  for (int i = 0; i < 20; ++i)
+    runs.push_back(run_of(method_evaluation("gqa", "h2o", "model", 1024 + i, 20 + i / 10.0)));
+  EXPECT_EQ(report_html(runs, "t").find("far above"), std::string::npos);
+  runs.push_back(run_of(method_evaluation("gqa", "cam", "model", 1024, 300)));
+  EXPECT_NE(report_html(runs, "t").find("1 far above at the edge"), std::string::npos);
 }
 
 TEST(MethodsPage, DimsWhatIsDominated) {
