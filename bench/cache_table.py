@@ -1,6 +1,6 @@
 """Markdown tables of a sweep over cache methods, from the CSV that `kvsmith report` writes.
 
-Usage: cache_table.py REPORT.csv [--checkpoint NAME]
+Usage: cache_table.py REPORT.csv [--checkpoint NAME] [--matching REGEX]
 
 A line for each method and codec, ordered by bytes: measured bytes beside those of the full cache, perplexity with
 its interval, divergence from the full cache, and accuracy of probes where there are some.
@@ -8,6 +8,7 @@ its interval, divergence from the full cache, and accuracy of probes where there
 
 import argparse
 import csv
+import re
 from pathlib import Path
 
 
@@ -15,6 +16,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("csv", type=Path)
     parser.add_argument("--checkpoint", help="only points of this checkpoint")
+    parser.add_argument("--matching", default="", help="only methods whose name has this expression")
     return parser.parse_args()
 
 
@@ -29,7 +31,7 @@ def number(text, digits):
 def main():
     options = arguments()
     with options.csv.open() as file:
-        points = [row for row in csv.DictReader(file) if row["method"]]
+        points = [row for row in csv.DictReader(file) if re.search(options.matching, row["method"])]
     if options.checkpoint:
         points = [point for point in points if point["checkpoint"] == options.checkpoint]
     points.sort(key=lambda point: -float(point["resident_mean_bytes"]))
