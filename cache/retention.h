@@ -58,9 +58,7 @@ class RetentionPolicy {
   /// every layer that reads these rows.
   virtual void observe(const HeadScores& /*scores*/, const at::Tensor& /*tally*/) {}
   /// Figures after a step.
-  virtual at::Tensor merged(const at::Tensor& figures, const at::Tensor& tally) const {
-    return figures + tally;
-  }
+  virtual at::Tensor merged(const at::Tensor& figures, const at::Tensor& tally) const;
   /// [batch, heads, rows] fp32: rows of the lowest worth go first.
   virtual at::Tensor worth(const KeptRows& rows) const = 0;
   /// All layers have attended and rows have gone: what was seen of this step may be forgotten.

@@ -146,7 +146,7 @@ void MethodScore::measure(const DecoderImpl& model, KvCache& cache, int64_t batc
   const ByteLedger ledger = cache.ledger();
   const int64_t resident = ledger.resident() / batch;
   resident_sum_ += static_cast<double>(resident);
-  read_sum_ += static_cast<double>(bytes_read(model, cache) / batch);
+  read_sum_ += static_cast<double>(bytes_read(model, cache)) / static_cast<double>(batch);
   ++measured_;
   resident_max_ = std::max(resident_max_, resident);
   peak_ = std::max(peak_, (ledger.reserved + ledger.transient_peak) / batch);

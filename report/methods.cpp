@@ -272,7 +272,8 @@ std::optional<double> mean_bytes_of_windows(const Json& evaluation) {
   if (measured.size() == 1) measured[0] = 0;
 
   double sum = 0;
-  for (double tokens = 1; tokens <= context; ++tokens) {
+  for (int64_t step = 1; step <= static_cast<int64_t>(context); ++step) {
+    const auto tokens = static_cast<double>(step);
     // Before the first length and beyond the last the nearest line goes on.
     auto right = measured.lower_bound(tokens);
     if (right == measured.begin()) ++right;

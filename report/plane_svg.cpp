@@ -168,7 +168,8 @@ std::string standalone_svg(const std::vector<PlaneChart>& charts, const std::str
   std::string content, description = title;
   for (size_t i = 0; i < charts.size(); ++i) {
     const double left = kSide + static_cast<double>(i % columns) * each.width;
-    const double bottom = kHead + static_cast<double>(i / columns + 1) * pitch;
+    const size_t row = i / columns + 1;
+    const double bottom = kHead + static_cast<double>(row) * pitch;
     if (several) {
       content += text_at(left + 2, bottom - pitch + 12, "class=\"subtitle\"",
                          escape_markup(shorten(charts[i].title, 60)));

@@ -14,7 +14,8 @@ namespace {
 /// included, and leaves out the norm of values, which policies do not see.
 class Expected final : public RetentionPolicy {
  public:
-  Expected(const CacheConfig& config, const LayerFacts& facts) : config_(config), facts_(facts) {}
+  Expected(CacheConfig config, const LayerFacts& facts)
+      : config_(std::move(config)), facts_(facts) {}
 
   bool watches() const override { return true; }
 
