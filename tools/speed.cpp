@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <filesystem>
@@ -84,7 +85,7 @@ Json measured(DecoderImpl& model, const CachePlan& plan, const Flags& flags, int
   DecodeSpeed many = decode_speed(model, plan, options);
   // storage that is rounded up, such as KIVI's, is more than the formula's rows
   while (many.reserved_bytes > flags.memory && options.batch > 1) {
-    --options.batch;
+    options.batch = std::min(options.batch - 1, options.batch * flags.memory / many.reserved_bytes);
     many = decode_speed(model, plan, options);
   }
   out["max_batch"]["batch"] = options.batch;
