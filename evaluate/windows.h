@@ -17,8 +17,8 @@ struct Window {
   int64_t scored() const { return length - scored_from; }
 };
 
-/// Windows of all documents of at least two tokens, until `max_tokens` (0: all) are scored. The first
-/// `prefill` tokens of each are not; windows without others are left out.
+/// Windows of all documents of at least two tokens, until `max_tokens` (0: all) are scored. The
+/// first `prefill` tokens of each are not; windows without others are left out.
 std::vector<Window> windows_of(const CorpusSplit& split,
                                int64_t context,
                                int64_t stride,
