@@ -1,6 +1,8 @@
 #include "cache/cache_options.h"
 
 #include <algorithm>
+#include <iterator>
+#include <sstream>
 
 #include "core/error.h"
 #include "core/fields.h"
@@ -58,6 +60,11 @@ void apply(const std::string& word, Settings& settings) {
 }
 
 }  // namespace
+
+std::vector<std::string> words_of(const std::string& method) {
+  std::istringstream in(method);
+  return {std::istream_iterator<std::string>(in), {}};
+}
 
 CacheConfig cache_settings_of(const std::vector<std::string>& words) {
   Settings settings;

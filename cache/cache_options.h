@@ -8,6 +8,9 @@
 
 namespace kvsmith {
 
+/// The words of a method that is given as one text.
+std::vector<std::string> words_of(const std::string& method);
+
 /// A cache configuration from words, of which later ones win:
 ///   h2o, keyformer ...   a policy, with half the context as its budget where none is given;
 ///                        "streaming" has in-cache positions, as published

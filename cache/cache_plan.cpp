@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 
 #include "cache/managed_rows.h"
 #include "cache/merged_layers.h"
@@ -79,8 +80,7 @@ CachePlan::CachePlan(const CacheConfig& config,
       element_bytes_(static_cast<int64_t>(c10::elementSize(type))),
       layers_(static_cast<size_t>(graph_.size())) {
   check_effects(config, graph_.size());
-  const RetentionKind* kind =
-      has_own_count(config.retention) ? nullptr : &retention_kind(config.retention);
+  const RetentionKind* kind = policy_of(config.retention);
   std::vector<LayerPlan*> evicting;
   for (int64_t layer = 0; layer < graph_.size(); ++layer) {
     const bool grows = graph_[layer].window == 0 && has_rows(graph_[layer]);
@@ -91,17 +91,17 @@ CachePlan::CachePlan(const CacheConfig& config,
     layers_[static_cast<size_t>(layer)] = std::make_shared<LayerPlan>(std::move(*plan));
     if (kind && grows) evicting.push_back(layers_[static_cast<size_t>(layer)].get());
   }
-  const bool has_tiers =
-      std::ranges::any_of(layers_, [](const auto& plan) { return plan && plan->is_tiered(); });
-  if (config.retention == "leankv" && !has_tiers) {
+  const auto some_layer = [&](const auto& is_so) {
+    return std::ranges::any_of(layers_, [&](const auto& plan) { return plan && is_so(*plan); });
+  };
+  if (config.retention == "leankv" && !some_layer(std::mem_fn(&LayerPlan::is_tiered))) {
     refuse_cache("retention = \"leankv\" where no layer has a cache that grows", "retention",
                  "the memory is bounded already: use retention = \"full\"");
   }
   if (config.depth_merge != "none") pair_layers(config, graph_, layers_);
   if (kind) allocate(*kind, evicting, context);
-  const bool is_kivi =
-      std::ranges::any_of(layers_, [](const auto& plan) { return plan && plan->kivi.has_value(); });
-  if ((config.codec_k.starts_with("kivi") || config.codec_v.starts_with("kivi")) && !is_kivi) {
+  const bool wants_kivi = config.codec_k.starts_with("kivi") || config.codec_v.starts_with("kivi");
+  if (wants_kivi && !some_layer([](const LayerPlan& plan) { return plan.kivi.has_value(); })) {
     refuse_cache(cat("codec_k = \"", config.codec_k,
                      "\" where no layer has a cache of keys and values that grows"),
                  "codec_k", "windows take codecs of single rows such as int4");

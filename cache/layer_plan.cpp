@@ -128,6 +128,10 @@ bool has_own_count(const std::string& retention) {
   return retention == "full" || retention == kLean;
 }
 
+const RetentionKind* policy_of(const std::string& retention) {
+  return has_own_count(retention) ? nullptr : &retention_kind(retention);
+}
+
 void refuse_cache(const std::string& what, const std::string& key, const std::string& remedy) {
   throw Error(ExitCode::kConfig, {what, "cache." + key, remedy});
 }

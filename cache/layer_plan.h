@@ -73,6 +73,8 @@ struct LayerPlan {
 
 /// Of retentions whose number of rows no budget sets: "full" and "leankv".
 bool has_own_count(const std::string& retention);
+/// The policy of any other retention; null for these. Throws Error (78) with the nearest name.
+const RetentionKind* policy_of(const std::string& retention);
 
 /// Whether a layer remembers a row for each token, which codecs and policies can work on.
 bool has_rows(const LayerSpec& spec);

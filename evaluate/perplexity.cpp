@@ -190,8 +190,8 @@ void check_method(const CachePlan& plan, const KvGraph& graph, const EvaluateOpt
     throw Error(ExitCode::kConfig,
                 {cat("protocol ", to_string(options.protocol), what), method_name(plan), remedy});
   };
-  const bool once =
-      !has_own_count(config.retention) && retention_kind(config.retention).after_prompt_only;
+  const RetentionKind* policy = policy_of(config.retention);
+  const bool once = policy && policy->after_prompt_only;
   if (once && options.protocol != Protocol::kPrefillContinue) {
     refuse(" with a policy that drops rows of a prompt alone, once",
            "use --protocol prefill_continue");
@@ -204,9 +204,7 @@ void check_method(const CachePlan& plan, const KvGraph& graph, const EvaluateOpt
     refuse(" with probes that are read token by token, so that nothing is dropped",
            "leave --probe-stepwise out");
   }
-  const bool merges =
-      !has_own_count(config.retention) && retention_kind(config.retention).merges_values;
-  if (options.protocol == Protocol::kReplay && merges)
+  if (options.protocol == Protocol::kReplay && policy && policy->merges_values)
     refuse(" of values that are merged", "use --protocol decode");
   if (options.protocol == Protocol::kReplay && plan.depends_on_text())
     refuse(" of rows that change where they are", "use --protocol decode");

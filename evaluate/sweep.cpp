@@ -4,7 +4,6 @@
 #include <map>
 #include <optional>
 #include <set>
-#include <sstream>
 
 #include "cache/cache_options.h"
 #include "core/error.h"
@@ -16,11 +15,6 @@ namespace kvsmith {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::vector<std::string> words_of(const std::string& text) {
-  std::istringstream in(text);
-  return {std::istream_iterator<std::string>(in), {}};
-}
 
 /// Only letters that every file system takes.
 std::string plain(std::string name) {
@@ -43,6 +37,29 @@ CacheConfig cache_of(const std::string& method,
   if (budget && *budget <= 1) words.push_back(cat("budget_fraction=", *budget));
   if (budget && *budget > 1) words.push_back(cat("budget_tokens=", std::llround(*budget)));
   return cache_config_of(words);
+}
+
+/// Every method with the budgets and codecs that it has not itself. Seeds are for those that draw:
+/// of others they would be the same again.
+std::vector<CacheConfig> caches_of(const SweepConfig& config) {
+  std::vector<CacheConfig> out;
+  for (const auto& method : config.methods) {
+    const CacheConfig own = cache_settings_of(words_of(method));
+    const RetentionKind* policy = policy_of(own.retention);
+    const bool has_codec = own.codec_k != "model" || own.codec_v != "model";
+    for (const auto& codec : config.codecs)
+      for (const int64_t seed : config.seeds) {
+        if (has_codec && codec != config.codecs[0]) continue;
+        if (seed != config.seeds[0] && !(policy && policy->draws)) continue;
+        if (!policy || has_budget(own)) {
+          out.push_back(cache_of(method, codec, {}, seed));
+          continue;
+        }
+        for (const double budget : config.budgets)
+          out.push_back(cache_of(method, codec, budget, seed));
+      }
+  }
+  return out;
 }
 
 /// What a result depends on, as text.
@@ -79,6 +96,7 @@ SweepConfig sweep_config_of(const fs::path& file) {
 }
 
 std::vector<SweepPoint> sweep_points(const SweepConfig& config) {
+  const auto caches = caches_of(config);
   std::vector<SweepPoint> points;
   std::set<std::string> known;
   const auto add = [&](const std::string& checkpoint, int64_t context, const CacheConfig& cache) {
@@ -107,23 +125,7 @@ std::vector<SweepPoint> sweep_points(const SweepConfig& config) {
   };
   for (const auto& checkpoint : config.checkpoints)
     for (const int64_t context : config.contexts)
-      for (const auto& method : config.methods)
-        for (const auto& codec : config.codecs)
-          for (const int64_t seed : config.seeds) {
-            const CacheConfig own = cache_settings_of(words_of(method));
-            const bool keeps_all = has_own_count(own.retention);
-            const bool has_codec = own.codec_k != "model" || own.codec_v != "model";
-            if (has_codec && codec != config.codecs[0]) continue;
-            // other seeds would be the same point again
-            if (seed != config.seeds[0] && (keeps_all || !retention_kind(own.retention).draws))
-              continue;
-            if (keeps_all || has_budget(own)) {
-              add(checkpoint, context, cache_of(method, codec, {}, seed));
-              continue;
-            }
-            for (const double budget : config.budgets)
-              add(checkpoint, context, cache_of(method, codec, budget, seed));
-          }
+      for (const auto& cache : caches) add(checkpoint, context, cache);
   return points;
 }
 

@@ -3,10 +3,8 @@
 #include <cstdio>
 #include <filesystem>
 #include <iostream>
-#include <iterator>
 #include <memory>
 #include <optional>
-#include <sstream>
 #include <string>
 #include <vector>
 
@@ -38,18 +36,11 @@ struct Flags {
   bool first_token = false, force = false;
 };
 
-std::vector<std::string> words_of(const std::string& text) {
-  std::istringstream in(text);
-  return {std::istream_iterator<std::string>(in), {}};
-}
-
 /// The same number of rows and the same codecs, without looking at scores.
 std::optional<CacheConfig> control_of(const CachePlan& plan) {
-  const CacheConfig& config = plan.config();
-  if (plan.budget() == 0 || config.retention == "window" ||
-      retention_kind(config.retention).after_prompt_only)
-    return {};
-  CacheConfig control = config;
+  const RetentionKind* policy = policy_of(plan.config().retention);
+  if (!policy || policy->name == "window" || policy->after_prompt_only) return {};
+  CacheConfig control = plan.config();
   control.retention = "window";
   control.budget_fraction = 0;
   control.budget_bytes = 0;
