@@ -62,6 +62,7 @@ void check_effects(const CacheConfig& config, int64_t layers) {
   expect(config.positions == "original", "positions",
          cat("positions = \"", config.positions, "\""));
   expect(config.allocator == "uniform", "allocator", cat("allocator = \"", config.allocator, "\""));
+  expect(config.evict == "after", "evict", cat("evict = \"", config.evict, "\""));
   expect(config.budget_tokens == 0, "budget_tokens", cat("budget_tokens = ", config.budget_tokens));
   expect(config.budget_bytes == 0, "budget_bytes", cat("budget_bytes = ", config.budget_bytes));
   expect(config.budget_fraction == 0, "budget_fraction",
@@ -98,9 +99,22 @@ CachePlan::CachePlan(const CacheConfig& config,
     refuse_cache("retention = \"leankv\" where no layer has a cache that grows", "retention",
                  "the memory is bounded already: use retention = \"full\"");
   }
-  if (config.depth_merge != "none") pair_layers(config, graph_, layers_);
-  if (kind) allocate(*kind, evicting, context);
   const bool wants_kivi = config.codec_k.starts_with("kivi") || config.codec_v.starts_with("kivi");
+  if (config.depth_merge != "none") pair_layers(config, graph_, layers_);
+  if (config.allocator == "ada" &&
+      !some_layer([](const auto& plan) { return plan.shares_heads; })) {
+    refuse_cache("allocator = \"ada\" where no layer that grows has rows by several heads",
+                 "allocator", "use allocator = \"uniform\" or \"pyramid\"");
+  }
+  const bool is_special =
+      config.retention == "leankv" || config.depth_merge != "none" || wants_kivi;
+  if (config.store != "auto" && is_special) {
+    refuse_cache(cat("store = \"", config.store,
+                     "\" with leankv, minicache or a kivi codec, which "
+                     "have stores of their own"),
+                 "store", "leave it out");
+  }
+  if (kind) allocate(*kind, evicting, context);
   if (wants_kivi && !some_layer([](const LayerPlan& plan) { return plan.kivi.has_value(); })) {
     refuse_cache(cat("codec_k = \"", config.codec_k,
                      "\" where no layer has a cache of keys and values that grows"),
@@ -146,7 +160,11 @@ void CachePlan::allocate(const RetentionKind& kind,
   const auto give = [&] {
     const auto budgets =
         spread(config_, budget_, least, context, static_cast<int64_t>(evicting.size()));
-    for (size_t i = 0; i < evicting.size(); ++i) evicting[i]->budget = budgets[i];
+    for (size_t i = 0; i < evicting.size(); ++i) {
+      LayerPlan& plan = *evicting[i];
+      plan.budget = budgets[i];
+      plan.head_floor = std::llround(config_.ada_floor * static_cast<double>(plan.budget));
+    }
   };
   for (auto* plan : evicting) {
     plan->sinks = config_.protect_sinks;

@@ -108,6 +108,20 @@ void check_tiers(const CacheConfig& config, LayerPlan& plan, const KvGraph& grap
   plan.recent = config.protect_recent >= 0 ? config.protect_recent : kLeanRecent;
 }
 
+/// Room can be made before attention where every step evicts, and rows are written before they are
+/// read.
+void check_eviction(const CacheConfig& config, const LayerPlan& plan, const KvGraph& graph) {
+  if (config.evict == "after") return;
+  const std::string before = "evict = \"before\"";
+  if (plan.retention->after_prompt_only) {
+    refuse_cache(cat(before, " with retention = \"", config.retention,
+                     "\", which drops rows once, by what the prompt attended to"),
+                 "evict", "use evict = \"after\"");
+  }
+  if (graph.is_cyclic())
+    refuse_cache(before + " with layers that read ahead (LCKV)", "evict", "use evict = \"after\"");
+}
+
 /// The stream is keys by head, turned.
 bool is_key_by_head(const StreamShape& shape, int64_t heads) {
   return shape.index == 0 && shape.is_turned && shape.heads == heads;
@@ -211,9 +225,9 @@ std::optional<LayerPlan> plan_layer(const CacheConfig& config,
   const bool encodes = config.codec_k != kAsComputed || config.codec_v != kAsComputed;
   const bool is_window = spec.window > 0, has_tiers = config.retention == kLean && !is_window;
   const bool evicts = !has_own_count(config.retention) && !is_window;
-  const bool merges = config.depth_merge != "none";
+  const bool merges = config.depth_merge != "none", pages = config.store == "paged";
   if (!graph.is_owner(layer) || !has_rows(spec)) return {};
-  if (!evicts && !encodes && !has_tiers && (!merges || is_window)) return {};
+  if (!evicts && !encodes && !has_tiers && !pages && (!merges || is_window)) return {};
 
   LayerPlan plan;
   plan.config = config;
@@ -244,6 +258,7 @@ std::optional<LayerPlan> plan_layer(const CacheConfig& config,
                                     key, shape));
   }
   if (has_tiers) check_tiers(config, plan, graph);
+  plan.is_paged = pages;
   if (is_window) {  // what its ring would keep
     if (wants_kivi) return {};
     plan.retention = &retention_kind("window");
@@ -253,6 +268,9 @@ std::optional<LayerPlan> plan_layer(const CacheConfig& config,
     plan.retention = &retention_kind(config.retention);
     plan.positions = row_positions(config.positions);
     check_positions(config, plan);
+    check_eviction(config, plan, graph);
+    plan.shares_heads = config.allocator == "ada" && heads > 1;
+    if (config.store == "auto") plan.is_paged = plan.shares_heads;
     const bool needs_keys = plan.retention->reads_queries || plan.retention->merges_values;
     if (needs_keys && (plan.streams.size() != 2 || !is_key_by_head(shapes[0], heads))) {
       refuse_cache(cat("retention = \"", config.retention, "\" with layer ", layer,

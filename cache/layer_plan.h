@@ -45,11 +45,18 @@ struct LayerPlan {
   int64_t merged_with = -1;                  ///< MiniCache: the other layer of the pair
   const RetentionKind* retention = nullptr;  ///< null: every row stays
   CacheConfig config;                        ///< of the policy
-  int64_t budget = 0;                        ///< rows of a head
-  int64_t sinks = 0, recent = 0;             ///< protected rows, first and newest
+  int64_t budget = 0;                        ///< rows of a head, mean of heads
+  std::vector<int64_t> head_budgets;         ///< of each head; empty: `budget`
+  bool shares_heads = false;      ///< AdaKV: rows worth more in one head take from others
+  int64_t head_floor = 0;         ///< then: rows that a head has in any case
+  bool is_paged = false;          ///< rows lie in blocks, by head
+  int64_t sinks = 0, recent = 0;  ///< protected rows, first and newest
   RowPositions positions = RowPositions::kOriginal;
   double rope_theta = 0;
 
+  int64_t budget_of(int64_t head) const {
+    return head_budgets.empty() ? budget : head_budgets[static_cast<size_t>(head)];
+  }
   /// Bytes of a row of one head, scales, position and figures included.
   int64_t row_bytes(bool is_fine = true) const;
   int64_t codec_metadata_bytes(bool is_fine = true) const;  ///< of those: scales and zero points
@@ -64,7 +71,8 @@ struct LayerPlan {
   bool is_of_key(const StreamShape& shape) const {
     return shape.index == 0 || shape.is_turned || streams.size() == 1;
   }
-  /// Rows that a head keeps of a text of `tokens`, of which the first `prompt` came in one step.
+  /// Rows that a head keeps of a text of `tokens`, of which the first `prompt` came in one step;
+  /// mean of heads.
   int64_t rows(int64_t tokens, int64_t prompt = 0) const;
   /// The closed formula: bytes after `tokens` tokens of one sequence; the most, where
   /// depends_on_text().

@@ -6,7 +6,9 @@
 
 #include <torch/types.h>
 
+#include "cache/block_store.h"
 #include "cache/noise.h"
+#include "cache/slot_store.h"
 #include "cache/value_merging.h"
 #include "core/error.h"
 #include "core/text.h"
@@ -30,6 +32,15 @@ Positions scaled(const Positions& positions, int64_t factor) {
   return Positions::scattered(positions.at() * factor);
 }
 
+std::unique_ptr<RowStore> make_store(const LayerPlan& plan, const CacheOptions& options) {
+  const int64_t heads = plan.facts.heads;
+  if (plan.is_paged)
+    return std::make_unique<BlockStore>(options.batch, heads, plan.config.block_tokens);
+  // a policy that evicts at every step holds its budget and the row that comes before one goes
+  const bool is_steady = plan.retention && !plan.retention->after_prompt_only;
+  return std::make_unique<SlotStore>(options.batch, heads, is_steady ? 1 : options.growth_rows);
+}
+
 }  // namespace
 
 ManagedRows::ManagedRows(std::shared_ptr<const LayerPlan> plan,
@@ -39,16 +50,13 @@ ManagedRows::ManagedRows(std::shared_ptr<const LayerPlan> plan,
       options_(options),
       log_(std::move(log)),
       policy_(plan_->retention ? plan_->retention->make(plan_->config, plan_->facts) : nullptr),
-      // a policy that evicts at every step holds its budget and the row that comes before one goes
-      store_(options.batch,
-             plan_->facts.heads,
-             policy_ && !plan_->retention->after_prompt_only ? 1 : options.growth_rows),
+      store_(make_store(*plan_, options)),
       lengths_(static_cast<size_t>(options.batch), 0),
       step_tokens_(static_cast<size_t>(options.batch), 0) {}
 
 Positions ManagedRows::positions() const {
   if (has_dropped()) return Positions::scattered(kept());
-  const auto device = store_.column(0).device();
+  const auto device = store_->device();
   std::vector<Span> spans;
   for (const int64_t length : lengths_) spans.push_back({0, length});
   const bool even = std::ranges::count(lengths_, lengths_[0]) == options_.batch;
@@ -57,7 +65,7 @@ Positions ManagedRows::positions() const {
 
 bool ManagedRows::has_dropped(int64_t b) const {
   for (int64_t head = 0; head < plan_->facts.heads; ++head)
-    if (store_.count(b, head) < lengths_[static_cast<size_t>(b)]) return true;
+    if (store_->count(b, head) < lengths_[static_cast<size_t>(b)]) return true;
   return false;
 }
 
@@ -67,7 +75,7 @@ bool ManagedRows::has_dropped() const {
   return false;
 }
 
-at::Tensor ManagedRows::kept() const { return positions_in(store_, index_column()); }
+at::Tensor ManagedRows::kept() const { return positions_in(*store_, index_column()); }
 
 Positions ManagedRows::shifts() const {
   const auto at = kept();
@@ -80,30 +88,28 @@ Positions ManagedRows::shifts() const {
 
 at::Tensor ManagedRows::decoded(size_t stream) const {
   const auto& [shape, codec] = plan_->streams[stream];
-  const auto bytes = unfolded(store_.column(stream), shape.heads);
-  auto rows = codec->decode(bytes, shape.width, type_);
+  const auto stored = store_->column(stream);
+  auto rows = codec->decode(unfolded(stored, shape.heads), shape.width, type_);
   if (shape.is_turned && plan_->positions != RowPositions::kOriginal) {
     auto turn = shifts();
     if (plan_->positions == RowPositions::kInCacheRaw)
       turn = Positions::scattered(turn.at() + kept().clamp_min(0));
     rows = rotate(rows.to(torch::kFloat), turn, plan_->rope_theta).to(type_);
   }
+  if (!rows.is_alias_of(stored)) copied_ += static_cast<int64_t>(rows.nbytes());
+  if (store_->copies_on_read()) copied_ += static_cast<int64_t>(stored.nbytes());
   return rows;
 }
 
 Rows ManagedRows::read() const {
   Rows rows;
   rows.observer = is_watched() ? const_cast<ManagedRows*>(this) : nullptr;
-  if (store_.empty()) return rows;
+  if (store_->empty()) return rows;
   rows.streams.resize(stream_slots_);
-  int64_t copied = 0;
-  for (size_t i = 0; i < plan_->streams.size(); ++i) {
-    auto& stream = rows.streams[plan_->streams[i].shape.index];
-    stream = decoded(i);
-    if (!stream.is_alias_of(store_.column(i))) copied += static_cast<int64_t>(stream.nbytes());
-  }
-  copied_ = copied;
-  transient_peak_ = std::max(transient_peak_, copied);
+  copied_ = 0;
+  for (size_t i = 0; i < plan_->streams.size(); ++i)
+    rows.streams[plan_->streams[i].shape.index] = decoded(i);
+  transient_peak_ = std::max(transient_peak_, copied_);
   rows.positions = positions();
   return rows;
 }
@@ -119,7 +125,7 @@ void ManagedRows::rewind(const Positions& positions) {
                        plan_->retention->name),
                    "KvCache", "what has been dropped cannot come back: fork() the cache before"});
     }
-    store_.truncate(static_cast<int64_t>(b), span.first);
+    store_->truncate(static_cast<int64_t>(b), span.first);
     lengths_[b] = span.first;
   }
 }
@@ -169,6 +175,10 @@ std::vector<at::Tensor> ManagedRows::encoded(const Positions& positions,
 Rows ManagedRows::write(const Positions& positions, std::vector<at::Tensor> fresh) {
   const torch::NoGradGuard no_grad;
   rewind(positions);
+  if (policy_ && plan_->config.evict == "before" && !store_->empty()) {
+    evict(/*makes_room=*/true);
+    record();
+  }
   stream_slots_ = fresh.size();
   type_ = fresh[plan_->streams[0].shape.index].scalar_type();
   const auto rows = encoded(positions, fresh);
@@ -178,7 +188,7 @@ Rows ManagedRows::write(const Positions& positions, std::vector<at::Tensor> fres
     exact = joined(read(), positions, fresh);
     note_counts();
   }
-  store_.append(rows, positions);
+  store_->append(rows, positions);
   for (size_t b = 0; b < lengths_.size(); ++b) {
     const Span& span = positions.span(static_cast<int64_t>(b));
     if (span.count > 0) lengths_[b] = span.end();
@@ -190,7 +200,7 @@ void ManagedRows::note_counts() {
   if (!counts_before_.empty()) return;
   for (int64_t b = 0; b < options_.batch; ++b)
     for (int64_t head = 0; head < plan_->facts.heads; ++head)
-      counts_before_.push_back(store_.count(b, head));
+      counts_before_.push_back(store_->count(b, head));
 }
 
 void ManagedRows::observe(const AttentionScores& scores) {
@@ -199,7 +209,7 @@ void ManagedRows::observe(const AttentionScores& scores) {
     return x.view({x.size(0), facts.heads, facts.group, x.size(2), x.size(3)});
   };
   const int64_t rows = scores.logits.size(3), known = tally_.defined() ? tally_.size(2) : 0;
-  if (rows > store_.rows()) note_counts();
+  if (rows > store_->rows()) note_counts();
   if (rows > known) {
     const auto more = torch::zeros({options_.batch, facts.heads, rows - known, policy_->figures()},
                                    scores.logits.options());
@@ -216,7 +226,7 @@ void ManagedRows::observe(const AttentionScores& scores) {
 }
 
 at::Tensor ManagedRows::tally_of_slots() const {
-  const int64_t rows = store_.rows(), columns = tally_.size(2);
+  const int64_t rows = store_->rows(), columns = tally_.size(2);
   if (counts_before_.empty())
     return columns == rows ? tally_ : torch::constant_pad_nd(tally_, {0, 0, 0, rows - columns});
   // new rows were shown behind the longest sequence, and each was appended to its own
@@ -232,7 +242,7 @@ at::Tensor ManagedRows::tally_of_slots() const {
 KeptRows ManagedRows::view() const {
   KeptRows out;
   out.at = kept();
-  if (policy_->figures() > 0) out.figures = store_.column(figure_column());
+  if (policy_->figures() > 0) out.figures = store_->column(figure_column());
   out.keys = [this] {
     at::Tensor keys;
     for (size_t i = 0; i < plan_->streams.size(); ++i)
@@ -261,29 +271,24 @@ bool ManagedRows::evicts_now() const {
 
 at::Tensor ManagedRows::losing() const {
   if (!plan_->retention->after_prompt_only) return {};
-  return torch::tensor(step_tokens_).gt(1).view({-1, 1, 1}).to(store_.column(0).device());
+  return torch::tensor(step_tokens_).gt(1).view({-1, 1, 1}).to(store_->device());
 }
 
 void ManagedRows::settle() {
-  if (!policy_ || store_.empty()) return;
+  if (!policy_ || store_->empty()) return;
   const torch::NoGradGuard no_grad;
   if (policy_->figures() > 0 && tally_.defined()) {
-    const auto figures = store_.column(figure_column());
-    figures.copy_(policy_->merged(figures, tally_of_slots()));
+    const auto figures = store_->column(figure_column());
+    store_->set_column(figure_column(), policy_->merged(figures, tally_of_slots()));
   }
   counts_before_.clear();
   tally_.reset();
-  const int64_t excess = store_.rows() - plan_->budget;
-  if (excess > 0 && evicts_now()) {
-    const int64_t reserved = store_.bytes_reserved();
-    if (excess == 1) {
-      evict_one(protected_worth());
-    } else {
-      evict_many(protected_worth());
-    }
-    transient_peak_ = std::max(transient_peak_, copied_ + reserved - store_.bytes_reserved());
-  }
+  if (evicts_now()) evict(/*makes_room=*/false);
   policy_->end_step();
+  record();
+}
+
+void ManagedRows::record() const {
   if (log_) log_->record(*std::ranges::max_element(lengths_), kept());
 }
 
@@ -291,13 +296,13 @@ void ManagedRows::merge_values(const at::Tensor& goes) {
   if (!plan_->retention->merges_values) return;
   constexpr size_t kValues = 1;
   const auto& [shape, codec] = plan_->streams[kValues];
-  const auto stored = store_.column(kValues);
+  const auto stored = store_->column(kValues);
   const auto slots = chosen_slots(goes).clamp_min(0).unsqueeze(3);
   const auto gone = codec->decode(stored.gather(2, slots.expand({-1, -1, -1, stored.size(3)})),
                                   shape.width, at::kFloat);
   const auto keys =
       head_keys(plan_->config.seed, "merging", plan_->facts.layer, plan_->facts.heads);
-  const auto more = left_to_others(kept(), store_.column(figure_column()).select(3, 0), goes, gone,
+  const auto more = left_to_others(kept(), store_->column(figure_column()).select(3, 0), goes, gone,
                                    keys, plan_->config.merge_tokens);
   // rows that get nothing stay as they are stored
   const auto changed = more.ne(0).any(3).nonzero();
@@ -305,49 +310,102 @@ void ManagedRows::merge_values(const at::Tensor& goes) {
       {changed.select(1, 0), changed.select(1, 1), changed.select(1, 2)});
   const auto rows = codec->decode(stored.index(place), shape.width, at::kFloat) + more.index(place);
   stored.index_put_(place, codec->encode(rows.to(type_)));
+  if (store_->copies_on_read()) store_->set_column(kValues, stored);
 }
 
-void ManagedRows::evict_one(const at::Tensor& worth) {
+int64_t ManagedRows::limit(int64_t b, int64_t head, bool makes_room) const {
+  const int64_t budget = plan_->budget_of(head);
+  if (!makes_room) return budget;
+  return std::max(budget - step_tokens_[static_cast<size_t>(b)], plan_->sinks + plan_->recent);
+}
+
+at::Tensor ManagedRows::limits(bool makes_room) const {
+  const int64_t heads = plan_->facts.heads;
+  std::vector<int64_t> out;
+  for (int64_t b = 0; b < options_.batch; ++b)
+    for (int64_t head = 0; head < heads; ++head) out.push_back(limit(b, head, makes_room));
+  return torch::tensor(out).view({options_.batch, heads, 1}).to(store_->device());
+}
+
+int64_t ManagedRows::excess(bool makes_room) const {
+  int64_t most = 0;
+  for (int64_t b = 0; b < options_.batch; ++b) {
+    int64_t sum = 0;
+    for (int64_t head = 0; head < plan_->facts.heads; ++head) {
+      const int64_t excess = store_->count(b, head) - limit(b, head, makes_room);
+      sum += excess;
+      if (!plan_->shares_heads) most = std::max(most, excess);
+    }
+    if (plan_->shares_heads) most = std::max(most, sum);
+  }
+  return most;
+}
+
+void ManagedRows::evict(bool makes_room) {
+  const int64_t excess = this->excess(makes_room);
+  if (excess <= 0) return;
+  const auto limits = this->limits(makes_room);
+  const int64_t reserved = store_->bytes_reserved();
+  if (excess == 1 && !plan_->shares_heads) {
+    evict_one(protected_worth(), limits);
+  } else {
+    evict_many(protected_worth(), limits);
+  }
+  transient_peak_ = std::max(transient_peak_, copied_ + reserved - store_->bytes_reserved());
+}
+
+void ManagedRows::evict_one(const at::Tensor& worth, const at::Tensor& limits) {
   const auto at = kept(), none = at.lt(0);
   const auto among = worth.masked_fill(none, kInfinity);
   // of the rows that are worth least, the one that is longest past
   const auto least = among.eq(among.amin(2, /*keepdim=*/true)).logical_and(none.logical_not());
   const auto victims = at.masked_fill(least.logical_not(), INT64_MAX).argmin(2);
-  auto wanted = none.logical_not().sum(2).gt(plan_->budget);
+  auto wanted = none.logical_not().sum(2).gt(limits.squeeze(2));
   if (const auto some = losing(); some.defined()) wanted = wanted.logical_and(some.squeeze(2));
   merge_values(torch::zeros_like(none).scatter_(2, victims.unsqueeze(2), wanted.unsqueeze(2)));
-  store_.drop_one(victims, wanted);
+  store_->drop_one(victims, wanted);
 }
 
-void ManagedRows::evict_many(const at::Tensor& worth) {
-  const auto at = kept();
+void ManagedRows::evict_many(const at::Tensor& worth, const at::Tensor& limits) {
+  const auto at = kept(), is_there = at.ge(0);
   const auto by_position = torch::argsort(at, /*stable=*/true, 2, /*descending=*/true);
   const auto by_worth =
       torch::argsort(worth.gather(2, by_position), /*stable=*/true, 2, /*descending=*/true);
-  const auto best = by_position.gather(2, by_worth).narrow(2, 0, plan_->budget);
-  const auto is_there = at.ge(0);
-  auto stays = torch::zeros_like(is_there).scatter_(2, best, true);
+  const auto order = by_position.gather(2, by_worth);
+  const auto most = plan_->shares_heads ? shared(limits, worth.gather(2, order)) : limits;
+  auto stays = torch::argsort(order, int64_t{2}).lt(most);
   if (const auto some = losing(); some.defined()) stays = stays.logical_or(some.logical_not());
   merge_values(is_there.logical_and(stays.logical_not()));
-  store_.keep(chosen_slots(is_there.logical_and(stays)));
+  store_->keep(chosen_slots(is_there.logical_and(stays)));
+}
+
+at::Tensor ManagedRows::shared(const at::Tensor& limits, const at::Tensor& worth) const {
+  const int64_t batch = worth.size(0), heads = worth.size(1), rows = worth.size(2);
+  const auto rank = torch::arange(rows, limits.options());
+  const auto safe = worth.masked_fill(rank.lt(plan_->head_floor), kInfinity);
+  // by rank, so that a tie goes to the head that has got fewer rows
+  const auto by_rank = safe.transpose(1, 2).flatten(1);
+  const auto order = torch::argsort(by_rank, /*stable=*/true, 1, /*descending=*/true);
+  const auto taken = torch::argsort(order, int64_t{1}).lt(limits.sum(1));
+  return taken.view({batch, rows, heads}).sum(1).unsqueeze(2);
 }
 
 int64_t ManagedRows::bytes_used() const { return ledger().resident(); }
 
 int64_t ManagedRows::bytes_reserved() const {
-  return store_.bytes_reserved() + (policy_ ? policy_->state_bytes() : 0);
+  return store_->bytes_reserved() + (policy_ ? policy_->state_bytes() : 0);
 }
 
 ByteLedger ManagedRows::ledger() const {
   ByteLedger out;
-  const int64_t rows = store_.total();
+  const int64_t rows = store_->total();
   out.codec_metadata = rows * plan_->codec_metadata_bytes();
   out.payload = -out.codec_metadata;
-  for (size_t i = 0; i < plan_->streams.size(); ++i) out.payload += rows * store_.row_bytes(i);
+  for (size_t i = 0; i < plan_->streams.size(); ++i) out.payload += rows * store_->row_bytes(i);
   if (policy_) {
-    out.index = rows * store_.row_bytes(index_column());
+    out.index = rows * store_->row_bytes(index_column());
     out.policy_state = policy_->state_bytes();
-    if (policy_->figures() > 0) out.policy_state += rows * store_.row_bytes(figure_column());
+    if (policy_->figures() > 0) out.policy_state += rows * store_->row_bytes(figure_column());
   }
   out.reserved = bytes_reserved();
   out.transient_peak = transient_peak_;
@@ -355,7 +413,7 @@ ByteLedger ManagedRows::ledger() const {
 }
 
 void ManagedRows::clear() {
-  store_.clear();
+  store_->clear();
   if (policy_) policy_->clear();
   std::ranges::fill(lengths_, 0);
   tally_.reset();
@@ -365,7 +423,7 @@ void ManagedRows::clear() {
 std::unique_ptr<Memory> ManagedRows::clone() const {
   auto out = std::make_unique<ManagedRows>(plan_, options_, nullptr);
   if (policy_) out->policy_ = policy_->clone();
-  out->store_ = store_.clone();
+  out->store_ = store_->clone();
   out->lengths_ = lengths_;
   out->step_tokens_ = step_tokens_;
   out->stream_slots_ = stream_slots_;

@@ -6,7 +6,7 @@
 
 #include "cache/layer_plan.h"
 #include "cache/replay.h"
-#include "cache/slot_store.h"
+#include "cache/row_store.h"
 #include "models/memory.h"
 
 namespace kvsmith {
@@ -64,11 +64,24 @@ class ManagedRows final : public RowMemory, private ScoreObserver {
   /// The tally by slot.
   at::Tensor tally_of_slots() const;
   KeptRows view() const;
+  void record() const;
   at::Tensor protected_worth() const;
   /// goes: [batch, heads, rows] bool.
   void merge_values(const at::Tensor& goes);
-  void evict_one(const at::Tensor& worth);
-  void evict_many(const at::Tensor& worth);
+  /// Drops rows above the budget, protected ones not among them. `makes_room`: so many more that
+  /// those of this step will fit.
+  void evict(bool makes_room);
+  /// The most rows that a head, or heads that share, have above it.
+  int64_t excess(bool makes_room) const;
+  void evict_one(const at::Tensor& worth, const at::Tensor& limits);
+  void evict_many(const at::Tensor& worth, const at::Tensor& limits);
+  /// Rows that a head may keep; one of those that share, on average.
+  int64_t limit(int64_t b, int64_t head, bool makes_room) const;
+  /// Of all heads, [batch, heads, 1] int64.
+  at::Tensor limits(bool makes_room) const;
+  /// What `limits` mean for heads that share. worth: [batch, heads, rows], in each head from the
+  /// best row to the worst.
+  at::Tensor shared(const at::Tensor& limits, const at::Tensor& worth) const;
   size_t index_column() const { return plan_->streams.size(); }
   size_t figure_column() const { return plan_->streams.size() + 1; }
 
@@ -76,7 +89,7 @@ class ManagedRows final : public RowMemory, private ScoreObserver {
   CacheOptions options_;
   std::shared_ptr<ReplayLog> log_;
   std::unique_ptr<RetentionPolicy> policy_;
-  SlotStore store_;
+  std::unique_ptr<RowStore> store_;
   std::vector<int64_t> lengths_;  ///< tokens seen by each sequence
   at::Tensor tally_;              ///< of this step; undefined: nothing observed
   /// Rows of each head when new ones were observed before they were written; else empty.

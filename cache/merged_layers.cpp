@@ -191,8 +191,8 @@ void MergedLayers::clear() {
 
 std::unique_ptr<Memory> MergedLayers::clone() const {
   auto out = std::make_unique<MergedLayers>(plan_, options_);
-  out->merged_ = merged_.clone();
-  out->exact_ = exact_.clone();
+  out->merged_ = merged_.copy();
+  out->exact_ = exact_.copy();
   out->lengths_ = lengths_;
   out->stream_slots_ = stream_slots_;
   out->type_ = type_;

@@ -1,7 +1,6 @@
 #include "cache/slot_store.h"
 
 #include <algorithm>
-#include <numeric>
 
 #include <torch/types.h>
 
@@ -16,47 +15,8 @@ at::Tensor index_for(const at::Tensor& index, const at::Tensor& column) {
 
 }  // namespace
 
-at::Tensor folded(const at::Tensor& rows, int64_t kept_heads) {
-  return rows.size(1) == kept_heads ? rows : rows.transpose(1, 2).flatten(2).unsqueeze(1);
-}
-
-at::Tensor unfolded(const at::Tensor& rows, int64_t heads) {
-  if (rows.size(1) == heads) return rows;
-  return rows.squeeze(1).view({rows.size(0), rows.size(2), heads, -1}).transpose(1, 2);
-}
-
-at::Tensor positions_in(const SlotStore& store, size_t column) {
-  const auto at = store.column(column).squeeze(3).to(torch::kLong);
-  const auto taken = store.taken();
-  return taken.defined() ? at.masked_fill(taken.logical_not(), -1) : at;
-}
-
-at::Tensor chosen_slots(const at::Tensor& chosen) {
-  const auto count = chosen.sum(2, /*keepdim=*/true);
-  const auto order = torch::argsort(chosen.to(torch::kByte), /*stable=*/true, 2, true);
-  const auto place = torch::arange(chosen.size(2), order.options());
-  return order.masked_fill(place.ge(count), -1).narrow(2, 0, count.max().item<int64_t>());
-}
-
 SlotStore::SlotStore(int64_t batch, int64_t heads, int64_t growth_rows)
-    : batch_(batch),
-      heads_(heads),
-      growth_rows_(std::max<int64_t>(1, growth_rows)),
-      counts_(static_cast<size_t>(batch * heads), 0) {}
-
-int64_t SlotStore::rows() const { return *std::ranges::max_element(counts_); }
-
-int64_t SlotStore::count(int64_t b, int64_t head) const {
-  return counts_[static_cast<size_t>(b * heads_ + head)];
-}
-
-int64_t SlotStore::total() const {
-  return std::accumulate(counts_.begin(), counts_.end(), int64_t{0});
-}
-
-bool SlotStore::is_even() const {
-  return std::ranges::all_of(counts_, [&](int64_t count) { return count == counts_[0]; });
-}
+    : RowStore(batch, heads), growth_rows_(std::max<int64_t>(1, growth_rows)) {}
 
 void SlotStore::reserve(int64_t rows, const std::vector<at::Tensor>& like) {
   if (rows <= capacity_ && !columns_.empty()) return;
@@ -172,7 +132,7 @@ void SlotStore::truncate(int64_t b, int64_t rows) {
 
 void SlotStore::clear() { std::ranges::fill(counts_, 0); }
 
-SlotStore SlotStore::clone() const {
+SlotStore SlotStore::copy() const {
   SlotStore out = *this;
   out.columns_ = copies(columns_);
   return out;
@@ -181,13 +141,6 @@ SlotStore SlotStore::clone() const {
 at::Tensor SlotStore::column(size_t index) const { return columns_[index].narrow(2, 0, rows()); }
 
 void SlotStore::set_column(size_t index, const at::Tensor& values) { column(index).copy_(values); }
-
-at::Tensor SlotStore::taken() const {
-  if (is_even()) return {};
-  const auto device = columns_[0].device();
-  const auto counts = torch::tensor(counts_).view({batch_, heads_, 1}).to(device);
-  return torch::arange(rows(), torch::dtype(torch::kLong).device(device)).lt(counts);
-}
 
 int64_t SlotStore::row_bytes(size_t column) const {
   if (columns_.empty()) return 0;

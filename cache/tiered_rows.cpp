@@ -222,8 +222,8 @@ void TieredRows::clear() {
 
 std::unique_ptr<Memory> TieredRows::clone() const {
   auto out = std::make_unique<TieredRows>(plan_, options_);
-  out->fine_ = fine_.clone();
-  out->coarse_ = coarse_.clone();
+  out->fine_ = fine_.copy();
+  out->coarse_ = coarse_.copy();
   out->lengths_ = lengths_;
   out->observed_ = observed_;
   out->step_tokens_ = step_tokens_;

@@ -20,6 +20,10 @@ struct CacheConfig {
   std::string group_reduce = "mean";
   std::string allocator = "uniform";
   double pyramid_beta = 20;
+  double ada_floor = 0.2;
+  std::string evict = "after";
+  std::string store = "auto";
+  int64_t block_tokens = 16;
   std::string positions = "original";
   std::string codec_k = "model";
   std::string codec_v = "model";
@@ -77,8 +81,9 @@ struct CacheConfig {
           self.group_reduce);
     visit(Key{.name = "allocator",
               .help = "how the budget is spread: uniform; pyramid: more for lower layers "
-                      "(arXiv:2406.02069)",
-              .choices = {"uniform", "pyramid"}},
+                      "(arXiv:2406.02069); ada: the heads of a layer share theirs "
+                      "(arXiv:2407.11550)",
+              .choices = {"uniform", "pyramid", "ada"}},
           self.allocator);
     visit(Key{.name = "pyramid_beta",
               .help = "pyramid: the highest layer gets 1 / pyramid_beta of the mean budget beyond "
@@ -86,6 +91,25 @@ struct CacheConfig {
               .min = 1,
               .max = 1e6},
           self.pyramid_beta);
+    visit(Key{.name = "ada_floor",
+              .help = "ada: the share of its even budget that a head gets in any case",
+              .min = 0,
+              .max = 1},
+          self.ada_floor);
+    visit(
+        Key{.name = "evict",
+            .help = "when rows above the budget go: after attention, which so sees the new tokens "
+                    "and the whole budget; before: room is made for new tokens first",
+            .choices = {"after", "before"}},
+        self.evict);
+    visit(Key{.name = "store",
+              .help = "dense: one tensor a layer, as long as its fullest head; paged: blocks of "
+                      "block_tokens rows by head; auto: paged where heads keep different numbers "
+                      "of rows",
+              .choices = {"auto", "dense", "paged"}},
+          self.store);
+    visit(Key{.name = "block_tokens", .help = "paged: rows of a block", .min = 1, .max = 65536},
+          self.block_tokens);
     visit(Key{.name = "positions",
               .help = "original: rows keep their place in the text; in_cache: they are numbered "
                       "by rank, turned from the stored key; in_cache_raw: the same from keys "
