@@ -6,8 +6,8 @@
 #include <unordered_set>
 
 #include "core/error.h"
+#include "core/json_node.h"
 #include "core/text.h"
-#include "data/json_node.h"
 #include "data/tokenizer_json_steps.h"
 
 namespace kvsmith {

@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include "data/json_node.h"
+#include "core/json_node.h"
 #include "data/tokenizer_json.h"
 
 namespace kvsmith {

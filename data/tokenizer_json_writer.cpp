@@ -6,8 +6,8 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "core/json_node.h"
 #include "core/text.h"
-#include "data/json_node.h"
 #include "data/pre_tokenizer.h"
 #include "data/tokenizer_json.h"
 #include "data/utf8.h"

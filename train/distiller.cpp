@@ -3,8 +3,8 @@
 #include <torch/types.h>
 
 #include "core/error.h"
-#include "core/hash.h"
 #include "core/text.h"
+#include "models/weights_hash.h"
 #include "ops/layers.h"
 #include "ops/losses.h"
 #include "train/vocabulary.h"
@@ -25,16 +25,6 @@ at::Tensor run(DecoderImpl& model,
     (*mixed)[static_cast<size_t>(pass.layer)] = pass.output;
   });
   return model.step(tokens, positions, cache);
-}
-
-std::string hash_of_weights(const DecoderImpl& model) {
-  Sha256 hash;
-  for (const auto& [name, tensor] : named_parameters(model)) {
-    const auto bytes = tensor.detach().cpu().contiguous();
-    hash.update(name.data(), name.size());
-    hash.update(bytes.const_data_ptr(), bytes.nbytes());
-  }
-  return hash.hex();
 }
 
 /// Mean over layers of |a - b|^2 / |b|^2.

@@ -1,6 +1,7 @@
-#include "data/json_node.h"
+#include "core/json_node.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/error.h"
 #include "core/text.h"
@@ -67,6 +68,12 @@ int64_t JsonNode::integer(int64_t least, int64_t most) const {
   if (!fits || value_->get<int64_t>() < least)
     damaged(cat("a whole number from ", least, " to ", most));
   return value_->get<int64_t>();
+}
+
+double JsonNode::number(double least, double most) const {
+  const double number = value_->is_number() ? value_->get<double>() : NAN;
+  if (!(number >= least && number <= most)) damaged(cat("a number from ", least, " to ", most));
+  return number;
 }
 
 size_t JsonNode::size() const {

@@ -29,6 +29,7 @@ class JsonNode {
   const std::string& text() const;
   bool boolean() const;
   int64_t integer(int64_t least, int64_t most) const;
+  double number(double least, double most) const;
   /// Elements of an array.
   size_t size() const;
   const nlohmann::json& object() const;
