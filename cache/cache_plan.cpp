@@ -4,36 +4,16 @@
 #include <cmath>
 #include <functional>
 
+#include "cache/allocators.h"
 #include "cache/managed_rows.h"
 #include "cache/merged_layers.h"
 #include "cache/tiered_rows.h"
+#include "core/error.h"
 #include "core/text.h"
+#include "models/weights_hash.h"
 
 namespace kvsmith {
 namespace {
-
-/// Budgets of layers, `mean` on average, from the lowest to the highest; none above `most`.
-std::vector<int64_t> spread(
-    const CacheConfig& config, int64_t mean, int64_t least, int64_t most, int64_t layers) {
-  std::vector<int64_t> out(static_cast<size_t>(layers), mean);
-  if (config.allocator != "pyramid" || layers < 2) return out;
-  // a line from 2 m - m / beta down to m / beta above what is protected (arXiv:2406.02069), rounded
-  // so that the sum is exact
-  const auto spare = static_cast<double>(mean - least);
-  // the first layer gets no more than there is, and the last one what that leaves
-  const double high = std::min(2 * spare - spare / config.pyramid_beta,
-                               static_cast<double>(std::max(most, mean) - least));
-  const double low = 2 * spare - high;
-  double due = 0;
-  int64_t given = 0;
-  for (int64_t i = 0; i < layers; ++i) {
-    due += high - (high - low) * static_cast<double>(i) / static_cast<double>(layers - 1);
-    const int64_t share = std::llround(due) - given;
-    given += share;
-    out[static_cast<size_t>(i)] = least + share;
-  }
-  return out;
-}
 
 /// Whether rows that `layer` reads may be dropped by a policy.
 bool reads_growing_rows(const KvGraph& graph, int64_t layer) {
@@ -144,32 +124,30 @@ void CachePlan::allocate(const RetentionKind& kind,
     for (const auto* plan : evicting) row += plan->facts.heads * plan->row_bytes();
     budget_ = std::max<int64_t>(0, config_.budget_bytes - bytes(context, context)) / row;
   }
+  if (kind.by_gates) read_gates(evicting);
+  const int64_t sinks = std::max(config_.protect_sinks, gates_ ? gates_->sinks : 0);
   int64_t recent = config_.protect_recent;
   if (recent < 0) {  // a policy that looks from a window keeps the window
-    recent = kind.after_prompt_only
+    recent = gates_ ? gates_->window
+             : kind.after_prompt_only
                  ? config_.observation_window
                  : std::llround(kind.recent_share * static_cast<double>(budget_));
   }
-  const int64_t least = config_.protect_sinks + recent + 1;
+  const int64_t least = sinks + recent + 1;
   if (budget_ < least) {
-    refuse_cache(cat("a budget of ", budget_, " tokens is below the ", config_.protect_sinks,
-                     " sinks and ", recent, " recent tokens that are protected, and one more"),
+    refuse_cache(cat("a budget of ", budget_, " tokens is below the ", sinks, " sinks and ", recent,
+                     " recent tokens that are protected, and one more"),
                  "budget_tokens",
                  cat("give at least ", least, ", or lower protect_sinks and protect_recent"));
   }
-  const auto give = [&] {
-    const auto budgets =
-        spread(config_, budget_, least, context, static_cast<int64_t>(evicting.size()));
-    for (size_t i = 0; i < evicting.size(); ++i) {
-      LayerPlan& plan = *evicting[i];
-      plan.budget = budgets[i];
-      plan.head_floor = std::llround(config_.ada_floor * static_cast<double>(plan.budget));
-    }
-  };
   for (auto* plan : evicting) {
-    plan->sinks = config_.protect_sinks;
+    plan->sinks = sinks;
     plan->recent = recent;
   }
+  const auto give = [&] {
+    if (gates_) return spread_by_gates(*gates_, budget_, context, evicting);
+    spread_over_layers(config_, budget_, least, context, evicting);
+  };
   give();
   // layers whose rows are large may have got more of them than the mean
   while (config_.budget_bytes > 0 && budget_ > least &&
@@ -179,9 +157,40 @@ void CachePlan::allocate(const RetentionKind& kind,
   }
 }
 
+void CachePlan::read_gates(const std::vector<LayerPlan*>& evicting) {
+  const std::string duo = cat("retention = \"", config_.retention, "\"");
+  if (config_.duo_gates.empty()) {
+    refuse_cache(duo + " without gates", "duo_gates",
+                 "make them with `kvsmith calibrate --method duo` and give the file");
+  }
+  if (config_.allocator != "uniform") {
+    refuse_cache(cat("allocator = \"", config_.allocator, "\" with ", duo,
+                     ", whose gates say which heads keep how much"),
+                 "allocator", "leave it out");
+  }
+  gates_ = read_head_gates(config_.duo_gates);
+  expect_gates_fit(*gates_, graph_, config_.duo_gates);
+  for (const auto* plan : evicting) {
+    if (std::ranges::count(gates_->layers, plan->facts.layer, &HeadGatesFile::Layer::layer) > 0)
+      continue;
+    refuse_cache(cat(duo, " with layer ", plan->facts.layer,
+                     ", whose rows grow and whose heads have no gates"),
+                 "retention", "use another policy, such as \"h2o\"");
+  }
+}
+
+void CachePlan::expect_gates_of(const DecoderImpl& model) const {
+  if (!gates_ || gates_are_of_model_) return;
+  gates_are_of_model_ = hash_of_weights(model, torch::kBFloat16) == gates_->weights;
+  if (gates_are_of_model_) return;
+  throw Error(ExitCode::kConfig, {"gates that were learned with other weights", config_.duo_gates,
+                                  "make them with `kvsmith calibrate --method duo` of this model"});
+}
+
 KvCache CachePlan::make(const DecoderImpl& model,
                         const CacheOptions& options,
                         std::vector<std::shared_ptr<ReplayLog>>* logs) const {
+  expect_gates_of(model);
   auto cache = model.make_cache(options);
   if (logs) logs->assign(layers_.size(), nullptr);
   for (size_t layer = 0; layer < layers_.size(); ++layer) {

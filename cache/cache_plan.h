@@ -2,11 +2,13 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "cache/layer_plan.h"
 #include "cache/replay.h"
 #include "configs/cache_config.h"
+#include "configs/head_gates.h"
 #include "models/decoder.h"
 
 namespace kvsmith {
@@ -24,7 +26,8 @@ class CachePlan {
             int64_t context);
 
   /// A cache of `model` under this plan. `logs`, where given, gets a log for each layer that has a
-  /// policy, at the layer's place.
+  /// policy, at the layer's place. Throws Error (78) where heads have gates (DuoAttention) that
+  /// were learned with other weights.
   KvCache make(const DecoderImpl& model,
                const CacheOptions& options,
                std::vector<std::shared_ptr<ReplayLog>>* logs = nullptr) const;
@@ -44,10 +47,15 @@ class CachePlan {
                 const std::vector<LayerPlan*>& evicting,
                 int64_t context);
 
+  void read_gates(const std::vector<LayerPlan*>& evicting);
+  void expect_gates_of(const DecoderImpl& model) const;
+
   CacheConfig config_;
   ModelConfig model_;
   KvGraph graph_;
   int64_t element_bytes_, budget_ = 0;
+  std::optional<HeadGatesFile> gates_;
+  mutable bool gates_are_of_model_ = false;  ///< checked once: hashing weights takes a second
   std::vector<std::shared_ptr<LayerPlan>> layers_;
 };
 

@@ -270,7 +270,7 @@ std::optional<LayerPlan> plan_layer(const CacheConfig& config,
     check_positions(config, plan);
     check_eviction(config, plan, graph);
     plan.shares_heads = config.allocator == "ada" && heads > 1;
-    if (config.store == "auto") plan.is_paged = plan.shares_heads;
+    if (config.store == "auto") plan.is_paged = plan.shares_heads || plan.retention->by_gates;
     const bool needs_keys = plan.retention->reads_queries || plan.retention->merges_values;
     if (needs_keys && (plan.streams.size() != 2 || !is_key_by_head(shapes[0], heads))) {
       refuse_cache(cat("retention = \"", config.retention, "\" with layer ", layer,
@@ -324,9 +324,17 @@ int64_t LayerPlan::codec_metadata_bytes(bool is_fine) const {
 }
 
 int64_t LayerPlan::rows(int64_t tokens, int64_t prompt) const {
-  if (!retention) return tokens;
-  if (!retention->after_prompt_only) return std::min(tokens, budget);
-  return (prompt > 1 ? std::min(prompt, budget) : prompt) + tokens - prompt;
+  int64_t sum = 0;
+  for (int64_t head = 0; head < facts.heads; ++head) {
+    if (!retention) {
+      sum += tokens;
+    } else if (retention->after_prompt_only) {
+      sum += (prompt > 1 ? std::min(prompt, budget_of(head)) : prompt) + tokens - prompt;
+    } else {
+      sum += std::min(tokens, budget_of(head));
+    }
+  }
+  return sum;
 }
 
 int64_t LayerPlan::bytes(int64_t tokens, int64_t prompt) const {
@@ -336,7 +344,7 @@ int64_t LayerPlan::bytes(int64_t tokens, int64_t prompt) const {
     return kivi_bytes(*kivi, facts.heads, key, value, tokens, element_bytes);
   }
   const int64_t row = is_tiered() ? std::max(row_bytes(true), row_bytes(false)) : row_bytes();
-  return rows(tokens, prompt) * facts.heads * row;
+  return rows(tokens, prompt) * row;
 }
 
 }  // namespace kvsmith

@@ -71,8 +71,7 @@ struct LayerPlan {
   bool is_of_key(const StreamShape& shape) const {
     return shape.index == 0 || shape.is_turned || streams.size() == 1;
   }
-  /// Rows that a head keeps of a text of `tokens`, of which the first `prompt` came in one step;
-  /// mean of heads.
+  /// Rows that all heads keep of a text of `tokens`, of which the first `prompt` came in one step.
   int64_t rows(int64_t tokens, int64_t prompt = 0) const;
   /// The closed formula: bytes after `tokens` tokens of one sequence; the most, where
   /// depends_on_text().

@@ -28,6 +28,12 @@ const std::vector<RetentionKind>& retention_kinds() {
        .help = "StreamingLLM (arXiv:2309.17453): the first tokens and the newest; with positions = "
                "in_cache as published",
        .make = make_recency},
+      {.name = "duo",
+       .help =
+           "DuoAttention (arXiv:2410.10819): all in heads whose learned gate is high, the first "
+           "and the newest in others",
+       .make = make_recency,
+       .by_gates = true},
       {.name = "random",
        .help = "a control: tokens drawn at random",
        .make = make_random,

@@ -79,6 +79,8 @@ struct RetentionKind {
   bool draws = false;              ///< depends on `seed`
   /// Compares queries with keys itself, and so needs rows that are turned keys of one head.
   bool reads_queries = false;
+  /// Heads differ: by learned gates, some keep every row and others the first and newest.
+  bool by_gates = false;
   /// What goes is added to values that stay, left_to_others(), by its first figure.
   bool merges_values = false;
 };

@@ -117,7 +117,8 @@ ExportReport export_folder(const LoadedModel& source,
                            uint64_t shard_bytes,
                            MakeConfig make_config) {
   const auto& config = source.model->config();
-  const ExportIds ids{source.bos_id, source.eos_id};
+  ExportIds ids{source.bos_id, source.end_ids};
+  if (source.eos_id >= 0) ids.eos.insert(ids.eos.begin(), source.eos_id);
   const bool bf16 = source.model->compute_type() == at::kBFloat16;
   const Json json = make_config(config, ids, bf16 ? "bfloat16" : "float32");
   const Json text = mistral_large4::unwrapped(json);
@@ -136,7 +137,7 @@ ExportReport export_folder(const LoadedModel& source,
   write_file(folder / "config.json", json.dump(2) + "\n");
   Json generation = {{"do_sample", true}, {"temperature", 1.0}};
   if (ids.bos >= 0) generation["bos_token_id"] = ids.bos;
-  if (ids.eos >= 0) generation["eos_token_id"] = ids.eos;
+  if (!ids.eos.empty()) generation["eos_token_id"] = ids.eos_json();
   write_file(folder / "generation_config.json", generation.dump(2) + "\n");
   NamedTensors weights = to_latent_form(weights_of(*source.model), form, config.latent);
   if (type == mistral_large4::kModelType)

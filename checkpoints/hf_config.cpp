@@ -164,13 +164,18 @@ Json common_config(const ModelConfig& c,
                {"torch_dtype", dtype}};
   // left out, they would be those of the model that the class was made for
   json["bos_token_id"] = ids.bos >= 0 ? Json(ids.bos) : Json();
-  json["eos_token_id"] = ids.eos >= 0 ? Json(ids.eos) : Json();
+  json["eos_token_id"] = ids.eos_json();
   if (std::ranges::find(c.layer_types, "sliding") != c.layer_types.end())
     json["sliding_window"] = c.sliding_window;
   return json;
 }
 
 }  // namespace
+
+Json ExportIds::eos_json() const {
+  if (eos.empty()) return {};
+  return eos.size() == 1 ? Json(eos[0]) : Json(eos);
+}
 
 Json to_hf_config(const ModelConfig& c, const ExportIds& ids, const std::string& dtype) {
   const HfFamily family = hf_family_of(c);

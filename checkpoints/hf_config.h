@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
+#include <vector>
 
 #include <nlohmann/json.hpp>
 
@@ -8,9 +10,13 @@
 
 namespace kvsmith {
 
-/// Of begin and end of text; -1: none.
+/// Tokens that begin (-1: none) and end a text.
 struct ExportIds {
-  int64_t bos = -1, eos = -1;
+  int64_t bos = -1;
+  std::vector<int32_t> eos = {};
+
+  /// `eos_token_id`: null, a number, or a list.
+  nlohmann::ordered_json eos_json() const;
 };
 
 /// The `config.json` with which a stock class of Hugging Face transformers computes the same

@@ -73,11 +73,25 @@ class Shards {
   std::map<std::string, fs::path> file_of_;
 };
 
-/// A token id of config.json: a number, the first of a list, or none.
-std::optional<int32_t> id_of(const Json& json, const char* key) {
-  Json value = json.value(key, Json());
-  if (value.is_array() && !value.empty()) value = Json(value[0]);
-  return value.is_number_integer() ? std::optional(value.get<int32_t>()) : std::nullopt;
+/// Token ids of config.json: a number, a list, or none.
+std::vector<int32_t> ids_of(const Json& json, const char* key) {
+  std::vector<int32_t> out;
+  const Json value = json.value(key, Json());
+  for (const auto& id : value.is_array() ? value : Json::array({value}))
+    if (id.is_number_integer()) out.push_back(id.get<int32_t>());
+  return out;
+}
+
+/// The tokens that end a text: those of config.json, then more that generation_config.json has.
+std::vector<int32_t> end_ids_of(const Json& json, const fs::path& folder) {
+  auto out = ids_of(json, "eos_token_id");
+  const auto path = folder / "generation_config.json";
+  if (!fs::exists(path)) return out;
+  const Json generation = Json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
+  if (!generation.is_object()) return out;
+  for (const int32_t id : ids_of(generation, "eos_token_id"))
+    if (std::ranges::count(out, id) == 0) out.push_back(id);
+  return out;
 }
 
 /// Whether the tensor says nothing: classes of Hugging Face want it where a model has none.
@@ -166,8 +180,13 @@ ModelSource open_hf_folder(const fs::path& folder) {
     out.tokenizer_problem = error.what();
   }
   // a tokenizer.json says whether texts begin with it; config.json has its id in any case
-  if (!is_tokenizer_json(out.tokenizer)) out.bos_id = id_of(json, "bos_token_id").value_or(-1);
-  out.eos_id = id_of(json, "eos_token_id").value_or(-1);
+  const auto begin = ids_of(json, "bos_token_id");
+  if (!is_tokenizer_json(out.tokenizer) && !begin.empty()) out.bos_id = begin[0];
+  out.end_ids = end_ids_of(json, folder);
+  if (!out.end_ids.empty()) {
+    out.eos_id = out.end_ids[0];
+    out.end_ids.erase(out.end_ids.begin());
+  }
   out.name = fs::canonical(folder).filename().string();
   out.path = folder;
   return out;

@@ -69,6 +69,7 @@ LoadedModel load_model(const fs::path& path, const LoadOptions& options) {
   }
   if (source.bos_id >= 0) out.bos_id = source.bos_id;
   if (source.eos_id >= 0) out.eos_id = source.eos_id;
+  out.end_ids = source.end_ids;
   out.name = source.name;
   out.path = source.path;
   out.step = source.step;

@@ -15,6 +15,7 @@ struct LoadedModel {
   Decoder model{nullptr};
   std::optional<Tokenizer> tokenizer;
   int32_t bos_id = -1, eos_id = -1;
+  std::vector<int32_t> end_ids;       ///< further tokens that end a text, such as a turn's end
   std::string name;                   ///< of the run or folder, for reports
   std::filesystem::path path;         ///< what was really read
   int64_t step = 0, tokens_seen = 0;  ///< 0 where unknown

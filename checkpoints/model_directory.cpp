@@ -47,8 +47,10 @@ void write_model(const ModelSource& source,
   save_tensors(inside / "model.safetensors", stored(source, type), read, {{"format", "pt"}});
   write_file(inside / "config.toml", to_toml(run_config_of(source.config)));
   write_tokenizer(inside, source.tokenizer);
-  const nlohmann::ordered_json state = {
-      {"origin", origin}, {"bos_id", source.bos_id}, {"eos_id", source.eos_id}};
+  const nlohmann::ordered_json state = {{"origin", origin},
+                                        {"bos_id", source.bos_id},
+                                        {"eos_id", source.eos_id},
+                                        {"end_ids", source.end_ids}};
   write_file(inside / "state.json", state.dump(2) + "\n");
   write_manifest(inside, source.step);
   directory.commit();

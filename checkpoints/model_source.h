@@ -28,6 +28,7 @@ struct ModelSource {
   std::string tokenizer;          ///< its file's bytes; empty: none
   std::string tokenizer_problem;  ///< why there is none, where there is a file
   int32_t bos_id = -1, eos_id = -1;
+  std::vector<int32_t> end_ids;       ///< further tokens that end a text, such as a turn's end
   std::string name;                   ///< of the run, folder or file, for reports
   std::filesystem::path path;         ///< what is read
   int64_t step = 0, tokens_seen = 0;  ///< 0 where unknown

@@ -50,6 +50,7 @@ ModelSource open_checkpoint(const fs::path& directory) {
   out.step = info.step;
   out.bos_id = info.state.value("bos_id", out.bos_id);
   out.eos_id = info.state.value("eos_id", out.eos_id);
+  out.end_ids = info.state.value("end_ids", out.end_ids);
   if (info.state.contains("trainer"))
     out.tokens_seen = info.state.at("trainer").at("tokens").get<int64_t>();
   return out;

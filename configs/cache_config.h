@@ -41,6 +41,7 @@ struct CacheConfig {
   int64_t merge_from = -1;
   double merge_t = 0.6;
   double merge_angle = 0.25;
+  std::string duo_gates;
   double tau_init = 1;
   double tau_end = 1;
   int64_t tau_tokens = 256;
@@ -72,7 +73,8 @@ struct CacheConfig {
     visit(Key{.name = "protect_sinks", .help = "first tokens that always stay", .min = 0},
           self.protect_sinks);
     visit(Key{.name = "protect_recent",
-              .help = "newest tokens that always stay; -1: the policy's own share of the budget",
+              .help = "newest tokens that always stay; -1: the policy's own share of the budget, "
+                      "or duo's window",
               .min = -1},
           self.protect_recent);
     visit(Key{.name = "group_reduce",
@@ -181,6 +183,8 @@ struct CacheConfig {
               .min = 0,
               .max = 1},
           self.merge_angle);
+    visit(Key{.name = "duo_gates", .help = "duo: the file that `kvsmith calibrate` wrote"},
+          self.duo_gates);
     visit(Key{.name = "tau_init",
               .help = "keyformer: temperature of the scores of the prompt",
               .min = 1e-3,

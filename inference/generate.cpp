@@ -59,7 +59,8 @@ void extend(Sequence& sequence,
             int64_t token,
             const LoadedModel& model,
             const GenerateOptions& options) {
-  if (token == model.eos_id || std::ranges::count(options.end_tokens, token) > 0)
+  if (token == model.eos_id || std::ranges::count(model.end_ids, token) > 0 ||
+      std::ranges::count(options.end_tokens, token) > 0)
     return finish(sequence, "eos");
   auto& result = sequence.result;
   result.tokens.push_back(static_cast<int32_t>(token));

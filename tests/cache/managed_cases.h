@@ -1,12 +1,14 @@
 #pragma once
 
 #include <algorithm>
+#include <filesystem>
 #include <string>
 #include <vector>
 
 #include <torch/types.h>
 
 #include "cache/cache_plan.h"
+#include "models/weights_hash.h"
 #include "tests/support/layer_cases.h"
 
 namespace kvsmith {
@@ -133,6 +135,26 @@ inline CacheConfig small_budget(const std::string& retention, int64_t budget = 1
   config.observation_window = 5;
   config.pooling_kernel = 3;
   return config;
+}
+
+/// A file of gates for every head of `model`, some high and some low; streaming heads keep what
+/// small_budget() protects.
+inline std::string write_gates(const DecoderImpl& model, const std::filesystem::path& folder) {
+  HeadGatesFile file{.weights = hash_of_weights(model, torch::kBFloat16),
+                     .sinks = 2,
+                     .window = 4,
+                     .context = 40,
+                     .steps = 1,
+                     .layers = {}};
+  for (const int64_t layer : layers_with_head_gates(model.graph())) {
+    HeadGatesFile::Layer gates{.layer = layer};
+    for (int64_t head = 0; head < model.graph()[layer].kv_heads; ++head)
+      gates.gates.push_back(static_cast<double>((3 * layer + 2 * head) % 5) / 4);
+    file.layers.push_back(gates);
+  }
+  const auto path = folder / "gates.json";
+  write_head_gates(path, file);
+  return path.string();
 }
 
 }  // namespace kvsmith

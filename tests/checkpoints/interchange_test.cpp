@@ -61,6 +61,23 @@ std::vector<std::string> names_in(const fs::path& folder) {
   return out;
 }
 
+TEST(HuggingFaceFolder, KeepsEveryTokenThatEndsAText) {
+  const TemporaryDirectory folder;
+  auto source = random_model(six_layers([](auto&) {}));
+  source.end_ids = {5, 7};
+  export_hf(source, folder / "out", false);
+  const auto config = Json::parse(read_file(folder / "out/config.json"));
+  EXPECT_EQ(config.at("eos_token_id"), Json({2, 5, 7}));
+  auto generation = Json::parse(read_file(folder / "out/generation_config.json"));
+  EXPECT_EQ(generation.at("eos_token_id"), Json({2, 5, 7}));
+  // Llama 3 lists the end of a turn there alone
+  generation["eos_token_id"] = {2, 5, 7, 9};
+  write_file(folder / "out/generation_config.json", generation.dump());
+  const auto back = load_model(folder / "out", {});
+  EXPECT_EQ(back.eos_id, 2);
+  EXPECT_EQ(back.end_ids, (std::vector<int32_t>{5, 7, 9}));
+}
+
 TEST(LckvLayout, ReadsBackEqualAndKeepsTheConfiguration) {
   struct Case {
     Change change;

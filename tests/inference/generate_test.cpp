@@ -111,6 +111,8 @@ TEST_F(GenerateTest, EndTokensEndASequenceAndAreNoPartOfIt) {
   EXPECT_EQ(ended.finish, "eos");
   EXPECT_EQ(ended.tokens,
             std::vector(whole.begin(), std::ranges::find(whole, ending.end_tokens[0])));
+  loaded_.end_ids = ending.end_tokens;  // as those that the model itself lists do
+  EXPECT_EQ(generate_one("the", options(1.0)).tokens, ended.tokens);
 }
 
 TEST_F(GenerateTest, CharactersInBytePiecesAreStreamedWhole) {
