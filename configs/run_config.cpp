@@ -16,11 +16,12 @@ void for_each_section(Config& config, Visit&& visit) {
   visit("data", config.data);
   visit("train", config.train);
   visit("distill", config.distill);
+  visit("lora", config.lora);
 }
 
 /// What somebody may have meant by `path`, which is not among `keys`.
 std::string advice_on(const std::string& path, const std::vector<KeyValue>& keys) {
-  const std::vector<std::string> sections = {"model", "data", "train", "distill"};
+  const std::vector<std::string> sections = {"model", "data", "train", "distill", "lora"};
   const size_t dot = path.find('.');
   const std::string section = path.substr(0, dot), name = path.substr(dot + 1);
   const bool known_section = std::ranges::find(sections, section) != sections.end();
@@ -70,6 +71,21 @@ void check_distillation(const DistillConfig& d, const Expect& expect) {
          "keeps no outputs of layers, which distill.mixer_loss compares; leave one of them out");
 }
 
+template <class Expect>
+void check_adapter(const RunConfig& config, const Expect& expect) {
+  const auto& lora = config.lora;
+  if (lora.rank == 0) return;
+  expect(!config.train.init_from.empty(), "lora.rank",
+         "an adapter needs a model to adapt; set train.init_from");
+  expect(!lora.targets.empty(), "lora.targets", "nothing would learn; name maps such as *.q_proj");
+  expect(config.train.trainable.empty(), "train.trainable",
+         "with lora.rank the adapter learns and nothing else; leave it empty");
+  expect(!config.train.gradient_checkpointing || lora.dropout == 0, "train.gradient_checkpointing",
+         cat("what is computed again would drop other elements; set it to false, or lora.dropout = "
+             "0 (it is ",
+             lora.dropout, ")"));
+}
+
 /// Relations between keys. `place` tells where a key was set.
 template <class Place>
 void check_relations(const RunConfig& config,
@@ -114,6 +130,7 @@ void check_relations(const RunConfig& config,
   expect(t.early_stopping_patience == 0 || t.validate_every > 0, "train.early_stopping_patience",
          "counts validations, and there are none on the way; set train.validate_every");
   check_distillation(config.distill, expect);
+  check_adapter(config, expect);
   const auto& d = config.data;
   expect(d.weights.empty() || d.weights.size() == d.corpus.size(), "data.weights",
          cat(d.weights.size(), " weights for ", d.corpus.size(), " corpora; give one each"));

@@ -6,6 +6,7 @@
 
 #include "configs/data_config.h"
 #include "configs/distill_config.h"
+#include "configs/lora_config.h"
 #include "configs/model_config.h"
 #include "configs/train_config.h"
 
@@ -17,6 +18,7 @@ struct RunConfig {
   DataConfig data;
   TrainConfig train;
   DistillConfig distill;
+  LoraConfig lora;
 
   bool operator==(const RunConfig&) const = default;
 };

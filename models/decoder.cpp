@@ -329,8 +329,8 @@ KvCache DecoderImpl::memories(
   return KvCache(std::move(layers));
 }
 
-const at::Tensor& DecoderImpl::head_weight() const {
-  return lm_head_ ? lm_head_->weight : embed_tokens_->weight;
+at::Tensor DecoderImpl::head_weight() const {
+  return lm_head_ ? lm_head_->effective_weight() : embed_tokens_->weight;
 }
 
 int64_t DecoderImpl::parameter_count() const {

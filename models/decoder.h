@@ -86,7 +86,7 @@ class DecoderImpl : public torch::nn::Module {
   std::vector<Rows> shown_rows(KvCache& cache) const;
 
   /// The matrix that turns hidden states into logits: [vocab_size, hidden_size].
-  const at::Tensor& head_weight() const;
+  at::Tensor head_weight() const;
   const ModelConfig& config() const { return config_; }
   const KvGraph& graph() const { return graph_; }
   at::Device device() const { return embed_tokens_->weight.device(); }

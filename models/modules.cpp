@@ -10,7 +10,30 @@ LinearImpl::LinearImpl(int64_t in, int64_t out, bool has_bias) {
   weight = register_parameter("weight", torch::empty({out, in}));
   if (has_bias) bias = register_parameter("bias", torch::empty({out}));
 }
-at::Tensor LinearImpl::forward(const at::Tensor& x) const { return linear(x, weight, bias); }
+
+at::Tensor LinearImpl::forward(const at::Tensor& x) const {
+  const auto y = linear(x, weight, bias);
+  if (!is_adapted()) return y;
+  const auto seen = dropout_ > 0 ? torch::dropout(x, dropout_, is_training()) : x;
+  return y + up_->forward(down_->forward(seen)) * scale_;
+}
+
+void LinearImpl::adapt(int64_t rank, double scale, double dropout) {
+  const auto make = [&](const char* name, int64_t in, int64_t out) {
+    auto part = register_module(name, std::make_shared<LinearImpl>(in, out, /*has_bias=*/false));
+    part->to(weight.device());
+    return part;
+  };
+  down_ = make("lora_A", weight.size(1), rank);
+  up_ = make("lora_B", rank, weight.size(0));
+  scale_ = scale;
+  dropout_ = dropout;
+}
+
+at::Tensor LinearImpl::effective_weight() const {
+  if (!is_adapted()) return weight;
+  return weight + low_rank_product(down_->weight, up_->weight, scale_).to(weight.scalar_type());
+}
 
 RmsNormImpl::RmsNormImpl(int64_t width, double eps) : eps_(eps) {
   weight = register_parameter("weight", torch::empty({width}));

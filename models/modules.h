@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include <torch/nn/module.h>
@@ -17,8 +18,20 @@ class LinearImpl : public torch::nn::Module {
   LinearImpl(int64_t in, int64_t out, bool has_bias);
   at::Tensor forward(const at::Tensor& x) const;
 
+  /// Adds scale * up(down(x)) (LoRA, arXiv:2106.09685) in parameters lora_A.weight, [rank, in], and
+  /// lora_B.weight, [out, rank], which are left uninitialised. In training mode `down` sees x with
+  /// a share `dropout` of its elements missing.
+  void adapt(int64_t rank, double scale, double dropout);
+  bool is_adapted() const { return static_cast<bool>(down_); }
+  /// `weight` and what the adapter adds to it: for those who multiply by it themselves.
+  at::Tensor effective_weight() const;
+
   at::Tensor weight;  ///< [out, in]
   at::Tensor bias;    ///< [out], or undefined
+
+ private:
+  std::shared_ptr<LinearImpl> down_, up_;
+  double scale_ = 0, dropout_ = 0;
 };
 TORCH_MODULE(Linear);
 

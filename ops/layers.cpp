@@ -69,6 +69,10 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
   return at::linear(x, weight.to(type), bias.defined() ? bias.to(type) : bias);
 }
 
+at::Tensor low_rank_product(const at::Tensor& down, const at::Tensor& up, double scale) {
+  return torch::matmul(up.to(torch::kFloat), down.to(torch::kFloat)) * scale;
+}
+
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
   return RmsNorm::apply(x, weight, eps);
 }

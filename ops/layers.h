@@ -12,6 +12,10 @@ namespace kvsmith {
 /// gradients arrive in fp32. x: [..., in]; weight: [out, in]; bias: [out] or undefined.
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias = {});
 
+/// What a low-rank adapter adds to a weight, in fp32: scale * up down.
+/// down: [rank, in]; up: [out, rank] -> [out, in].
+at::Tensor low_rank_product(const at::Tensor& down, const at::Tensor& up, double scale);
+
 /// x / sqrt(mean(x^2) + eps) * weight over the last dimension (arXiv:1910.07467), reduced in fp32.
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);
 /// The same without a weight.

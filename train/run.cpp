@@ -10,6 +10,7 @@
 
 #include <torch/types.h>
 
+#include "checkpoints/adapter_source.h"
 #include "checkpoints/store.h"
 #include "core/error.h"
 #include "core/files.h"
@@ -17,6 +18,7 @@
 #include "core/text.h"
 #include "data/tokenizer.h"
 #include "models/footprint.h"
+#include "models/low_rank.h"
 #include "train/device.h"
 #include "train/distiller.h"
 #include "train/init_from.h"
@@ -81,11 +83,6 @@ void refuse_differences(std::vector<Difference> all, const RunOptions& options) 
                "change it back, or accept each with --accept KEY"});
 }
 
-void note_environment(const Json& before, const Json& now, const RunHooks& hooks) {
-  if (before == now || !hooks.note) return;
-  hooks.note(cat("bit-exact continuation is not guaranteed: ", before.dump(), " -> ", now.dump()));
-}
-
 /// One run from start or checkpoint to its end.
 class Run {
  public:
@@ -126,22 +123,28 @@ class Run {
                                       .seed = static_cast<uint64_t>(t.seed)});
     Decoder model(config_.model);
     environment_ = runtime_environment(device_);
-    if (!checkpoint) {
+    const bool adapts = config_.lora.rank > 0;
+    if (!checkpoint || adapts) {
       initialize(*model, static_cast<uint64_t>(t.seed));
       if (!t.init_from.empty()) note(init_from(*model, t.init_from, info.tokenizer_sha256));
-      model->to(device_);
-    } else {
+    }
+    if (adapts) adapt(*model);
+    if (checkpoint) {
       const fs::path& path = checkpoint->path;
       auto changes = differences(
           parse_run_config(read_file(path / "config.toml"), (path / "config.toml").string()),
           config_);
       const Json &before = checkpoint->state.at("corpora"), now = fingerprints(texts_);
       if (before != now) changes.push_back({"data.corpus", before.dump(), now.dump()});
+      if (checkpoint->state.value("base", base_) != base_)
+        changes.push_back({"train.init_from", checkpoint->state.at("base"), base_});
       refuse_differences(std::move(changes), options_);
-      note_environment(checkpoint->state.at("environment"), environment_, hooks_);
-      load_into(named_parameters(*model), SafetensorsFile(path / "model.safetensors"));
-      model->to(device_);
+      if (const Json& old = checkpoint->state.at("environment"); old != environment_)
+        note(cat("bit-exact continuation is not guaranteed: ", old.dump(), " -> ",
+                 environment_.dump()));
+      load_into(saved_parameters(*model), SafetensorsFile(path / "model.safetensors"));
     }
+    model->to(device_);
     model->set_compute_type(compute_type_of(t));
     std::unique_ptr<Distiller> distiller;
     if (!config_.distill.teacher.empty()) {
@@ -176,10 +179,20 @@ class Run {
     }
   }
 
+  void adapt(DecoderImpl& model) {
+    base_ = fingerprint(open_model(config_.train.init_from));
+    const auto maps = add_adapters(model, config_.lora, static_cast<uint64_t>(config_.train.seed));
+    note(cat("adapter of rank ", config_.lora.rank, " on ", maps.size(), " linear maps"));
+  }
+  /// What a checkpoint holds: of an adapted model the adapter alone.
+  NamedTensors saved_parameters(const DecoderImpl& model) const {
+    return config_.lora.rank > 0 ? adapter_parameters(model) : named_parameters(model);
+  }
+
   /// A full disk is better found before training than after an hour of it.
   void check_space() const {
     uint64_t checkpoint = 0;
-    for (const auto& [name, tensor] : named_parameters(*trainer_->model()))
+    for (const auto& [name, tensor] : saved_parameters(*trainer_->model()))
       checkpoint += tensor.nbytes();
     for (const auto& [name, tensor] : trainer_->optimizer().state()) checkpoint += tensor.nbytes();
     const uint64_t needed = 2 * checkpoint + checkpoint / 10, there = free_bytes(options_.output);
@@ -255,7 +268,7 @@ class Run {
   void save(MetricsLog& metrics, std::optional<double> validation, bool is_last) {
     const bool is_best = config_.train.keep_best && validation && *validation < best_loss_;
     Snapshot snapshot{.config = config_,
-                      .weights = named_parameters(*trainer_->model()),
+                      .weights = saved_parameters(*trainer_->model()),
                       .optimizer = trainer_->optimizer().state(),
                       .tokenizer = texts_.corpora.at(0).info().tokenizer_model,
                       .state = state(validation, is_best ? *validation : best_loss_)};
@@ -283,6 +296,7 @@ class Run {
     out["corpora"] = fingerprints(texts_);
     out["tokenizer_sha256"] = texts_.corpora.at(0).info().tokenizer_sha256;
     if (!teacher_.empty()) out["teacher"] = teacher_;
+    if (!base_.empty()) out["base"] = base_;
     out["environment"] = environment_;
     out["version"] = KVSMITH_VERSION;
     if (validation) out["validation_loss"] = *validation;
@@ -327,6 +341,7 @@ class Run {
   at::Device device_;
   Json environment_, tail_ = Json::array();
   std::string teacher_;  ///< its hash; empty: none
+  std::string base_;     ///< fingerprint of what is adapted; empty: nothing is
   std::unique_ptr<BatchStream> batches_;
   std::unique_ptr<Trainer> trainer_;
   RunResult result_;

@@ -1,10 +1,11 @@
 #include "train/trainable.h"
 
 #include <algorithm>
-#include <numeric>
 
 #include "core/error.h"
+#include "core/pattern.h"
 #include "core/text.h"
+#include "models/low_rank.h"
 
 namespace kvsmith {
 namespace {
@@ -25,24 +26,6 @@ namespace {
 
 }  // namespace
 
-size_t distance_to_pattern(std::string_view pattern, std::string_view name) {
-  std::vector<size_t> row(name.size() + 1);  // distances of what is read of `pattern` to prefixes
-  std::iota(row.begin(), row.end(), size_t{0});
-  for (const char wanted : pattern) {
-    const bool is_any_text = wanted == '*';
-    size_t diagonal = row[0];
-    if (!is_any_text) ++row[0];
-    for (size_t i = 0; i < name.size(); ++i) {
-      const size_t above = row[i + 1];
-      const size_t change = wanted == '?' || wanted == name[i] ? 0 : 1;
-      row[i + 1] = is_any_text ? std::min(above, row[i])
-                               : std::min({above + 1, row[i] + 1, diagonal + change});
-      diagonal = above;
-    }
-  }
-  return row.back();
-}
-
 NamedTensors choose_trainable(DecoderImpl& model, const std::vector<std::string>& patterns) {
   const NamedTensors parameters = named_parameters(model);
   for (const auto& pattern : patterns) {
@@ -60,6 +43,12 @@ NamedTensors choose_trainable(DecoderImpl& model, const std::vector<std::string>
     if (learns) chosen.emplace_back(name, parameter);
   }
   return chosen;
+}
+
+std::vector<std::string> trainable_of(const RunConfig& config) {
+  if (config.lora.rank == 0) return config.train.trainable;
+  const auto [down, up] = adapter_names("*.weight");
+  return {down, up};
 }
 
 std::string describe_trainable(const DecoderImpl& model) {

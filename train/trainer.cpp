@@ -37,7 +37,7 @@ Trainer::Trainer(const RunConfig& config,
       model_(std::move(model)),
       batches_(batches),
       distiller_(std::move(distiller)),
-      optimizer_(choose_trainable(*model_, config.train.trainable), config.train) {
+      optimizer_(choose_trainable(*model_, trainable_of(config)), config.train) {
   model_->set_gradient_checkpointing(config.train.gradient_checkpointing);
   model_->keep_auxiliary_losses(!config.train.auxiliary_weights().empty());
 }

@@ -61,7 +61,7 @@ class Latent final : public RowMixer {
         latent_attention({.content = q.narrow(3, 0, sizes_.qk_nope_head_dim),
                           .rotary = rotate(rotary, positions, spec_.rope_theta)},
                          {.state = rows.streams[kLatent], .shared_key = rows.streams[kKey]},
-                         kv_b_proj_->weight, visibility);
+                         kv_b_proj_->effective_weight(), visibility);
     return o_proj_(merge_heads(mixed));
   }
 

@@ -1,0 +1,113 @@
+// Runs in which an adapter learns and the model does not.
+#include <csignal>
+
+#include <gtest/gtest.h>
+
+#include "checkpoints/load.h"
+#include "checkpoints/model_source.h"
+#include "core/files.h"
+#include "models/low_rank.h"
+#include "tests/support/close.h"
+#include "tests/support/expect_error.h"
+#include "tests/support/tiny.h"
+#include "train/run.h"
+
+namespace kvsmith {
+namespace {
+
+namespace fs = std::filesystem;
+
+class LowRankRun : public ::testing::Test {
+ protected:
+  LowRankRun() { train(tiny_run(corpus_), "base"); }
+
+  RunConfig config() const {
+    RunConfig run = tiny_run(corpus_);
+    run.train.init_from = (directory_ / "base").string();
+    run.lora.rank = 4;
+    run.lora.targets = {"*.q_proj", "*.v_proj", "*.down_proj"};
+    return run;
+  }
+  /// A signal is raised after step `stop_after`.
+  RunResult train(const RunConfig& config, const std::string& name, int64_t stop_after = 0) {
+    RunHooks hooks;
+    hooks.on_step = [&](const StepReport& report, int64_t, double, double) {
+      if (report.step == stop_after - 1) std::raise(SIGTERM);
+    };
+    hooks.note = [&](const std::string& text) { notes_ += text + "\n"; };
+    return run_training(config, {.output = directory_ / name}, hooks);
+  }
+  std::string file(const std::string& run, const std::string& name) const {
+    return read_file(directory_ / run / "latest" / name);
+  }
+
+  TemporaryDirectory directory_;
+  fs::path corpus_ = tiny_corpus(directory_ / "corpus.h5");
+  std::string notes_;
+};
+
+TEST_F(LowRankRun, LearnsAndKeepsTheAdapterAlone) {
+  auto run = config();
+  run.train.max_steps = 60;
+  run.train.checkpoint_every = 0;
+  const auto result = train(run, "adapter");
+  EXPECT_NE(notes_.find("adapter of rank 4 on 6 linear maps"), std::string::npos) << notes_;
+  const SafetensorsFile saved(directory_ / "adapter/latest/model.safetensors");
+  EXPECT_EQ(saved.tensors().size(), 12U);
+  EXPECT_LT(file("adapter", "model.safetensors").size(), file("base", "model.safetensors").size());
+
+  // loaded, it is the base with what was learnt
+  auto base = load_model(directory_ / "base"), adapted = load_model(directory_ / "adapter");
+  const auto tokens = torch::arange(3, 33, torch::kLong).unsqueeze(0);
+  EXPECT_FALSE(close(base.model->forward(tokens), adapted.model->forward(tokens), 1e-2));
+  const auto weights = base.model->named_parameters();
+  for (const auto& [name, value] : named_parameters(*adapted.model)) {
+    const bool is_target = name.find("q_proj") != name.npos || name.find("v_proj") != name.npos ||
+                           name.find("down_proj") != name.npos;
+    EXPECT_NE(weights[name].equal(value), is_target) << name;
+  }
+
+  // and what the run computed beside its frozen base
+  Decoder beside(run.model);
+  for (const auto& [name, value] : named_parameters(*base.model))
+    beside->named_parameters()[name].data().copy_(value);
+  add_adapters(*beside, run.lora, 0);
+  load_into(adapter_parameters(*beside), saved);
+  beside->eval();
+  const torch::NoGradGuard no_grad;
+  EXPECT_TRUE(close(beside->forward(tokens), adapted.model->forward(tokens), 1e-5));
+}
+
+TEST_F(LowRankRun, ResumesExactly) {
+  auto run = config();
+  run.lora.dropout = 0.2;
+  train(run, "whole");
+  train(run, "parts", 5);
+  EXPECT_TRUE(train(run, "parts").finished);
+  for (const char* name : {"model.safetensors", "optimizer.safetensors"})
+    EXPECT_EQ(file("parts", name), file("whole", name)) << name;
+}
+
+TEST_F(LowRankRun, CheckpointingLayersChangesNothing) {
+  auto run = config();
+  train(run, "plain");
+  run.train.gradient_checkpointing = true;
+  train(run, "lean");
+  EXPECT_EQ(file("lean", "model.safetensors"), file("plain", "model.safetensors"));
+}
+
+TEST_F(LowRankRun, RefusesAnotherBaseThanItsOwn) {
+  train(config(), "adapter");
+  auto other = tiny_run(corpus_);
+  other.train.seed = 9;
+  train(other, "other");
+  fs::rename(directory_ / "base", directory_ / "gone");
+  const auto load = [&] { load_model(directory_ / "adapter"); };
+  expect_error(load, ExitCode::kMissingInput, "which is not there");
+  fs::rename(directory_ / "other", directory_ / "base");
+  expect_error(load, ExitCode::kConfig, "has other weights");
+  expect_error([&] { train(config(), "adapter"); }, ExitCode::kConfig, "train.init_from");
+}
+
+}  // namespace
+}  // namespace kvsmith
