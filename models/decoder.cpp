@@ -174,32 +174,44 @@ class DecoderImpl::Step {
     return rows->attend(normed, positions_, read);
   }
 
+  /// Of the rows that `owner` is going to show.
+  const HeadGates* gates_of(int64_t owner) {
+    return cache_.has_rows(owner) ? cache_.rows_of(owner).read().gates : nullptr;
+  }
+
   /// The same from nothing, keeping only its input, its output and the rows that it shows. Rows of
   /// other layers have to be inputs, or their gradients would be lost.
   at::Tensor advance_lean(int64_t layer, const at::Tensor& x) {
     std::vector<int64_t> others;
+    std::vector<const HeadGates*> gates;  // of others, then its own
     std::vector<at::Tensor> inputs = {x};
     for (const int64_t source : graph_.sources(layer)) {
       if (source == layer || shown(source).empty()) continue;
       others.push_back(source);
+      gates.push_back(gates_of(source));
       for (const auto& stream : shown(source).streams) inputs.push_back(stream);
     }
+    gates.push_back(gates_of(layer));
+    const bool has_gates = std::ranges::any_of(gates, [](const auto* of) { return of != nullptr; });
     const auto outputs = checkpointed(
-        [&model = model_, positions = positions_, layer,
-         others](const std::vector<at::Tensor>& in) {
+        [&model = model_, positions = positions_, layer, others,
+         gates](const std::vector<at::Tensor>& in) {
           auto cache = model.make_transient();
           Step step(model, positions, cache);
           const size_t streams = others.empty() ? 0 : (in.size() - 1) / others.size();
           for (size_t i = 0; i < others.size(); ++i) {
             const auto first = in.begin() + 1 + static_cast<int64_t>(i * streams);
-            step.shown(others[i]) = {{first, first + static_cast<int64_t>(streams)}, positions};
+            step.shown(others[i]) = {.streams = {first, first + static_cast<int64_t>(streams)},
+                                     .positions = positions,
+                                     .gates = gates[i]};
           }
-          std::vector<at::Tensor> out = {step.run(
-              layer, in[0], [&](auto fresh) { return Rows{std::move(fresh), positions}; })};
+          std::vector<at::Tensor> out = {step.run(layer, in[0], [&](auto fresh) {
+            return Rows{.streams = std::move(fresh), .positions = positions, .gates = gates.back()};
+          })};
           for (const auto& stream : step.shown(layer).streams) out.push_back(stream);
           return out;
         },
-        inputs, block(layer)->learns());
+        inputs, block(layer)->learns() || has_gates);
     if (outputs.size() > 1) shown(layer) = {{outputs.begin() + 1, outputs.end()}, positions_};
     return outputs[0];
   }

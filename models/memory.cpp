@@ -108,12 +108,12 @@ ByteLedger Memory::ledger() const {
 }
 
 Rows joined(const Rows& past, const Positions& positions, const std::vector<at::Tensor>& fresh) {
-  if (past.empty()) return {fresh, positions, past.allowed, past.observer};
+  if (past.empty()) return {fresh, positions, past.allowed, past.observer, past.gates};
   std::vector<at::Tensor> streams(fresh.size());
   for (size_t i = 0; i < fresh.size(); ++i)
     if (fresh[i].defined()) streams[i] = torch::cat({past.streams[i], fresh[i]}, 2);
   return {std::move(streams), Positions::joined(past.positions, positions), past.allowed,
-          past.observer};
+          past.observer, past.gates};
 }
 
 Rows with_heads(const Rows& own,
@@ -135,7 +135,8 @@ Rows with_heads(const Rows& own,
 }
 
 Rows TransientRows::write(const Positions& positions, std::vector<at::Tensor> fresh) {
-  rows_ = {std::move(fresh), positions};
+  rows_.streams = std::move(fresh);
+  rows_.positions = positions;
   return rows_;
 }
 

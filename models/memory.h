@@ -62,6 +62,7 @@ struct Rows {
   Positions positions = Positions::range(0, 0);
   at::Tensor allowed = {};            ///< as in Visibility; for the tokens of this step
   ScoreObserver* observer = nullptr;  ///< wants to see how these rows are attended to
+  const HeadGates* gates = nullptr;   ///< as in Visibility; outlives the step and its gradient
 
   bool empty() const { return streams.empty(); }
   /// How tokens at `queries` see these rows.
@@ -70,7 +71,8 @@ struct Rows {
             .rows = positions,
             .strict = strict,
             .allowed = allowed,
-            .observer = observer};
+            .observer = observer,
+            .gates = gates};
   }
 };
 
@@ -109,12 +111,15 @@ class RowMemory : public Memory {
 /// Holds one write only and keeps its autograd graph: the memory of a training step.
 class TransientRows final : public RowMemory {
  public:
+  /// `gates`: those of its rows.
+  explicit TransientRows(const HeadGates* gates = nullptr) : rows_{.streams = {}, .gates = gates} {}
+
   Rows read() const override { return rows_; }
-  void rewind(const Positions& /*positions*/) override { rows_ = {}; }
+  void rewind(const Positions& /*positions*/) override { clear(); }
   Rows write(const Positions& positions, std::vector<at::Tensor> fresh) override;
   int64_t bytes_used() const override { return bytes_reserved(); }
   int64_t bytes_reserved() const override;
-  void clear() override { rows_ = {}; }
+  void clear() override { rows_ = {.streams = {}, .gates = rows_.gates}; }
   std::unique_ptr<Memory> clone() const override;
 
  private:

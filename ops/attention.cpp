@@ -89,6 +89,21 @@ at::Tensor banded(const at::Tensor& q,
   return torch::cat(out, 2);
 }
 
+/// What `attend` gives for all visible rows and for those of a streaming head, mixed by head.
+template <class Attend>
+at::Tensor gated(const Visibility& visibility, int64_t heads, const Attend& attend) {
+  const HeadGates& gates = *visibility.gates;
+  Visibility all = visibility;
+  all.gates = nullptr;
+  Visibility streaming = all;
+  streaming.window = gates.window;
+  streaming.sinks = gates.sinks;
+  streaming.observer = nullptr;
+  const at::Tensor near = attend(streaming), far = attend(all);
+  const auto alpha = gates.alpha.repeat_interleave(heads / gates.alpha.size(0));
+  return torch::lerp(near, far, alpha.view({1, -1, 1, 1}).to(far.scalar_type()));
+}
+
 }  // namespace
 
 bool Visibility::is_causal_suffix() const {
@@ -140,6 +155,10 @@ at::Tensor attention(const at::Tensor& q,
                      const Visibility& visibility,
                      double scale) {
   scale = scale_of(scale, q);
+  if (visibility.gates) {
+    return gated(visibility, q.size(1),
+                 [&](const Visibility& part) { return attention(q, k, v, part, scale); });
+  }
   if (visibility.observer) return observed_attention(q, k, v, visibility, {}, scale);
   const bool suffix = visibility.is_causal_suffix();
   if (suffix && visibility.queries.span(0).first == 0) {
@@ -162,6 +181,11 @@ at::Tensor attention_with_sink_logits(const at::Tensor& q,
                                       const Visibility& visibility,
                                       const at::Tensor& sinks,
                                       double scale) {
+  if (visibility.gates) {
+    return gated(visibility, q.size(1), [&](const Visibility& part) {
+      return attention_with_sink_logits(q, k, v, part, sinks, scale);
+    });
+  }
   // One more row, whose key meets each query head's logit in a dimension of its own and whose value
   // is zero, keeps this on the fused kernels and differentiable.
   if (visibility.observer)

@@ -27,6 +27,15 @@ class ScoreObserver {
   virtual void observe(const AttentionScores& scores) = 0;
 };
 
+/// Heads between two kinds (DuoAttention, arXiv:2410.10819): what a query head gives is
+/// alpha * attention to all visible rows + (1 - alpha) * attention to those of them that a
+/// streaming head keeps, its first `sinks` positions and its last `window`.
+struct HeadGates {
+  at::Tensor alpha;  ///< [kv_heads] fp32; consecutive query heads share one, as they do keys
+  int64_t sinks = 0;
+  int64_t window = 0;  ///< at least 1, the query's own row included
+};
+
 /// Which rows each query may see, as a function of positions alone: a row is seen when it is of the
 /// same segment, is not padding, and stands at or before the query.
 struct Visibility {
@@ -38,6 +47,9 @@ struct Visibility {
   /// What else has to hold: [batch|1, kv_heads|1, queries, rows] bool; undefined: nothing.
   at::Tensor allowed = {};
   ScoreObserver* observer = nullptr;  ///< null: nobody watches
+  /// Of the key/value heads, with a gradient where alpha has one; null: none. Only where `window`
+  /// is 0. An observer is shown the attention to all visible rows.
+  const HeadGates* gates = nullptr;
 
   /// Every query sees all rows up to its own, and the queries are the last positions of rows that
   /// run from 0 in every sequence alike.

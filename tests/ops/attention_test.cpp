@@ -89,6 +89,39 @@ TEST_P(AttentionPaths, PackedDocuments) {
   expect_agreement(inputs(seq, seq), positions, positions);
 }
 
+TEST_P(AttentionPaths, GatedHeadsMixTwoAttentions) {
+  const int64_t kv_heads = GetParam().kv_heads, group = GetParam().heads / kv_heads;
+  for (const auto& [queries, past, window] : {std::tuple<int64_t, int64_t, int64_t>{1, 40, 7},
+                                              {13, 0, 5},
+                                              {33, 20, 9},
+                                              {150, 0, 20},
+                                              {150, 9, 70}}) {
+    SCOPED_TRACE(testing::Message() << queries << " " << past << " " << window);
+    const auto at = Positions::range(past, queries), row_at = Positions::range(0, past + queries);
+    auto x = inputs(queries, past + queries);
+    x.push_back(torch::rand({kv_heads}));
+    const auto mixed = [&](const std::vector<at::Tensor>& t) {
+      const HeadGates gates{.alpha = t[3], .sinks = 3, .window = window};
+      return attention(t[0], t[1], t[2], {.queries = at, .rows = row_at, .gates = &gates});
+    };
+    const auto plain = [&](const std::vector<at::Tensor>& t) {
+      const auto alpha = t[3].repeat_interleave(group).view({1, -1, 1, 1});
+      const auto far = attention_reference(t[0], t[1], t[2], {at, row_at});
+      return alpha * far +
+             (1 - alpha) * attention_reference(t[0], t[1], t[2], {at, row_at, window, 3});
+    };
+    EXPECT_TRUE(close(mixed(x), plain(x), 1e-5));
+    const auto fast = grads_of(mixed, x), wanted = grads_of(plain, x);
+    for (size_t i = 0; i < x.size(); ++i)
+      EXPECT_TRUE(close(fast[i], wanted[i], 1e-4)) << "gradient " << i;
+
+    x[3].fill_(1);
+    EXPECT_TRUE(torch::equal(mixed(x), attention(x[0], x[1], x[2], {at, row_at})));
+    x[3].fill_(0);
+    EXPECT_TRUE(torch::equal(mixed(x), attention(x[0], x[1], x[2], {at, row_at, window, 3})));
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Shapes,
                          AttentionPaths,
                          ::testing::Values(Shape{"mha", 2, 4, 4, 16},
