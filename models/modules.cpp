@@ -1,5 +1,7 @@
 #include "models/modules.h"
 
+#include <utility>
+
 #include <torch/types.h>
 
 #include "ops/layers.h"
@@ -12,7 +14,8 @@ LinearImpl::LinearImpl(int64_t in, int64_t out, bool has_bias) {
 }
 
 at::Tensor LinearImpl::forward(const at::Tensor& x) const {
-  const auto y = linear(x, weight, bias);
+  auto y = held_ ? held_linear(x, held_) : linear(x, weight, bias);
+  if (held_ && bias.defined()) y = y + bias.to(y.scalar_type());
   if (!is_adapted()) return y;
   const auto seen = dropout_ > 0 ? torch::dropout(x, dropout_, is_training()) : x;
   return y + up_->forward(down_->forward(seen)) * scale_;
@@ -30,9 +33,15 @@ void LinearImpl::adapt(int64_t rank, double scale, double dropout) {
   dropout_ = dropout;
 }
 
+void LinearImpl::hold(std::shared_ptr<const HeldWeight> held) {
+  held_ = std::move(held);
+  weight.set_data(torch::empty({0}, weight.options()));
+}
+
 at::Tensor LinearImpl::effective_weight() const {
-  if (!is_adapted()) return weight;
-  return weight + low_rank_product(down_->weight, up_->weight, scale_).to(weight.scalar_type());
+  const auto own = held_ ? held_->dense(weight.scalar_type()) : weight;
+  if (!is_adapted()) return own;
+  return own + low_rank_product(down_->weight, up_->weight, scale_).to(own.scalar_type());
 }
 
 RmsNormImpl::RmsNormImpl(int64_t width, double eps) : eps_(eps) {

@@ -7,6 +7,8 @@
 #include <torch/nn/module.h>
 #include <torch/nn/pimpl.h>
 
+#include "ops/held_weight.h"
+
 namespace kvsmith {
 
 /// Modules hold parameters and nothing else: storage is left uninitialised until `initialize` or a
@@ -23,7 +25,9 @@ class LinearImpl : public torch::nn::Module {
   /// a share `dropout` of its elements missing.
   void adapt(int64_t rank, double scale, double dropout);
   bool is_adapted() const { return static_cast<bool>(down_); }
-  /// `weight` and what the adapter adds to it: for those who multiply by it themselves.
+  /// Holds the weight, which does not learn, otherwise than in `weight`, which becomes empty.
+  void hold(std::shared_ptr<const HeldWeight> held);
+  /// The weight and what the adapter adds to it: for those who multiply by it themselves.
   at::Tensor effective_weight() const;
 
   at::Tensor weight;  ///< [out, in]
@@ -31,6 +35,7 @@ class LinearImpl : public torch::nn::Module {
 
  private:
   std::shared_ptr<LinearImpl> down_, up_;
+  std::shared_ptr<const HeldWeight> held_;
   double scale_ = 0, dropout_ = 0;
 };
 TORCH_MODULE(Linear);

@@ -10,7 +10,6 @@
 
 #include <torch/types.h>
 
-#include "checkpoints/adapter_source.h"
 #include "checkpoints/store.h"
 #include "core/error.h"
 #include "core/files.h"
@@ -18,7 +17,7 @@
 #include "core/text.h"
 #include "data/tokenizer.h"
 #include "models/footprint.h"
-#include "models/low_rank.h"
+#include "train/adapter.h"
 #include "train/device.h"
 #include "train/distiller.h"
 #include "train/init_from.h"
@@ -128,7 +127,8 @@ class Run {
       initialize(*model, static_cast<uint64_t>(t.seed));
       if (!t.init_from.empty()) note(init_from(*model, t.init_from, info.tokenizer_sha256));
     }
-    if (adapts) adapt(*model);
+    model->to(device_);
+    if (adapts) base_ = adapt(*model, config_, [&](const std::string& text) { note(text); });
     if (checkpoint) {
       const fs::path& path = checkpoint->path;
       auto changes = differences(
@@ -142,9 +142,9 @@ class Run {
       if (const Json& old = checkpoint->state.at("environment"); old != environment_)
         note(cat("bit-exact continuation is not guaranteed: ", old.dump(), " -> ",
                  environment_.dump()));
-      load_into(saved_parameters(*model), SafetensorsFile(path / "model.safetensors"));
+      load_into(saved_parameters(*model, config_.lora),
+                SafetensorsFile(path / "model.safetensors"));
     }
-    model->to(device_);
     model->set_compute_type(compute_type_of(t));
     std::unique_ptr<Distiller> distiller;
     if (!config_.distill.teacher.empty()) {
@@ -179,20 +179,10 @@ class Run {
     }
   }
 
-  void adapt(DecoderImpl& model) {
-    base_ = fingerprint(open_model(config_.train.init_from));
-    const auto maps = add_adapters(model, config_.lora, static_cast<uint64_t>(config_.train.seed));
-    note(cat("adapter of rank ", config_.lora.rank, " on ", maps.size(), " linear maps"));
-  }
-  /// What a checkpoint holds: of an adapted model the adapter alone.
-  NamedTensors saved_parameters(const DecoderImpl& model) const {
-    return config_.lora.rank > 0 ? adapter_parameters(model) : named_parameters(model);
-  }
-
   /// A full disk is better found before training than after an hour of it.
   void check_space() const {
     uint64_t checkpoint = 0;
-    for (const auto& [name, tensor] : saved_parameters(*trainer_->model()))
+    for (const auto& [name, tensor] : saved_parameters(*trainer_->model(), config_.lora))
       checkpoint += tensor.nbytes();
     for (const auto& [name, tensor] : trainer_->optimizer().state()) checkpoint += tensor.nbytes();
     const uint64_t needed = 2 * checkpoint + checkpoint / 10, there = free_bytes(options_.output);
@@ -268,7 +258,7 @@ class Run {
   void save(MetricsLog& metrics, std::optional<double> validation, bool is_last) {
     const bool is_best = config_.train.keep_best && validation && *validation < best_loss_;
     Snapshot snapshot{.config = config_,
-                      .weights = saved_parameters(*trainer_->model()),
+                      .weights = saved_parameters(*trainer_->model(), config_.lora),
                       .optimizer = trainer_->optimizer().state(),
                       .tokenizer = texts_.corpora.at(0).info().tokenizer_model,
                       .state = state(validation, is_best ? *validation : best_loss_)};

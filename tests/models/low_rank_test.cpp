@@ -52,6 +52,36 @@ TEST(LowRank, RefusesATargetThatIsNone) {
                "the nearest is model.layers.0.self_attn.q_proj");
 }
 
+/// A weight that is made anew, as one in blocks is.
+struct Copied final : HeldWeight {
+  explicit Copied(at::Tensor from) : weight(std::move(from)) {}
+  at::Tensor dense(at::ScalarType type) const override { return weight.to(type); }
+  at::Tensor weight;
+};
+
+TEST(LowRank, LearnsAlikeAboveAWeightThatIsHeld) {
+  Decoder plain = initialised(tiny_model()), held = initialised(tiny_model());
+  for (auto* model : {&plain, &held}) {
+    for (const auto& parameter : (*model)->parameters()) parameter.set_requires_grad(false);
+    add_adapters(**model, adapter(), 5);
+    torch::manual_seed(4);
+    for (const auto& [name, value] : adapter_parameters(**model)) value.data().normal_(0, 0.1);
+  }
+  for (const auto& item : held->named_modules("", false)) {
+    auto* map = item.value()->as<LinearImpl>();
+    if (map && map->is_adapted())
+      map->hold(std::make_shared<const Copied>(map->weight.detach().clone()));
+  }
+  const auto tokens = torch::arange(30, torch::kLong).unsqueeze(0);
+  const auto a = plain->forward(tokens), b = held->forward(tokens);
+  EXPECT_TRUE(a.equal(b));
+  a.square().mean().backward();
+  b.square().mean().backward();
+  const auto expected = adapter_parameters(*plain), got = adapter_parameters(*held);
+  for (size_t i = 0; i < got.size(); ++i)
+    EXPECT_TRUE(close(got[i].second.grad(), expected[i].second.grad(), 1e-6)) << got[i].first;
+}
+
 class LowRankOn : public ::testing::TestWithParam<LayerCase> {};
 
 INSTANTIATE_TEST_SUITE_P(Layers,

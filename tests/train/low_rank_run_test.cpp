@@ -88,6 +88,29 @@ TEST_F(LowRankRun, ResumesExactly) {
     EXPECT_EQ(file("parts", name), file("whole", name)) << name;
 }
 
+TEST_F(LowRankRun, LearnsAboveABaseInBlocksAndResumesExactly) {
+  for (const char* base : {"q8_0", "q4_0"}) {
+    const std::string whole = std::string("whole-") + base, parts = std::string("parts-") + base;
+    auto run = config();
+    run.lora.targets = {"*.q_proj", "*.gate_proj"};
+    run.lora.base = base;
+    train(run, whole);
+    train(run, parts, 5);
+    EXPECT_TRUE(train(run, parts).finished);
+    EXPECT_EQ(file(parts, "model.safetensors"), file(whole, "model.safetensors")) << base;
+    EXPECT_NE(notes_.find(std::string("held in ") + base), std::string::npos) << notes_;
+  }
+  auto wide = config();
+  wide.lora.targets = {"*.o_proj"};
+  wide.model = tiny_model(2, [](ModelConfig& c) { c.head_dim = 10; });
+  auto base = tiny_run(corpus_);
+  base.model = wide.model;
+  train(base, "wide");
+  wide.train.init_from = (directory_ / "wide").string();
+  wide.lora.base = "q4_0";
+  expect_error([&] { train(wide, "refused"); }, ExitCode::kConfig, "needs rows of");
+}
+
 TEST_F(LowRankRun, CheckpointingLayersChangesNothing) {
   auto run = config();
   train(run, "plain");
