@@ -7,6 +7,7 @@
 #include "configs/run_config.h"
 #include "core/error.h"
 #include "core/files.h"
+#include "core/text.h"
 
 namespace kvsmith {
 namespace {
