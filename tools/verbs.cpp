@@ -75,6 +75,7 @@ void add_verbs(CLI::App& app, int& exit_code) {
   add_evaluate(app);
   add_logits(app);
   add_head_distances(app);
+  add_calibrate(app);
   add_generate(app);
   add_export(app);
   add_fetch(app);

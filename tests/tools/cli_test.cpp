@@ -83,6 +83,7 @@ TEST(CommandLine, EveryVerbHasHelp) {
                            "evaluate",
                            "logits",
                            "head-distances",
+                           "calibrate",
                            "generate",
                            "export",
                            "checkpoint list",

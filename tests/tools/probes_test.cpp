@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "configs/head_gates.h"
 #include "core/files.h"
 #include "core/text.h"
 #include "tests/support/command.h"
@@ -70,6 +71,43 @@ TEST_F(Probes, AreEvaluatedBesidePerplexity) {
   EXPECT_NEAR(stepwise[0]["nll"].get<double>(), grid[1]["nll"].get<double>(), 1e-4);
   EXPECT_NE(run_to(64, evaluate, "--probe paskey").find("did you mean \"passkey\"?"),
             std::string::npos);
+}
+
+TEST_F(Probes, TellWhichHeadsNeedAllOfTheirRows) {
+  run("train ", at("run.toml"), " --output ", at("run"));
+  const auto verb = cat("calibrate ", at("run"), " --corpus ", at("c.h5"), " --steps 10 --context ",
+                        "60 --sinks 2 --threads 1 ");
+  const auto calibrate = verb + "--method duo --window 8 --key-tokens 4 --output ";
+  const auto shown = run(calibrate, at("gates.json"));
+  for (const char* part :
+       {"step 10/10  difference ", "layer  gates of key/value heads", " of 4 heads are above 0.5"})
+    EXPECT_NE(shown.find(part), std::string::npos) << shown;
+  const auto gates = read_head_gates(at("gates.json"));
+  EXPECT_EQ(gates.context, 60);
+  EXPECT_EQ(gates.steps, 10);
+  ASSERT_EQ(gates.layers.size(), 2u);
+  EXPECT_LT(gates.layers[1].gates[0], 1) << "regularisation draws gates down";
+
+  run_to(73, calibrate, at("gates.json"));
+  run(calibrate, at("gates.json"), " --force --quiet --seed 1");
+  EXPECT_NE(read_head_gates(at("gates.json")).layers, gates.layers) << "other sequences";
+  const auto misuse = [&](const std::string& more) {
+    return run_to(64, verb, "--output ", at("other.json"), " ", more);
+  };
+  EXPECT_NE(misuse("--method duo --window 58").find("hide nothing in 60 tokens"),
+            std::string::npos);
+  EXPECT_NE(misuse("--method duo --window 8").find("or fewer key tokens"), std::string::npos);
+  for (const char* flag : {"--window 0", "--learning-rate -1", "--regularisation x", "--seed a"})
+    EXPECT_NE(misuse(cat("--method duo ", flag)).find(std::string(flag).substr(0, 6)),
+              std::string::npos)
+        << flag;
+  EXPECT_NE(misuse("--method dou").find("duo"), std::string::npos);
+
+  run("train ", at("run.toml"), " --set model.layer_types=sliding --set model.sliding_window=8",
+      " --output ", at("sliding"));
+  const auto text = run_to(78, "calibrate ", at("sliding"), " --method duo --corpus ", at("c.h5"),
+                           " --output ", at("other.json"));
+  EXPECT_NE(text.find("no key/value head can have a gate: layer 0 (sliding)"), std::string::npos);
 }
 
 TEST_F(Probes, AreACorpusToTrainOn) {
