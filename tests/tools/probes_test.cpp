@@ -75,9 +75,9 @@ TEST_F(Probes, AreEvaluatedBesidePerplexity) {
 
 TEST_F(Probes, TellWhichHeadsNeedAllOfTheirRows) {
   run("train ", at("run.toml"), " --output ", at("run"));
-  const auto calibrate =
-      cat("calibrate ", at("run"), " --method duo --corpus ", at("c.h5"),
-          " --steps 10 --context 60 --sinks 2 --window 8 --key-tokens 4 --threads 1 --output ");
+  const auto verb = cat("calibrate ", at("run"), " --corpus ", at("c.h5"), " --steps 10 --context ",
+                        "60 --sinks 2 --threads 1 ");
+  const auto calibrate = verb + "--method duo --window 8 --key-tokens 4 --output ";
   const auto shown = run(calibrate, at("gates.json"));
   for (const char* part :
        {"step 10/10  difference ", "layer  gates of key/value heads", " of 4 heads are above 0.5"})
@@ -91,14 +91,17 @@ TEST_F(Probes, TellWhichHeadsNeedAllOfTheirRows) {
   run_to(73, calibrate, at("gates.json"));
   run(calibrate, at("gates.json"), " --force --quiet --seed 1");
   EXPECT_NE(read_head_gates(at("gates.json")).layers, gates.layers) << "other sequences";
-  const auto refused = [&](int code, const std::string& more) {
-    return run_to(code, calibrate, at("other.json"), more);
+  const auto misuse = [&](const std::string& more) {
+    return run_to(64, verb, "--output ", at("other.json"), " ", more);
   };
-  EXPECT_NE(refused(64, " --window 58").find("hide nothing in 60 tokens"), std::string::npos);
-  EXPECT_NE(refused(64, " --key-tokens 40").find("at least 89 are needed"), std::string::npos);
-  refused(64, " --method dou");
-  refused(64, " --window 0");
-  refused(64, " --learning-rate -1");
+  EXPECT_NE(misuse("--method duo --window 58").find("hide nothing in 60 tokens"),
+            std::string::npos);
+  EXPECT_NE(misuse("--method duo --window 8").find("or fewer key tokens"), std::string::npos);
+  for (const char* flag : {"--window 0", "--learning-rate -1", "--regularisation x", "--seed a"})
+    EXPECT_NE(misuse(cat("--method duo ", flag)).find(std::string(flag).substr(0, 6)),
+              std::string::npos)
+        << flag;
+  EXPECT_NE(misuse("--method dou").find("duo"), std::string::npos);
 
   run("train ", at("run.toml"), " --set model.layer_types=sliding --set model.sliding_window=8",
       " --output ", at("sliding"));
