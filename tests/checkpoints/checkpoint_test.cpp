@@ -152,7 +152,7 @@ TEST(HfConfig, RoundTrips) {
     model.rope_theta = 5e5;
     model.tie_word_embeddings = false;
   });
-  EXPECT_EQ(from_hf_config(to_hf_config(config, {1, 2}, "float32"), "x"), config);
+  EXPECT_EQ(from_hf_config(to_hf_config(config, {1, {2}}, "float32"), "x"), config);
 }
 
 TEST(HfConfig, RefusesModelsThatNoStockClassHolds) {
@@ -179,11 +179,11 @@ TEST(HfConfig, RefusesModelsThatNoStockClassHolds) {
        "layers differ in rope_theta"},
   };
   for (const auto& [config, part] : cases)
-    expect_error([&] { to_hf_config(config, {1, 2}, "float32"); }, ExitCode::kConfig, part);
+    expect_error([&] { to_hf_config(config, {1, {2}}, "float32"); }, ExitCode::kConfig, part);
 }
 
 TEST(HfConfig, RefusesWhatIsNotSupported) {
-  const Json good = to_hf_config(tiny_model(), {1, 2}, "float32");
+  const Json good = to_hf_config(tiny_model(), {1, {2}}, "float32");
   const std::vector<std::pair<Json, std::string>> changes = {
       {{{"model_type", "gpt2"}}, "model_type \"gpt2\" is not supported"},
       {{{"hidden_act", "gelu"}}, "hidden_act \"gelu\""},

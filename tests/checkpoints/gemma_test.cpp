@@ -34,7 +34,7 @@ Json gemma4_json(const Change& change = {}) {
                         gemma4(config);
                         if (change) change(config);
                       }),
-                      {1, 2}, "float32");
+                      {1, {2}}, "float32");
 }
 
 LoadedModel random_model(const ModelConfig& config) {
@@ -149,7 +149,7 @@ TEST(Gemma4, RefusesModelsThatItCannotHold) {
       model.linear.num_slots = 3;
       change(model);
     });
-    expect_error([&] { to_hf_config(config, {1, 2}, "float32"); }, ExitCode::kConfig, part);
+    expect_error([&] { to_hf_config(config, {1, {2}}, "float32"); }, ExitCode::kConfig, part);
   }
 }
 

@@ -132,7 +132,7 @@ TEST(LckvLayout, ReadsBackEqualAndKeepsTheConfiguration) {
 
 TEST(LckvLayout, MissingKeysTakeTheDefaultsOfTheAuthors) {
   const ModelConfig config = six_layers([](auto& m) { m.layer_types = {"0_4s_4_4_4_5"}; });
-  Json json = to_lckv_config(config, {1, 2}, "float32");
+  Json json = to_lckv_config(config, {1, {2}}, "float32");
   for (const char* key : {"sliding_window", "forward_passes", "backward_passes", "head_dim",
                           "use_sequential", "force_nodiag"}) {
     json.erase(key);
@@ -179,7 +179,7 @@ TEST(LckvLayout, RefusesModelsThatItCannotSay) {
 
 TEST(LckvLayout, ComplaintsOnReadingNameTheFile) {
   const Json good = to_lckv_config(six_layers([](auto& m) { m.layer_types = {"0_4_4_4_4_5"}; }),
-                                   {1, 2}, "float32");
+                                   {1, {2}}, "float32");
   const std::vector<std::pair<Json, std::string>> changes = {
       {{{"force_nodiag", true}}, "force_nodiag is true"},
       {{{"layer_types", "0_4x_4_4_4_5"}}, "\"4x\" in \"0_4x_4_4_4_5\" is no layer number"},
@@ -316,7 +316,7 @@ TEST(LatentImport, InterleavedRowsOfYoutuAndDenseDeepseekAreReordered) {
 }
 
 TEST(LatentImport, RefusesWhatIsNotSupported) {
-  const Json good = to_hf_config(latent_layers(), {1, 2}, "float32");
+  const Json good = to_hf_config(latent_layers(), {1, {2}}, "float32");
   std::vector<std::pair<Json, std::string>> cases = {
       {{{"model_type", "deepseek_v3"}, {"first_k_dense_replace", 1}}, "mixtures of experts"},
       {{{"model_type", "deepseek_v3"}, {"num_hidden_layers", 9}}, "layers from 3 on"},
@@ -345,7 +345,7 @@ TEST(LatentExport, RefusesModelsThatNoStockClassHolds) {
       {[](auto& m) { m.layer_types = {"grouped_latent"}; }, "is of kind \"grouped_latent\""},
   };
   for (const auto& [change, part] : cases) {
-    expect_error([&] { to_hf_config(latent_layers(change), {1, 2}, "float32"); }, ExitCode::kConfig,
+    expect_error([&] { to_hf_config(latent_layers(change), {1, {2}}, "float32"); }, ExitCode::kConfig,
                  part);
   }
 }

@@ -117,7 +117,7 @@ TEST(MistralLarge4, RefusesModelsThatItCannotHold) {
       {[](auto& m) { m.rms_norm_eps = 0; }, "rms_norm_eps is below 1e-09"},
   };
   for (const auto& [change, part] : cases) {
-    expect_error([&] { to_hf_config(sharing(change), {1, 2}, "float32"); }, ExitCode::kConfig,
+    expect_error([&] { to_hf_config(sharing(change), {1, {2}}, "float32"); }, ExitCode::kConfig,
                  part);
   }
   const TemporaryDirectory directory;
@@ -128,7 +128,7 @@ TEST(MistralLarge4, RefusesModelsThatItCannotHold) {
 }
 
 TEST(MistralLarge4, RefusesFoldersThatAreMoreThanOurs) {
-  const Json good = to_hf_config(sharing(), {1, 2}, "float32");
+  const Json good = to_hf_config(sharing(), {1, {2}}, "float32");
   EXPECT_EQ(from_hf_config(good, "config.json"), sharing());
   const std::pair<Json, std::string> cases[] = {
       {{{"kv_source_layers", {0, 1, 0, 1, 4, 5}}}, "layer 2 reads the latents of layer 0"},
