@@ -35,7 +35,7 @@ void LinearImpl::adapt(int64_t rank, double scale, double dropout) {
 
 void LinearImpl::hold(std::shared_ptr<const HeldWeight> held) {
   held_ = std::move(held);
-  weight.set_data(torch::empty({0}, weight.options()));
+  weight.set_data(torch::zeros({}, weight.options()).expand(weight.sizes()));
 }
 
 at::Tensor LinearImpl::effective_weight() const {

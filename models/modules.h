@@ -25,7 +25,8 @@ class LinearImpl : public torch::nn::Module {
   /// a share `dropout` of its elements missing.
   void adapt(int64_t rank, double scale, double dropout);
   bool is_adapted() const { return static_cast<bool>(down_); }
-  /// Holds the weight, which does not learn, otherwise than in `weight`, which becomes empty.
+  /// Holds the weight, which does not learn, otherwise than in `weight`, which keeps its shape and
+  /// one element.
   void hold(std::shared_ptr<const HeldWeight> held);
   /// The weight and what the adapter adds to it: for those who multiply by it themselves.
   at::Tensor effective_weight() const;

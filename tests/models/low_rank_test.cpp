@@ -72,6 +72,7 @@ TEST(LowRank, LearnsAlikeAboveAWeightThatIsHeld) {
     if (map && map->is_adapted())
       map->hold(std::make_shared<const Copied>(map->weight.detach().clone()));
   }
+  EXPECT_EQ(held->parameter_count(), plain->parameter_count());
   const auto tokens = torch::arange(30, torch::kLong).unsqueeze(0);
   const auto a = plain->forward(tokens), b = held->forward(tokens);
   EXPECT_TRUE(a.equal(b));
