@@ -17,6 +17,7 @@
 namespace kvsmith {
 namespace {
 
+constexpr int64_t kFew = 4;  // rows of a head that go one by one; more are cheaper together
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 at::Tensor with_more(const at::Tensor& keys, const at::Tensor& more) {
@@ -375,8 +376,15 @@ void ManagedRows::evict_many(const at::Tensor& worth, const at::Tensor& limits) 
   const auto most = plan_->shares_heads ? shared(limits, worth.gather(2, order)) : limits;
   auto stays = torch::argsort(order, int64_t{2}).lt(most);
   if (const auto some = losing(); some.defined()) stays = stays.logical_or(some.logical_not());
-  merge_values(is_there.logical_and(stays.logical_not()));
-  store_->keep(chosen_slots(is_there.logical_and(stays)));
+  const auto goes = is_there.logical_and(stays.logical_not());
+  merge_values(goes);
+  const auto victims = chosen_slots(goes);
+  if (victims.size(2) > kFew) return store_->keep(chosen_slots(is_there.logical_and(stays)));
+  // from the last slot down: what moves into a slot is none of those that go
+  for (int64_t i = victims.size(2); i-- > 0;) {
+    const auto slots = victims.select(2, i);
+    store_->drop_one(slots.clamp_min(0), slots.ge(0));
+  }
 }
 
 at::Tensor ManagedRows::shared(const at::Tensor& limits, const at::Tensor& worth) const {
