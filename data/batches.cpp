@@ -7,6 +7,7 @@
 #include <exception>
 #include <mutex>
 #include <numeric>
+#include <ranges>
 #include <span>
 #include <thread>
 #include <utility>
@@ -58,10 +59,6 @@ class Schedule {
       refuse(ExitCode::kConfig,
              cat("batches of ", options.sequences, " sequences of ", options.length, " tokens"),
              "both must be at least 1");
-    }
-    if (options.document_mask && options.bos_id < 0) {
-      refuse(ExitCode::kConfig, "a document mask needs the id of begin-of-text",
-             "use a tokenizer with one, or document_mask = false");
     }
     for (const WeightedSplit& s : splits_) {
       if (!std::isfinite(s.weight) || s.weight <= 0) {
@@ -123,27 +120,55 @@ class Schedule {
   std::vector<Turn> cycle_;
 };
 
-/// Appends the sequence whose tokens, and one more, are `ids`.
-void append_sequence(std::span<const int32_t> ids, const BatchOptions& options, Batch& batch) {
+/// Which of the tokens `ids`, from token `first` of the split on, begin a document.
+std::vector<bool> document_begins(const CorpusSplit& split,
+                                  uint64_t first,
+                                  std::span<const int32_t> ids,
+                                  const BatchOptions& options) {
+  std::vector<bool> begins(ids.size());
+  if (!options.document_mask) return begins;
+  // Of chats begin-of-text tells nothing: some formats have none.
+  if (options.bos_id >= 0 && !split.marks_learnt()) {
+    for (size_t i = 0; i < ids.size(); ++i) begins[i] = ids[i] == options.bos_id;
+    return begins;
+  }
+  const auto documents = std::views::iota(uint64_t{0}, split.documents());
+  for (auto document = std::ranges::partition_point(
+           documents, [&](uint64_t d) { return split.offset(d) < first; });
+       document != documents.end() && split.offset(*document) < first + ids.size(); ++document) {
+    begins[split.offset(*document) - first] = true;
+  }
+  return begins;
+}
+
+}  // namespace
+
+void append_window(const CorpusSplit& split,
+                   uint64_t first,
+                   const BatchOptions& options,
+                   Batch& batch) {
+  std::vector<int32_t> ids(static_cast<size_t>(options.length) + 1);
+  std::vector<uint8_t> is_learnt(ids.size());
+  split.read(first, ids);
+  split.read_learnt(first, is_learnt);
+  const std::vector<bool> begins = document_begins(split, first, ids, options);
   int64_t position = 0;
   int32_t segment = 0;
   for (size_t i = 0; i + 1 < ids.size(); ++i) {
-    if (options.document_mask && i > 0 && ids[i] == options.bos_id) {
+    if (i > 0 && begins[i]) {
       position = 0;
       ++segment;
       batch.has_borders = true;
     }
     // What the next document begins with is not for this one to predict.
-    const bool learnt = !options.document_mask || ids[i + 1] != options.bos_id;
+    const bool learns = is_learnt[i + 1] != 0 && !begins[i + 1];
     batch.tokens.push_back(ids[i]);
-    batch.targets.push_back(learnt ? ids[i + 1] : -1);
+    batch.targets.push_back(learns ? ids[i + 1] : -1);
     batch.positions.push_back(position++);
     batch.segments.push_back(segment);
-    batch.target_count += learnt;
+    batch.target_count += learns;
   }
 }
-
-}  // namespace
 
 struct BatchStream::Impl {
   Impl(std::vector<WeightedSplit> splits, const BatchOptions& settings)
@@ -160,11 +185,9 @@ struct BatchStream::Impl {
     batch.targets.reserve(size);
     batch.positions.reserve(size);
     batch.segments.reserve(size);
-    std::vector<int32_t> ids(static_cast<size_t>(options.length) + 1);
     for (uint64_t i = 0; i < static_cast<uint64_t>(options.sequences); ++i) {
       const Schedule::Window window = schedule.at(first + i);
-      window.split->read(window.first, ids);
-      append_sequence(ids, options, batch);
+      append_window(*window.split, window.first, options, batch);
     }
     return batch;
   }

@@ -13,7 +13,7 @@ namespace kvsmith {
 struct Batch {
   int64_t sequences = 0, length = 0;
   std::vector<int64_t> tokens;
-  std::vector<int64_t> targets;    ///< the next token; -1 where none is to be learnt
+  std::vector<int64_t> targets;    ///< the next token; -1 where it is not to be learnt
   std::vector<int64_t> positions;  ///< of each token in its document piece; 0.. when unmasked
   std::vector<int32_t> segments;   ///< which document piece of the sequence a token belongs to
   bool has_borders = false;        ///< some sequence holds more than one segment
@@ -28,13 +28,21 @@ struct WeightedSplit {
 
 struct BatchOptions {
   int64_t sequences = 1;
-  int64_t length = 128;  ///< tokens a sequence
-  bool document_mask =
-      false;            ///< reset positions at begin-of-text and let no token see another document
-  int32_t bos_id = -1;  ///< marks document borders; needed for document_mask
+  int64_t length = 128;        ///< tokens a sequence
+  bool document_mask = false;  ///< reset positions at documents, let no token see another document
+  /// Begins documents; -1, and of a split with marks: they are those of its index.
+  int32_t bos_id = -1;
   bool shuffle = true;
   uint64_t seed = 0;
 };
+
+/// Appends the window of options.length tokens of `split` that begins at token `first`, and what is
+/// to be learnt of the tokens that follow each: not what the corpus marks as not learnt, nor, with
+/// a document mask, what another document begins with. A window may have nothing to learn.
+void append_window(const CorpusSplit& split,
+                   uint64_t first,
+                   const BatchOptions& options,
+                   Batch& batch);
 
 /// An endless, shuffled stream of batches that is a pure function of (seed, position): sequence i
 /// of the stream can be computed without any before it, so resuming is O(1) and needs one number.

@@ -1,15 +1,13 @@
 #include "data/build.h"
 
 #include <algorithm>
-#include <chrono>
 #include <optional>
 #include <span>
-#include <thread>
-#include <utility>
 
 #include "core/error.h"
-#include "core/random.h"
 #include "core/text.h"
+#include "data/build_chats.h"
+#include "data/build_documents.h"
 #include "data/ordered_pipeline.h"
 #include "data/token_files.h"
 #include "data/tokenizer.h"
@@ -18,8 +16,6 @@ namespace kvsmith {
 namespace {
 
 namespace fs = std::filesystem;
-using Clock = std::chrono::steady_clock;
-using Progress = std::function<void(const CorpusBuildStats&)>;
 
 constexpr size_t kBatchBytes = size_t{512} << 10;
 
@@ -45,69 +41,6 @@ std::vector<std::string> token_files(const std::vector<std::string>& inputs) {
     contradiction("texts and token files in one corpus", found.front(), "build two corpora");
   return found;
 }
-
-/// Takes documents in order and in pieces, deals them out to the splits and counts.
-class Documents {
- public:
-  Documents(const CorpusBuild& options, CorpusWriter& writer, const Progress& on_progress)
-      : options_(options), writer_(writer), on_progress_(on_progress) {}
-
-  void begin(bool is_valid_input) {
-    // Only documents to train on are counted: giving validation texts changes nothing else.
-    is_valid_ = is_valid_input ||
-                (options_.valid_fraction > 0 && uniform(options_.seed, "validation document",
-                                                        stats.documents) < options_.valid_fraction);
-  }
-
-  void append(std::span<const int32_t> ids, uint64_t text_bytes) {
-    writer_.append(split(), ids);
-    text_bytes_ += text_bytes;
-    stats.text_bytes += text_bytes;
-    stats.tokens += ids.size();
-  }
-
-  void end() {
-    writer_.end_document(split(), std::exchange(text_bytes_, 0));
-    (is_valid_ ? valid_ : train_)++;
-    ++stats.documents;
-  }
-
-  void report() {
-    stats.seconds = std::chrono::duration<double>(Clock::now() - begin_).count();
-    if (!on_progress_ || stats.seconds < next_report_) return;
-    next_report_ = stats.seconds + 0.2;
-    on_progress_(stats);
-  }
-
-  /// Throws when a split that was asked for stayed empty.
-  void expect_complete() {
-    const bool wants_valid = options_.valid_fraction > 0 || !options_.valid_inputs.empty();
-    if (train_ > 0 && (valid_ > 0 || !wants_valid)) return;
-    const std::string where = join(train_ == 0 ? options_.train_inputs : options_.valid_inputs);
-    if (options_.valid_fraction == 0 || train_ + valid_ == 0)
-      throw Error(ExitCode::kBadData,
-                  {.what = "0 documents", .where = where, .remedy = "give inputs with text"});
-    throw Error(ExitCode::kBadData,
-                {.what = cat("of ", train_ + valid_, " documents ", train_,
-                             " fell to \"train\" and ", valid_, " to \"valid\""),
-                 .where = join(options_.train_inputs),
-                 .remedy = "give validation files instead of a fraction, or a document separator"});
-  }
-
-  CorpusBuildStats stats;
-
- private:
-  const char* split() const { return is_valid_ ? "valid" : "train"; }
-
-  const CorpusBuild& options_;
-  CorpusWriter& writer_;
-  const Progress& on_progress_;
-  Clock::time_point begin_ = Clock::now();
-  double next_report_ = 0;
-  uint64_t train_ = 0, valid_ = 0;
-  bool is_valid_ = false;    ///< the current document
-  uint64_t text_bytes_ = 0;  ///< of it so far
-};
 
 /// Pieces of text on their way through the pipeline.
 struct Batch {
@@ -154,10 +87,9 @@ void add_texts(const CorpusBuild& options,
                const std::vector<std::string>& inputs,
                bool is_valid,
                const Tokenizer& tokenizer,
-               Documents& documents,
+               BuildDocuments& documents,
                CorpusWriter& writer) {
-  const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  const int threads = options.threads > 0 ? options.threads : cores;
+  const int threads = threads_of(options);
   TextSource source(inputs, options.text, [&](std::string_view text, size_t limit) {
     return tokenizer.last_border(text, limit);
   });
@@ -207,7 +139,7 @@ void add_texts(const CorpusBuild& options,
 void add_token_files(const std::vector<std::string>& files,
                      const CorpusInfo& info,
                      bool is_valid,
-                     Documents& documents,
+                     BuildDocuments& documents,
                      CorpusWriter& writer) {
   for (const std::string& name : files) {
     TokenFile file(name, {info.vocab_size, info.bos_id, info.eos_id});
@@ -221,17 +153,13 @@ void add_token_files(const std::vector<std::string>& files,
   }
 }
 
-CorpusInfo describe(const CorpusBuild& options, const std::optional<Tokenizer>& tokenizer) {
-  CorpusInfo info;
-  info.vocab_size = options.vocab_size;
-  if (!tokenizer) return info;
-  info.vocab_size = tokenizer->vocab_size();
-  info.bos_id = tokenizer->bos_id();
-  info.eos_id = tokenizer->eos_id();
-  info.tokenizer_name = options.tokenizer.filename().string();
-  info.tokenizer_sha256 = tokenizer->sha256();
-  info.tokenizer_model = tokenizer->bytes();
-  return info;
+void check_chats(const CorpusBuild& options) {
+  const ChatOptions& chats = options.chats;
+  if (chats.max_tokens < 0) contradiction(cat(chats.max_tokens), "max_tokens", "choose 0 or more");
+  if (chats.overflow != "drop" && chats.overflow != "truncate")
+    contradiction(in_quotes(chats.overflow), "overflow", "choose drop or truncate");
+  if (options.text.invalid_utf8 != "error")
+    contradiction("chats with invalid UTF-8 are refused", "invalid_utf8", "repair the files");
 }
 
 void check(const CorpusBuild& options) {
@@ -241,14 +169,16 @@ void check(const CorpusBuild& options) {
     contradiction(cat(options.valid_fraction), "valid_fraction", "choose 0 to 0.5");
   if (options.valid_fraction > 0 && !options.valid_inputs.empty())
     contradiction("both validation files and a fraction", "valid_fraction", "choose one");
+  if (options.chats.are_read) check_chats(options);
 }
 
 }  // namespace
 
 CorpusBuildStats build_corpus(const CorpusBuild& options,
                               const fs::path& output,
-                              const Progress& on_progress) {
+                              const BuildProgress& on_progress) {
   check(options);
+  if (options.chats.are_read) return build_chat_corpus(options, output, on_progress);
   const auto train_files = token_files(options.train_inputs);
   const auto valid_files = token_files(options.valid_inputs);
   const bool copies_tokens = !train_files.empty();
@@ -263,9 +193,11 @@ CorpusBuildStats build_corpus(const CorpusBuild& options,
 
   std::optional<Tokenizer> tokenizer;
   if (!options.tokenizer.empty()) tokenizer = Tokenizer::load(options.tokenizer);
-  const CorpusInfo info = describe(options, tokenizer);
+  CorpusInfo info;
+  info.vocab_size = options.vocab_size;
+  if (tokenizer) info = corpus_info(options.tokenizer, *tokenizer);
   CorpusWriter writer(output, info);
-  Documents documents(options, writer, on_progress);
+  BuildDocuments documents(options, writer, on_progress);
   if (copies_tokens) {
     add_token_files(train_files, info, false, documents, writer);
     add_token_files(valid_files, info, true, documents, writer);

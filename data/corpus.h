@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -24,6 +25,7 @@ struct CorpusInfo {
   std::string tokenizer_sha256;  ///< empty for imported token files
   std::string tokenizer_model;   ///< the model file itself, so that a corpus is self-contained
   std::vector<CorpusSource> sources;
+  bool marks_learnt = false;  ///< whether the file says of each token if it is to be learnt
 };
 
 /// One split of a corpus: documents one after the other, each as begin-of-text, its tokens,
@@ -37,6 +39,13 @@ class CorpusSplit {
   /// Copies tokens [first, first + out.size()). Throws Error (65) naming dataset and chunk when a
   /// chunk fails its checksum.
   virtual void read(uint64_t first, std::span<int32_t> out) const = 0;
+  /// Whether the corpus says of each token if it is to be learnt.
+  virtual bool marks_learnt() const { return false; }
+  /// For tokens [first, first + out.size()): 1 where a model is to learn to say it, else 0; all 1
+  /// without marks. Throws as read().
+  virtual void read_learnt(uint64_t /*first*/, std::span<uint8_t> out) const {
+    std::ranges::fill(out, uint8_t{1});
+  }
   /// Where document `i` starts; offset(documents()) == tokens().
   virtual uint64_t offset(uint64_t document) const = 0;
   /// Length of document `i` as UTF-8 text, in bytes; for bits per byte.
@@ -81,6 +90,11 @@ class CorpusWriter {
   /// begin- and end-of-text where the tokenizer has them. What was appended cannot be taken back.
   /// Throws Error (65) and adds none of them when one is outside the vocabulary.
   void append(const std::string& split, std::span<const int32_t> ids);
+  /// The same of a corpus that marks what is to be learnt, which takes no tokens without: 0 or 1
+  /// for each id.
+  void append(const std::string& split,
+              std::span<const int32_t> ids,
+              std::span<const uint8_t> learnt);
   void end_document(const std::string& split, uint64_t text_bytes);
   /// A whole document: append() and end_document().
   void add_document(const std::string& split, std::span<const int32_t> ids, uint64_t text_bytes);

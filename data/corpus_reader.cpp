@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -50,9 +51,40 @@ CorpusColumn::Check vocabulary_check(std::string where, int64_t vocab_size) {
   };
 }
 
+/// A check of marks: every one 0 or 1.
+CorpusColumn::Check mark_check(std::string where) {
+  return [where = std::move(where)](uint64_t first, std::span<const std::byte> bytes) {
+    const auto marks = rows_as<uint8_t>(bytes);
+    const auto bad = std::ranges::find_if(marks, [](uint8_t mark) { return mark > 1; });
+    if (bad == marks.end()) return;
+    refuse(cat("mark ", int{*bad}, " at position ", first + (bad - marks.begin()),
+               " is neither 0 nor 1"),
+           where);
+  };
+}
+
+/// Rows [first, first + out.size()) of a column of `Stored`.
+template <class Stored, class T>
+void copy_rows(const CorpusColumn& column, uint64_t first, std::span<T> out) {
+  if (first > column.rows() || out.size() > column.rows() - first) {
+    throw Error(ExitCode::kInternal, {.what = cat("asked for tokens ", first, " to ",
+                                                  first + out.size(), " of ", column.rows()),
+                                      .where = column.where(),
+                                      .remedy = ""});
+  }
+  while (!out.empty()) {
+    const uint64_t skip = first % column.chunk_rows();
+    const uint64_t count = std::min<uint64_t>(out.size(), column.chunk_rows() - skip);
+    const CorpusColumn::Chunk chunk = column.chunk(first / column.chunk_rows());
+    std::ranges::copy(rows_as<Stored>(*chunk).subspan(skip, count), out.begin());
+    out = out.subspan(count);
+    first += count;
+  }
+}
+
 class StoredSplit : public CorpusSplit {
  public:
-  StoredSplit(const Hdf5File& file, const std::string& name, int64_t vocab_size)
+  StoredSplit(const Hdf5File& file, const std::string& name, int64_t vocab_size, bool marks_learnt)
       : wide_(token_layout(vocab_size).type == Hdf5Type::kUint32),
         tokens_(file,
                 cat(name, '/', kTokens),
@@ -67,30 +99,31 @@ class StoredSplit : public CorpusSplit {
       refuse(cat("has ", offsets_.rows(), " rows for ", bytes_.rows(), " documents"),
              offsets_.where());
     }
+    if (!marks_learnt) return;
+    const std::string path = cat(name, '/', kLearnt);
+    learnt_.emplace(file, path, kLearntLayout, kTokenCacheBytes, mark_check(file.where(path)));
+    if (learnt_->rows() != tokens_.rows()) {
+      refuse(cat("has ", learnt_->rows(), " marks for ", tokens_.rows(), " tokens"),
+             learnt_->where());
+    }
   }
 
   uint64_t tokens() const override { return tokens_.rows(); }
   uint64_t documents() const override { return bytes_.rows(); }
 
   void read(uint64_t first, std::span<int32_t> out) const override {
-    if (first > tokens() || out.size() > tokens() - first) {
-      throw Error(ExitCode::kInternal, {.what = cat("asked for tokens ", first, " to ",
-                                                    first + out.size(), " of ", tokens()),
-                                        .where = tokens_.where(),
-                                        .remedy = ""});
+    if (wide_) {
+      copy_rows<uint32_t>(tokens_, first, out);
+    } else {
+      copy_rows<uint16_t>(tokens_, first, out);
     }
-    while (!out.empty()) {
-      const uint64_t skip = first % tokens_.chunk_rows();
-      const uint64_t count = std::min<uint64_t>(out.size(), tokens_.chunk_rows() - skip);
-      const CorpusColumn::Chunk chunk = tokens_.chunk(first / tokens_.chunk_rows());
-      if (wide_) {
-        std::ranges::copy(rows_as<uint32_t>(*chunk).subspan(skip, count), out.begin());
-      } else {
-        std::ranges::copy(rows_as<uint16_t>(*chunk).subspan(skip, count), out.begin());
-      }
-      out = out.subspan(count);
-      first += count;
-    }
+  }
+
+  bool marks_learnt() const override { return learnt_.has_value(); }
+
+  void read_learnt(uint64_t first, std::span<uint8_t> out) const override {
+    if (!learnt_) return CorpusSplit::read_learnt(first, out);
+    copy_rows<uint8_t>(*learnt_, first, out);
   }
 
   uint64_t offset(uint64_t document) const override {
@@ -107,10 +140,13 @@ class StoredSplit : public CorpusSplit {
     check_index();
     for (uint64_t i = 0; i < tokens_.chunks(); ++i) tokens_.load(i);
     for (uint64_t i = 0; i < bytes_.chunks(); ++i) bytes_.load(i);
+    for (uint64_t i = 0; learnt_ && i < learnt_->chunks(); ++i) learnt_->load(i);
   }
 
   std::vector<ColumnDigest> digests() const {
-    return {tokens_.digest(), offsets_.digest(), bytes_.digest()};
+    std::vector<ColumnDigest> all = {tokens_.digest(), offsets_.digest(), bytes_.digest()};
+    if (learnt_) all.push_back(learnt_->digest());
+    return all;
   }
 
  private:
@@ -138,6 +174,7 @@ class StoredSplit : public CorpusSplit {
 
   bool wide_;
   CorpusColumn tokens_, offsets_, bytes_;
+  std::optional<CorpusColumn> learnt_;
   mutable std::once_flag index_checked_;
 };
 
@@ -167,9 +204,11 @@ CorpusInfo info_of(const Hdf5Attributes& attributes, const std::string& where) {
   }
   const auto integer = [&](const char* name) { return std::get<int64_t>(attributes.at(name)); };
   const auto text = [&](const char* name) { return std::get<std::string>(attributes.at(name)); };
-  if (text("schema") != kCorpusSchema || integer("version") != kCorpusVersion) {
+  const bool is_known =
+      integer("version") == kCorpusVersion || integer("version") == kMarkedVersion;
+  if (text("schema") != kCorpusSchema || !is_known) {
     refuse(cat("schema \"", text("schema"), "\" version ", integer("version"), ", expected \"",
-               kCorpusSchema, "\" version ", kCorpusVersion),
+               kCorpusSchema, "\" version ", kCorpusVersion, " or ", kMarkedVersion),
            where, "use the version of kvsmith that wrote the file, or build it anew");
   }
   const auto in_vocabulary = [&](int64_t id) { return id >= -1 && id < integer("vocab_size"); };
@@ -185,7 +224,8 @@ CorpusInfo info_of(const Hdf5Attributes& attributes, const std::string& where) {
           .tokenizer_name = text("tokenizer_name"),
           .tokenizer_sha256 = text("tokenizer_sha256"),
           .tokenizer_model = {},
-          .sources = {}};
+          .sources = {},
+          .marks_learnt = integer("version") == kMarkedVersion};
 }
 
 }  // namespace
@@ -220,8 +260,10 @@ Corpus Corpus::open(const std::filesystem::path& path) {
     for (const char* column : {kTokens, kDocumentOffsets, kDocumentBytes}) {
       columns.insert({column, cat(column, kHashSuffix)});
     }
+    if (impl->info.marks_learnt) columns.insert({kLearnt, cat(kLearnt, kHashSuffix)});
     expect_members(file, name, columns);
-    auto split = std::make_shared<const StoredSplit>(file, name, impl->info.vocab_size);
+    auto split = std::make_shared<const StoredSplit>(file, name, impl->info.vocab_size,
+                                                     impl->info.marks_learnt);
     for (ColumnDigest& digest : split->digests()) digests.push_back(std::move(digest));
     impl->splits[name] = std::move(split);
   }

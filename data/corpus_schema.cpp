@@ -61,7 +61,7 @@ std::string corpus_fingerprint(const Hdf5Attributes& attributes,
 
 Hdf5Attributes attributes_of(const CorpusInfo& info) {
   return {{"schema", kCorpusSchema},
-          {"version", kCorpusVersion},
+          {"version", info.marks_learnt ? kMarkedVersion : kCorpusVersion},
           {"vocab_size", info.vocab_size},
           {"bos_id", int64_t{info.bos_id}},
           {"eos_id", int64_t{info.eos_id}},

@@ -13,14 +13,17 @@ namespace kvsmith {
 /// The layout of a corpus file, shared by writer and reader; docs/formats.md, "Corpus (HDF5)".
 constexpr const char* kCorpusSchema = "kvsmith.corpus";
 constexpr int64_t kCorpusVersion = 1;
+constexpr int64_t kMarkedVersion = 2;  ///< every split has kLearnt besides
 
 constexpr const char* kTokens = "tokens";
+constexpr const char* kLearnt = "learnt";
 constexpr const char* kDocumentOffsets = "document_offsets";
 constexpr const char* kDocumentBytes = "document_bytes";
 constexpr const char* kTokenizerModel = "tokenizer";
 constexpr const char* kSources = "sources";
 constexpr const char* kHashSuffix = "_xxh3";
 
+constexpr Hdf5Layout kLearntLayout{.type = Hdf5Type::kUint8, .chunk_rows = 65'536};
 constexpr Hdf5Layout kIndexLayout{.type = Hdf5Type::kUint64, .chunk_rows = 8'192};
 constexpr Hdf5Layout kBytesLayout{.type = Hdf5Type::kUint8, .chunk_rows = 16'384};
 constexpr Hdf5Layout kHashLayout{.type = Hdf5Type::kUint64, .chunk_rows = 256, .columns = 2};

@@ -65,15 +65,17 @@ class ColumnWriter {
 
 class SplitWriter {
  public:
-  SplitWriter(Hdf5File& file, const std::string& name, const Hdf5Layout& tokens)
+  SplitWriter(Hdf5File& file, const std::string& name, const Hdf5Layout& tokens, bool marks_learnt)
       : wide_(tokens.type == Hdf5Type::kUint32),
         tokens_(file, cat(name, '/', kTokens), tokens),
         offsets_(file, cat(name, '/', kDocumentOffsets), kIndexLayout),
         bytes_(file, cat(name, '/', kDocumentBytes), kIndexLayout) {
     offsets_.append(&end_, sizeof end_);
+    if (marks_learnt) learnt_.emplace(file, cat(name, '/', kLearnt), kLearntLayout);
   }
 
-  void append(std::span<const int32_t> ids) {
+  void append(std::span<const int32_t> ids, std::span<const uint8_t> learnt) {
+    if (learnt_) learnt_->append(learnt.data(), learnt.size());
     if (wide_) {
       tokens_.append(ids.data(), ids.size_bytes());
     } else {
@@ -97,12 +99,14 @@ class SplitWriter {
 
   void finish(std::vector<ColumnDigest>& digests) {
     for (ColumnWriter* column : {&tokens_, &offsets_, &bytes_}) digests.push_back(column->finish());
+    if (learnt_) digests.push_back(learnt_->finish());
   }
 
  private:
   bool wide_;
   uint64_t begin_ = 0, end_ = 0, documents_ = 0;  ///< begin_: of the current document
   ColumnWriter tokens_, offsets_, bytes_;
+  std::optional<ColumnWriter> learnt_;
   std::vector<uint16_t> narrow_;
 };
 
@@ -159,7 +163,8 @@ struct CorpusWriter::Impl {
                                         .remedy = ""});
     }
     file->create_group(name);
-    return splits.try_emplace(name, *file, name, token_layout(info.vocab_size)).first->second;
+    return splits.try_emplace(name, *file, name, token_layout(info.vocab_size), info.marks_learnt)
+        .first->second;
   }
 
   void write_bytes(const char* name, const std::string& bytes, std::vector<ColumnDigest>& digests) {
@@ -177,6 +182,19 @@ CorpusWriter::CorpusWriter(const std::filesystem::path& path, const CorpusInfo& 
 CorpusWriter::~CorpusWriter() = default;
 
 void CorpusWriter::append(const std::string& split, std::span<const int32_t> ids) {
+  append(split, ids, {});
+}
+
+void CorpusWriter::append(const std::string& split,
+                          std::span<const int32_t> ids,
+                          std::span<const uint8_t> learnt) {
+  if (learnt.size() != (impl_->info.marks_learnt ? ids.size() : 0) ||
+      std::ranges::any_of(learnt, [](uint8_t mark) { return mark > 1; })) {
+    throw Error(ExitCode::kInternal,
+                {.what = cat(learnt.size(), " marks for ", ids.size(), " tokens, or not 0 or 1"),
+                 .where = impl_->path.string(),
+                 .remedy = ""});
+  }
   SplitWriter& writer = impl_->split(split);
   const auto outside = [&](int32_t id) { return id < 0 || id >= impl_->info.vocab_size; };
   if (const auto bad = std::ranges::find_if(ids, outside); bad != ids.end()) {
@@ -188,7 +206,7 @@ void CorpusWriter::append(const std::string& split, std::span<const int32_t> ids
                  .where = impl_->path.string(),
                  .remedy = "give the vocabulary the tokens were made with"});
   }
-  writer.append(ids);
+  writer.append(ids, learnt);
 }
 
 void CorpusWriter::end_document(const std::string& split, uint64_t text_bytes) {

@@ -181,7 +181,8 @@ std::pair<double, double> MethodScore::interval() const {
       difference += windows_[drawn].method - windows_[drawn].full;
       tokens += windows_[drawn].tokens;
     }
-    means.push_back(difference / tokens);
+    // windows of chats may have nothing that is scored
+    means.push_back(tokens > 0 ? difference / tokens : 0);
   }
   std::ranges::sort(means);
   const double full = full_nll_ / static_cast<double>(tokens_);

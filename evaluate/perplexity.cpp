@@ -29,6 +29,8 @@ struct Padded {
   at::Tensor inputs;                      ///< [batch, seq]
   at::Tensor targets;                     ///< [batch, seq]; -1 where nothing is scored
   std::vector<std::vector<int32_t>> ids;  ///< of each window, with the token after its last input
+  /// Of each id: 1 where the corpus has it learnt, which is what is scored.
+  std::vector<std::vector<uint8_t>> learnt;
 };
 
 Padded padded(const CorpusSplit& split, const Window* windows, int64_t count) {
@@ -39,12 +41,15 @@ Padded padded(const CorpusSplit& split, const Window* windows, int64_t count) {
   for (int64_t b = 0; b < count; ++b) {
     const Window& window = windows[b];
     auto& ids = out.ids.emplace_back(static_cast<size_t>(window.length) + 1);
+    auto& learnt = out.learnt.emplace_back(ids.size());
     split.read(window.first, ids);
+    split.read_learnt(window.first, learnt);
     const auto all = torch::tensor(ids, torch::kLong);
+    const auto wanted = all.masked_fill(torch::tensor(learnt, torch::kByte).eq(0), -1);
     out.inputs[b].narrow(0, 0, window.length).copy_(all.narrow(0, 0, window.length));
     out.targets[b]
         .narrow(0, window.scored_from, window.scored())
-        .copy_(all.narrow(0, window.scored_from + 1, window.scored()));
+        .copy_(wanted.narrow(0, window.scored_from + 1, window.scored()));
   }
   return out;
 }
@@ -148,14 +153,15 @@ std::vector<ProbePoint> run_probes(DecoderImpl& model,
 /// Bytes of text that the scored tokens of a window stand for, wherever windows are cut.
 int64_t text_bytes(const Tokenizer& tokenizer,
                    const Window& window,
-                   const std::vector<int32_t>& ids) {
+                   const std::vector<int32_t>& ids,
+                   const std::vector<uint8_t>& learnt) {
   const auto from = static_cast<size_t>(window.scored_from) + 1;
   int64_t bytes = 0;
-  for (const int32_t id : std::span(ids).subspan(from)) {
-    bytes += static_cast<int64_t>(tokenizer.surface(id).size());
+  for (size_t i = from; i < ids.size(); ++i) {
+    if (learnt[i] != 0) bytes += static_cast<int64_t>(tokenizer.surface(ids[i]).size());
   }
   // the space that some models put before a text is none of its bytes
-  const bool begins = window.opens_document && from == 1 && ids.size() > 1;
+  const bool begins = window.opens_document && from == 1 && ids.size() > 1 && learnt[1] != 0;
   if (begins && tokenizer.adds_space() && tokenizer.surface(ids[1]).starts_with(' ')) --bytes;
   return bytes;
 }
@@ -338,7 +344,7 @@ Evaluation evaluate(LoadedModel& loaded,
   if (options.unigram) unigram = unigram_losses(*corpus.split("train"), corpus.info().vocab_size);
   double unigram_nll = 0;
   const bool counts_bytes = loaded.tokenizer && !corpus.info().tokenizer_sha256.empty();
-  int64_t bytes = 0;
+  int64_t bytes = 0, read = 0;
   const auto start = std::chrono::steady_clock::now();
   for (size_t first = 0; first < windows.size(); first += static_cast<size_t>(options.batch)) {
     const auto count =
@@ -351,14 +357,20 @@ Evaluation evaluate(LoadedModel& loaded,
     for (int64_t b = 0; b < count; ++b) {
       const Window& window = windows[first + static_cast<size_t>(b)];
       const auto& ids = batch.ids[static_cast<size_t>(b)];
-      if (counts_bytes) bytes += text_bytes(*loaded.tokenizer, window, ids);
-      for (size_t i = static_cast<size_t>(window.scored_from) + 1;
-           !unigram.empty() && i < ids.size(); ++i) {
-        unigram_nll += unigram[static_cast<size_t>(ids[i])];
+      const auto& learnt = batch.learnt[static_cast<size_t>(b)];
+      if (counts_bytes) bytes += text_bytes(*loaded.tokenizer, window, ids, learnt);
+      for (size_t i = static_cast<size_t>(window.scored_from) + 1; i < ids.size(); ++i) {
+        if (learnt[i] == 0) continue;
+        ++result.tokens;
+        if (!unigram.empty()) unigram_nll += unigram[static_cast<size_t>(ids[i])];
       }
-      result.tokens += window.scored();
+      read += window.scored();
     }
-    if (on_progress) on_progress(result.tokens, total);
+    if (on_progress) on_progress(read, total);
+  }
+  if (result.tokens == 0) {
+    throw Error(ExitCode::kBadData, {"the corpus marks none of these tokens as learnt",
+                                     "split " + options.split, "score more tokens"});
   }
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (!std::isfinite(result.nll)) {

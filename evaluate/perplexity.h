@@ -62,7 +62,7 @@ struct PassesLoss {
 struct Evaluation {
   EvaluateOptions options;
   uint64_t documents = 0;
-  int64_t tokens = 0;                   ///< scored
+  int64_t tokens = 0;                   ///< scored: those learnt, where the corpus marks them
   double nll = 0;                       ///< sum over scored tokens, in nats, accumulated in fp64
   std::optional<double> bits_per_byte;  ///< none without a tokenizer
   std::optional<double> unigram_nll;    ///< over the same tokens
@@ -80,7 +80,8 @@ struct Evaluation {
   double nll_per_token() const { return nll / static_cast<double>(tokens); }
 };
 
-/// Scores every token of every document but its first, given at most `context` tokens before it in
+/// Scores every token of every document but its first (of a corpus that marks what is learnt: every
+/// learnt one), given at most `context` tokens before it in
 /// the same document. A document is cut into windows that start `stride` apart; a token is scored
 /// in the first window that holds it. Throws Error 70 when measured cache bytes are not those of
 /// the formula, 80 when the result is not finite, 64 for options out of range or unknown probes, 78

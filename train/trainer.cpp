@@ -7,7 +7,9 @@
 
 #include <torch/types.h>
 
+#include "core/error.h"
 #include "core/random.h"
+#include "core/text.h"
 #include "ops/layers.h"
 #include "ops/losses.h"
 #include "train/schedule.h"
@@ -65,6 +67,8 @@ StepReport Trainer::step() {
     batches.push_back(batches_.next());
     targets += batches.back().target_count;
   }
+  // Of a step without anything to learn the sums are 0: so are its loss and gradient.
+  const auto divisor = static_cast<double>(std::max<int64_t>(1, targets));
 
   model_->train();
   optimizer_.zero_gradients();
@@ -77,10 +81,9 @@ StepReport Trainer::step() {
     torch::manual_seed(
         hash_of(static_cast<uint64_t>(t.seed), "dropout", static_cast<uint64_t>(step_), i));
     const TokenLoss tokens = token_loss(batches[i], distiller_.get());
-    auto loss = tokens.total / static_cast<double>(targets);
+    auto loss = tokens.total / divisor;
     if (tokens.divergence.defined())
-      accumulate(means["distillation_kl"],
-                 tokens.divergence.to(torch::kDouble) / static_cast<double>(targets));
+      accumulate(means["distillation_kl"], tokens.divergence.to(torch::kDouble) / divisor);
     if (tokens.mixer_loss.defined())
       accumulate(means["mixer_loss"], tokens.mixer_loss.to(torch::kDouble) / parts);
     const auto auxiliary = model_->take_auxiliary_losses();
@@ -96,7 +99,7 @@ StepReport Trainer::step() {
 
   StepReport report;
   report.learning_rate = learning_rate(t, step_);
-  report.loss = total.item<double>() / static_cast<double>(targets);
+  report.loss = total.item<double>() / divisor;
   for (const auto& [name, mean] : means) report.auxiliary.emplace_back(name, mean.item<double>());
   report.grad_norm = optimizer_.clip_gradients(t.max_grad_norm);
   report.skipped = !std::isfinite(report.loss) || !std::isfinite(report.grad_norm);
@@ -123,20 +126,23 @@ double Trainer::validation_loss(const CorpusSplit& split, int64_t max_tokens) {
       max_tokens == 0 ? windows : (max_tokens + t.sequence_length - 1) / t.sequence_length;
 
   model_->eval();
-  std::vector<int32_t> ids(static_cast<size_t>(t.sequence_length) + 1);
+  const BatchOptions options{.length = t.sequence_length};
   double sum = 0;
   int64_t targets = 0;
   for (int64_t first = 0; first < std::min(windows, wanted); first += micro) {
     Batch batch;
     batch.sequences = std::min(micro, std::min(windows, wanted) - first);
     batch.length = t.sequence_length;
-    for (int64_t w = first; w < first + batch.sequences; ++w) {
-      split.read(static_cast<uint64_t>(w * t.sequence_length), ids);
-      batch.tokens.insert(batch.tokens.end(), ids.begin(), ids.end() - 1);
-      batch.targets.insert(batch.targets.end(), ids.begin() + 1, ids.end());
-    }
+    for (int64_t w = first; w < first + batch.sequences; ++w)
+      append_window(split, static_cast<uint64_t>(w * t.sequence_length), options, batch);
     sum += token_loss(batch, nullptr).cross_entropy.item<double>();
-    targets += batch.sequences * batch.length;
+    targets += batch.target_count;
+  }
+  if (targets == 0) {
+    throw Error(ExitCode::kBadData,
+                {cat("nothing is marked as learnt in the first ",
+                     std::min(windows, wanted) * t.sequence_length, " tokens of validation"),
+                 "train.validate_tokens", "raise it, or give other chats for validation"});
   }
   return sum / static_cast<double>(targets);
 }

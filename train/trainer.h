@@ -21,7 +21,7 @@ struct StepReport {
   int64_t step = 0;          ///< steps done, this one included
   int64_t tokens = 0;        ///< tokens read since the start of the run
   int64_t batch_tokens = 0;  ///< of this step
-  double loss = 0;           ///< on tokens: mean over the targets of the global batch
+  double loss = 0;           ///< on tokens: mean over the targets of the global batch; 0 of none
   /// Other losses by name, before their weights: means over the tokens of the global batch.
   std::vector<std::pair<std::string, double>> auxiliary = {};
   double grad_norm = 0;
@@ -47,7 +47,8 @@ class Trainer {
   /// a micro-batch); clips; updates.
   StepReport step();
 
-  /// Mean loss over the first `max_tokens` (0: all) of the windows of a split, without gradient.
+  /// Mean loss over what is to be learnt of the first `max_tokens` (0: all) of the windows of a
+  /// split, without gradient. Throws Error (65) where that is nothing.
   double validation_loss(const CorpusSplit& split, int64_t max_tokens);
 
   int64_t steps() const { return step_; }

@@ -283,7 +283,6 @@ TEST(BatchStream, RefusesWhatItCannotStream) {
   EXPECT_THAT(refusal({{counting(0)}}, {.length = 8}), StartsWith("65: "));
   EXPECT_THAT(refusal({}, {}), StartsWith("78: "));
   EXPECT_THAT(refusal({{counting(900)}}, {.length = 0}), StartsWith("78: "));
-  EXPECT_THAT(refusal({{counting(900)}}, {.document_mask = true}), StartsWith("78: "));
   for (const double weight : {0.0, -1.0, std::nan(""), double{INFINITY}, 1e-9}) {
     EXPECT_THAT(refusal({{counting(900), 1}, {counting(900), weight}}, {}), StartsWith("78: "))
         << weight;

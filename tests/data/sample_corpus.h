@@ -66,6 +66,26 @@ inline void write_sample(const std::filesystem::path& path,
   writer.finish();
 }
 
+/// A document, and for each token 1 where it is learnt.
+struct MarkedDocument {
+  std::vector<int32_t> ids;
+  std::vector<uint8_t> learnt;
+};
+
+/// A corpus of 100 token ids with marks, of one split.
+inline Corpus marked_corpus(const std::filesystem::path& path,
+                            const std::vector<MarkedDocument>& documents) {
+  CorpusInfo info = sample_info(100);
+  info.marks_learnt = true;
+  CorpusWriter writer(path, info);
+  for (const auto& document : documents) {
+    writer.append("train", document.ids, document.learnt);
+    writer.end_document("train", document.ids.size());
+  }
+  writer.finish();
+  return Corpus::open(path);
+}
+
 inline constexpr size_t kSmall[] = {40, 1, 300, 17, 5000};
 
 /// A corpus of one split in a file of some 300 KB.
