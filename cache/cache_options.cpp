@@ -88,6 +88,8 @@ std::string method_name(const CachePlan& plan) {
   if (plan.budget() > 0) out += cat(" ", plan.budget());
   if (config.retention == "leankv") out += cat(" ", config.alpha_high, "/", config.alpha_low);
   if (config.allocator != "uniform") out += ", " + config.allocator;
+  if (config.evict != "after") out += ", evict " + config.evict;
+  if (config.store != "auto") out += ", " + config.store;
   if (config.depth_merge != "none") out += cat(", ", config.depth_merge, " ", config.merge_angle);
   if (config.positions != "original") out += ", " + config.positions;
   if (config.codec_k != "model" || config.codec_v != "model")
