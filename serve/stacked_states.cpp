@@ -11,7 +11,7 @@ namespace {
 
 using Places = std::shared_ptr<const std::vector<Positions>>;
 
-/// The first `places` tokens that a sequence had before the step.
+/// The tokens that a sequence had before the step.
 Span past_of(const Positions& place) { return {0, place.span(0).first}; }
 
 /// One tensor for each kind of state; zeros for sequences that have none.
