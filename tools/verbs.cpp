@@ -76,6 +76,7 @@ void add_verbs(CLI::App& app, int& exit_code) {
   add_logits(app);
   add_head_distances(app);
   add_generate(app);
+  add_serve(app);
   add_export(app);
   add_fetch(app);
   add_checkpoint(app, exit_code);
