@@ -7,7 +7,7 @@
 
 #include "core/error.h"
 #include "core/text.h"
-#include "data/utf8.h"
+#include "inference/growing_text.h"
 
 namespace kvsmith {
 namespace {
@@ -18,34 +18,12 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-/// Bytes at the end of `text` that may be the beginning of a character, or of a stop text.
-size_t unfinished(std::string_view text, const std::vector<std::string>& stops) {
-  size_t held = 0;
-  for (size_t back = 1; back <= std::min<size_t>(4, text.size()); ++back) {
-    const auto byte = static_cast<unsigned char>(text[text.size() - back]);
-    if ((byte & 0xc0) == 0x80) continue;
-    const size_t length = byte < 0x80 ? 1 : byte < 0xe0 ? 2 : byte < 0xf0 ? 3 : 4;
-    if (length > back) held = back;
-    break;
-  }
-  for (const auto& stop : stops) {
-    for (size_t n = std::min(stop.size(), text.size() + 1) - 1; n > held; --n) {
-      if (text.ends_with(std::string_view(stop).substr(0, n))) held = n;
-    }
-  }
-  return held;
-}
-
-/// What the model wrote, with characters that it left incomplete replaced by U+FFFD.
-std::string readable(std::string_view bytes) {
-  uint64_t replaced = 0;
-  return replace_invalid_utf8(bytes, replaced);
-}
-
-/// One sequence of the batch while it grows; its text holds raw bytes until it is done.
+/// One sequence of the batch while it grows.
 struct Sequence {
+  explicit Sequence(const GenerateOptions& options) : text(options.stop) {}
+
   Generation result;
-  size_t shown = 0;
+  GrowingText text;
   bool done = false;
 };
 
@@ -59,34 +37,12 @@ void extend(Sequence& sequence,
             int64_t token,
             const LoadedModel& model,
             const GenerateOptions& options) {
-  if (token == model.eos_id || std::ranges::count(model.end_ids, token) > 0 ||
-      std::ranges::count(options.end_tokens, token) > 0)
-    return finish(sequence, "eos");
-  auto& result = sequence.result;
-  result.tokens.push_back(static_cast<int32_t>(token));
-  result.text += model.tokenizer->surface(static_cast<int32_t>(token));
-  for (const auto& stop : options.stop) {
-    const size_t at = result.text.find(stop);
-    if (at == std::string::npos) continue;
-    result.text.resize(at);
+  if (ends_text(model, options.end_tokens, token)) return finish(sequence, "eos");
+  auto& tokens = sequence.result.tokens;
+  tokens.push_back(static_cast<int32_t>(token));
+  if (sequence.text.append(model.tokenizer->surface(static_cast<int32_t>(token))))
     return finish(sequence, "stop");
-  }
-  if (static_cast<int64_t>(result.tokens.size()) >= options.max_new_tokens) {
-    finish(sequence, "length");
-  }
-}
-
-/// Hands on what has become whole characters since the last time.
-void show(Sequence& sequence,
-          size_t index,
-          const GenerateOptions& options,
-          const std::function<void(size_t, std::string_view)>& on_text) {
-  const std::string& text = sequence.result.text;
-  const size_t held = sequence.done ? 0 : unfinished(text, options.stop);
-  if (!on_text || text.size() <= sequence.shown + held) return;
-  const size_t fresh = text.size() - held - sequence.shown;
-  on_text(index, readable(std::string_view(text).substr(sequence.shown, fresh)));
-  sequence.shown += fresh;
+  if (static_cast<int64_t>(tokens.size()) >= options.max_new_tokens) finish(sequence, "length");
 }
 
 void check_lengths(const std::vector<std::vector<int32_t>>& prompts,
@@ -109,6 +65,11 @@ void check_lengths(const std::vector<std::vector<int32_t>>& prompts,
 }
 
 }  // namespace
+
+bool ends_text(const LoadedModel& model, const std::vector<int32_t>& end_tokens, int64_t token) {
+  return token == model.eos_id || std::ranges::count(model.end_ids, token) > 0 ||
+         std::ranges::count(end_tokens, token) > 0;
+}
 
 const Tokenizer& tokenizer_of(const LoadedModel& model) {
   if (!model.tokenizer) {
@@ -170,7 +131,7 @@ std::vector<Generation> generate(LoadedModel& model,
                                longest + options.max_new_tokens)
                          .make(*model.model, allocation)
                    : model.model->make_cache(allocation);
-  std::vector<Sequence> sequences(prompts.size());
+  std::vector<Sequence> sequences(prompts.size(), Sequence(options));
   auto start = Clock::now();
   auto hidden = model.model->step(tokens.to(device), place(), cache);
   std::vector<at::Tensor> last;
@@ -190,7 +151,8 @@ std::vector<Generation> generate(LoadedModel& model,
       if (sequence.done) continue;
       const int64_t token = sample(logits[b].narrow(0, 0, known), options.sampling, b, span.first);
       extend(sequence, token, model, options);
-      show(sequence, static_cast<size_t>(b), options, on_text);
+      if (const auto fresh = sequence.text.take_fresh(sequence.done); on_text && !fresh.empty())
+        on_text(static_cast<size_t>(b), fresh);
       ++counted.new_tokens;
       if (sequence.done) continue;
       next[b][0] = token;
@@ -207,7 +169,7 @@ std::vector<Generation> generate(LoadedModel& model,
   if (stats) *stats = counted;
   std::vector<Generation> out;
   for (auto& sequence : sequences) {
-    sequence.result.text = readable(sequence.result.text);
+    sequence.result.text = sequence.text.text();
     out.push_back(std::move(sequence.result));
   }
   return out;

@@ -37,6 +37,10 @@ struct GenerateStats {
 /// Throws Error (64) where the model has none.
 const Tokenizer& tokenizer_of(const LoadedModel& model);
 
+/// Whether `token` ends a text of `model`: its end-of-text and what stands for it, or one of
+/// `end_tokens`.
+bool ends_text(const LoadedModel& model, const std::vector<int32_t>& end_tokens, int64_t token);
+
 /// The ids of a text to continue, behind begin-of-text where the model has it.
 std::vector<int32_t> text_prompt(const LoadedModel& model, std::string_view text);
 

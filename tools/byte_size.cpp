@@ -9,7 +9,7 @@
 
 namespace kvsmith {
 
-int64_t parse_bytes(const std::string& text) {
+int64_t parse_bytes(const std::string& text, const std::string& flag) {
   static const std::vector<std::pair<std::string, double>> units = {
       {"b", 1},           {"kb", 1e3},           {"mb", 1e6},
       {"gb", 1e9},        {"tb", 1e12},          {"kib", 1024.0},
@@ -30,7 +30,7 @@ int64_t parse_bytes(const std::string& text) {
       return static_cast<int64_t>(number * factor);
   }
   throw Error(ExitCode::kUsage,
-              {"cannot read \"" + text + "\"", "--memory", "write it as 24GiB or 80GB"});
+              {"cannot read \"" + text + "\"", flag, "write it as 24GiB or 80GB"});
 }
 
 }  // namespace kvsmith

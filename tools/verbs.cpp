@@ -78,6 +78,7 @@ void add_verbs(CLI::App& app, int& exit_code) {
   add_calibrate(app);
   add_generate(app);
   add_merge(app);
+  add_serve(app);
   add_export(app);
   add_fetch(app);
   add_checkpoint(app, exit_code);

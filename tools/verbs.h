@@ -22,6 +22,7 @@ void add_head_distances(CLI::App& app);
 void add_calibrate(CLI::App& app);
 void add_generate(CLI::App& app);
 void add_merge(CLI::App& app);
+void add_serve(CLI::App& app);
 void add_export(CLI::App& app);
 void add_fetch(CLI::App& app);
 void add_checkpoint(CLI::App& app, int& exit_code);

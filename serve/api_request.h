@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "checkpoints/load.h"
+#include "inference/chat.h"
+#include "serve/text_request.h"
+
+namespace kvsmith {
+
+/// A request for completions or an answer of a chat, as OpenAI's clients write it.
+struct ApiRequest {
+  std::vector<TextRequest> texts;    ///< one a prompt
+  std::vector<std::string> prompts;  ///< what `echo` repeats; empty without it
+  bool is_chat = false;
+  bool streams = false;
+  bool tells_usage = false;  ///< at the end of a stream
+};
+
+/// What a request is read against.
+struct ApiContext {
+  const LoadedModel& model;
+  std::string name;               ///< of the model, to clients
+  int64_t max_tokens = 0;         ///< most that may be asked for; 0: as many as the context has
+  const Chat* chat = nullptr;     ///< null: no template that is known
+  std::string chat_problem = {};  ///< then: why
+};
+
+/// The body of POST /v1/completions, or /v1/chat/completions. Throws Error: 64 that names the field
+/// which is wrong; 66 for a model that is not here.
+ApiRequest completion_request(const nlohmann::json& body, const ApiContext& context);
+ApiRequest chat_request(const nlohmann::json& body, const ApiContext& context);
+
+}  // namespace kvsmith

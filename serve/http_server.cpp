@@ -1,0 +1,295 @@
+#include "serve/http_server.h"
+
+#include <atomic>
+#include <exception>
+#include <functional>
+#include <optional>
+#include <random>
+#include <thread>
+
+#include <httplib.h>
+#include <nlohmann/json.hpp>
+#include <openssl/crypto.h>
+#include <sys/socket.h>
+
+#include "core/error.h"
+#include "core/hash.h"
+#include "core/text.h"
+#include "inference/chat.h"
+#include "serve/api_request.h"
+#include "serve/exchange.h"
+
+namespace kvsmith {
+namespace {
+
+constexpr auto kJson = "application/json";
+constexpr std::chrono::seconds kPause{10};     // between two pieces of a request, or of an answer
+constexpr std::chrono::seconds kBodyTime{30};  // for the whole body
+constexpr time_t kKeepAliveSeconds = 3;
+constexpr size_t kKeptAlive = 1000;  // requests of one connection
+
+void answer(httplib::Response& response, int status, const nlohmann::ordered_json& json) {
+  response.status = status;
+  response.set_content(dumped(json), kJson);
+}
+
+void refuse(httplib::Response& response, const Failure& failure, const std::string& field = "") {
+  answer(response, failure.status, error_json(failure, field));
+  if (failure.status == 401) response.set_header("WWW-Authenticate", "Bearer");
+}
+
+/// What an Error that a request has caused is to its client.
+Failure failure_of(const Error& error) {
+  const auto what = printable(error.what());
+  switch (error.code()) {
+    case ExitCode::kUsage:
+    case ExitCode::kBadData:
+      return {400, what, "invalid_value"};
+    case ExitCode::kMissingInput:
+      return {404, what, "model_not_found"};
+    default:
+      return {500, what, "internal_error"};
+  }
+}
+
+/// Binds to a port that nobody else has: httplib would share it.
+void reuse_address(socket_t socket) {
+  const int yes = 1;
+  ::setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+}
+
+}  // namespace
+
+class HttpServer::Impl {
+ public:
+  Impl(Engine& engine, const HttpOptions& options)
+      : engine_(engine),
+        options_(options),
+        key_(sha256(options.api_key)),
+        context_{.model = engine.model(),
+                 .name = options.model_name.empty() ? engine.model().name : options.model_name,
+                 .max_tokens = options.max_tokens} {
+    try {
+      context_.chat = &chat_.emplace(engine.model());
+    } catch (const Error& error) {
+      context_.chat_problem = error.what();
+    }
+    set_limits();
+    set_routes();
+  }
+  ~Impl() { stop(std::chrono::milliseconds(0)); }
+
+  int start() {
+    const bool any = options_.port == 0;
+    const int port = any ? server_.bind_to_any_port(options_.host)
+                     : server_.bind_to_port(options_.host, options_.port) ? options_.port
+                                                                          : -1;
+    if (port < 0) {
+      throw Error(ExitCode::kCannotCreate,
+                  {"cannot listen", cat(options_.host, ":", options_.port),
+                   "choose another --port, or a --host that this machine has"});
+    }
+    thread_ = std::thread([this] { server_.listen_after_bind(); });
+    while (!server_.is_running()) std::this_thread::yield();
+    return port;
+  }
+
+  void stop(std::chrono::milliseconds grace) {
+    engine_.stop(grace);
+    if (!thread_.joinable()) return;
+    server_.stop();
+    thread_.join();
+  }
+
+ private:
+  using Request = httplib::Request;
+  using Response = httplib::Response;
+
+  void set_limits() {
+    server_.set_payload_max_length(static_cast<size_t>(options_.max_body));
+    server_.set_read_timeout(kPause);
+    server_.set_write_timeout(kPause);
+    server_.set_keep_alive_timeout(kKeepAliveSeconds);
+    server_.set_keep_alive_max_count(kKeptAlive);
+    server_.set_tcp_nodelay(true);
+    server_.set_socket_options(reuse_address);
+    server_.new_task_queue = [this] {
+      return new httplib::ThreadPool(static_cast<size_t>(options_.max_connections));
+    };
+  }
+
+  void set_routes() {
+    server_.Get("/health", [this](const Request&, Response& response) {
+      const bool is_well = engine_.is_accepting();
+      answer(response, is_well ? 200 : 503, {{"status", is_well ? "ok" : "stopping"}});
+    });
+    server_.Get("/metrics", guarded([this](const Request&, Response& response) {
+                  response.set_content(engine_.metrics().text(), "text/plain; version=0.0.4");
+                }));
+    server_.Get(
+        "/v1/models", guarded([this](const Request&, Response& response) {
+          answer(
+              response, 200,
+              {{"object", "list"},
+               {"data",
+                {{{"id", context_.name},
+                  {"object", "model"},
+                  {"created", 0},
+                  {"owned_by", "kvsmith"},
+                  {"max_model_len", engine_.model().model->config().max_position_embeddings}}}}});
+        }));
+    set_post("/v1/completions", completion_request, "cmpl-");
+    set_post("/v1/chat/completions", chat_request, "chatcmpl-");
+    server_.set_exception_handler([](const Request&, Response& response, std::exception_ptr) {
+      refuse(response, {500, "something broke in the server", "internal_error"});
+    });
+    server_.set_error_handler([](const Request& request, Response& response) {
+      if (!response.body.empty()) return;
+      const char* what = response.status == 404   ? "there is no such path"
+                         : response.status == 413 ? "the body is too long"
+                                                  : "the request cannot be read";
+      refuse(response,
+             {response.status, cat(what, ": ", request.method, " ", printable(request.path)), ""});
+    });
+  }
+
+  /// A handler that only those who know the key reach.
+  httplib::Server::Handler guarded(httplib::Server::Handler handler) {
+    return [this, handler = std::move(handler)](const Request& request, Response& response) {
+      if (knows_key(request)) return handler(request, response);
+      engine_.metrics().count_outcome("unauthorized");
+      refuse(response, {401, "the API key is missing or wrong", "invalid_api_key"});
+    };
+  }
+
+  /// Compared in constant time, as digests, so that not even the length of the key shows.
+  bool knows_key(const Request& request) const {
+    if (options_.api_key.empty()) return true;
+    constexpr std::string_view kScheme = "Bearer ";
+    const auto given = request.get_header_value("Authorization");
+    if (!given.starts_with(kScheme)) return false;
+    const auto digest = sha256(std::string_view(given).substr(kScheme.size()));
+    return CRYPTO_memcmp(digest.data(), key_.data(), key_.size()) == 0;
+  }
+
+  using Read = ApiRequest (*)(const nlohmann::json&, const ApiContext&);
+
+  void set_post(const std::string& path, Read read, const std::string& prefix) {
+    server_.Post(path, [this, read, prefix](const Request& request, Response& response,
+                                            const httplib::ContentReader& reader) {
+      // read in any case: a connection that is closed with something unread loses the answer
+      const auto body = whole_body(reader, response);
+      guarded([&](const Request&, Response&) {
+        if (body) serve(request, response, *body, read, prefix);
+      })(request, response);
+    });
+  }
+
+  /// Nothing, and the response set, where it is too long or too slow.
+  std::optional<std::string> whole_body(const httplib::ContentReader& reader, Response& response) {
+    std::string body;
+    const auto deadline = std::chrono::steady_clock::now() + kBodyTime;
+    const auto most = static_cast<size_t>(options_.max_body);
+    bool is_long = false;
+    const bool is_whole = reader([&](const char* data, size_t size) {
+      is_long = is_long || body.size() + size > most;
+      if (!is_long) body.append(data, size);
+      return std::chrono::steady_clock::now() < deadline;
+    });
+    if (is_long || response.status == 413) {
+      refuse(response, {413, cat("the body is longer than ", most, " bytes"), "body_too_long"});
+    } else if (!is_whole) {
+      refuse(response, {400, "the body has not come to its end", "incomplete_body"});
+    } else {
+      return body;
+    }
+    engine_.metrics().count_outcome("invalid");
+    return {};
+  }
+
+  void serve(const Request& request,
+             Response& response,
+             const std::string& body,
+             Read read,
+             const std::string& prefix) {
+    std::shared_ptr<Exchange> exchange;
+    try {
+      // not what a form on a foreign page can send to a server on this machine
+      if (!request.get_header_value("Content-Type").starts_with(kJson))
+        return invalid(response, {415, "the Content-Type is not application/json", ""});
+      exchange = std::make_shared<Exchange>(
+          engine_, context_, read(nlohmann::json::parse(body), context_), prefix + new_id(),
+          Connection(request.remote_addr, request.remote_port),
+          Exchange::Clock::now() + options_.timeout);
+    } catch (const nlohmann::json::exception& error) {
+      return invalid(response, {400, printable(error.what()), "invalid_json"});
+    } catch (const Error& error) {
+      return invalid(response, failure_of(error), error.problem().where);
+    }
+    if (exchange->request().streams) return stream(response, exchange);
+    while (!exchange->is_over()) exchange->wait();
+    if (exchange->failure()) return refuse(response, *exchange->failure());
+    answer(response, 200, exchange->writer().whole(exchange->answers()));
+  }
+
+  void invalid(Response& response, const Failure& failure, const std::string& field = "") {
+    engine_.metrics().count_outcome("invalid");
+    refuse(response, failure, field);
+  }
+
+  /// Server-sent events. Begins with the first part, so that what is refused has its own status.
+  static void stream(Response& response, const std::shared_ptr<Exchange>& exchange) {
+    auto events = exchange->wait();
+    while (events.empty() && !exchange->is_over()) events = exchange->wait();
+    if (exchange->failure()) return refuse(response, *exchange->failure());
+    response.set_header("Cache-Control", "no-store");
+    response.set_chunked_content_provider(
+        "text/event-stream", [exchange, events = std::move(events), has_begun = false](
+                                 size_t /*offset*/, httplib::DataSink& sink) mutable {
+          std::string text;
+          const auto add = [&](const nlohmann::ordered_json& json) {
+            if (!json.is_null()) text += "data: " + dumped(json) + "\n\n";
+          };
+          AnswerWriter& writer = exchange->writer();
+          if (!std::exchange(has_begun, true)) add(writer.opening());
+          for (const auto& event : std::exchange(events, {}))
+            add(writer.part(event.index, event.fresh));
+          const auto& failure = exchange->failure();
+          if (failure) add(error_json(*failure));
+          if (exchange->is_over() && !failure) {
+            if (exchange->request().tells_usage) add(writer.usage_part(exchange->answers()));
+            text += "data: [DONE]\n\n";
+          }
+          if (!text.empty() && !sink.write(text.data(), text.size())) return false;
+          if (exchange->is_over()) {
+            sink.done();
+          } else {
+            events = exchange->wait();
+          }
+          return true;
+        });
+  }
+
+  std::string new_id() { return cat(std::hex, ids_from_, ++ids_); }
+
+  Engine& engine_;
+  HttpOptions options_;
+  std::string key_;
+  ApiContext context_;
+  std::optional<Chat> chat_;
+  httplib::Server server_;
+  std::thread thread_;
+  uint32_t ids_from_ = std::random_device()();
+  std::atomic<uint64_t> ids_ = 0x100000;
+};
+
+HttpServer::HttpServer(Engine& engine, const HttpOptions& options)
+    : impl_(std::make_unique<Impl>(engine, options)) {}
+
+HttpServer::~HttpServer() = default;
+
+int HttpServer::start() { return impl_->start(); }
+
+void HttpServer::stop(std::chrono::milliseconds grace) { impl_->stop(grace); }
+
+}  // namespace kvsmith
