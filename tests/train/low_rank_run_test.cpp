@@ -1,6 +1,4 @@
 // Runs in which an adapter learns and the model does not.
-#include <csignal>
-
 #include <gtest/gtest.h>
 
 #include "checkpoints/load.h"
@@ -9,15 +7,14 @@
 #include "models/low_rank.h"
 #include "tests/support/close.h"
 #include "tests/support/expect_error.h"
-#include "tests/support/tiny.h"
-#include "train/run.h"
+#include "tests/train/training_runs.h"
 
 namespace kvsmith {
 namespace {
 
 namespace fs = std::filesystem;
 
-class LowRankRun : public ::testing::Test {
+class LowRankRun : public TrainingRuns {
  protected:
   LowRankRun() { train(tiny_run(corpus_), "base"); }
 
@@ -28,22 +25,6 @@ class LowRankRun : public ::testing::Test {
     run.lora.targets = {"*.q_proj", "*.v_proj", "*.down_proj"};
     return run;
   }
-  /// A signal is raised after step `stop_after`.
-  RunResult train(const RunConfig& config, const std::string& name, int64_t stop_after = 0) {
-    RunHooks hooks;
-    hooks.on_step = [&](const StepReport& report, int64_t, double, double) {
-      if (report.step == stop_after - 1) std::raise(SIGTERM);
-    };
-    hooks.note = [&](const std::string& text) { notes_ += text + "\n"; };
-    return run_training(config, {.output = directory_ / name}, hooks);
-  }
-  std::string file(const std::string& run, const std::string& name) const {
-    return read_file(directory_ / run / "latest" / name);
-  }
-
-  TemporaryDirectory directory_;
-  fs::path corpus_ = tiny_corpus(directory_ / "corpus.h5");
-  std::string notes_;
 };
 
 TEST_F(LowRankRun, LearnsAndKeepsTheAdapterAlone) {

@@ -1,6 +1,4 @@
 // Runs in stages: from a checkpoint, some parameters only, and losses besides that on tokens.
-#include <csignal>
-
 #include <gtest/gtest.h>
 
 #include "checkpoints/load.h"
@@ -8,8 +6,7 @@
 #include "core/files.h"
 #include "tests/support/close.h"
 #include "tests/support/expect_error.h"
-#include "tests/support/tiny.h"
-#include "train/run.h"
+#include "tests/train/training_runs.h"
 
 namespace kvsmith {
 namespace {
@@ -24,7 +21,7 @@ std::vector<Json> metrics(const fs::path& run) {
   return out;
 }
 
-class StagedTest : public ::testing::Test {
+class StagedTest : public TrainingRuns {
  protected:
   RunConfig config() const { return tiny_run(corpus_); }
   RunConfig coders_alone() const {
@@ -35,22 +32,6 @@ class StagedTest : public ::testing::Test {
     run.train.reconstruction_loss = 1;
     return run;
   }
-  /// A signal is raised after step `stop_after`.
-  RunResult train(const RunConfig& config, const std::string& name, int64_t stop_after = 0) {
-    RunHooks hooks;
-    hooks.on_step = [&](const StepReport& report, int64_t, double, double) {
-      if (report.step == stop_after - 1) std::raise(SIGTERM);
-    };
-    hooks.note = [&](const std::string& text) { notes_ += text + "\n"; };
-    return run_training(config, {.output = directory_ / name}, hooks);
-  }
-  std::string file(const std::string& run, const std::string& name) const {
-    return read_file(directory_ / run / "latest" / name);
-  }
-
-  TemporaryDirectory directory_;
-  fs::path corpus_ = tiny_corpus(directory_ / "corpus.h5");
-  std::string notes_;
 };
 
 TEST_F(StagedTest, CodersAloneThenAllTogether) {
