@@ -69,7 +69,7 @@ ModelSource with_adapter(ModelSource base,
   if (!unused.empty()) refuse(*unused.begin() + " adapts nothing that the model has", where);
   base.read = [read = base.read, file, adapted = std::move(adapted),
                scale = config.scale()](const std::string& name) {
-    const auto tensor = read(name);
+    auto tensor = read(name);
     if (!adapted.contains(name)) return tensor;
     const auto [down, up] = adapter_names(name);
     return tensor.to(torch::kFloat) + low_rank_product(load_tensor(*file, *file->find(down)),

@@ -39,7 +39,7 @@ void LinearImpl::hold(std::shared_ptr<const HeldWeight> held) {
 }
 
 at::Tensor LinearImpl::effective_weight() const {
-  const auto own = held_ ? held_->dense(weight.scalar_type()) : weight;
+  auto own = held_ ? held_->dense(weight.scalar_type()) : weight;
   if (!is_adapted()) return own;
   return own + low_rank_product(down_->weight, up_->weight, scale_).to(own.scalar_type());
 }
