@@ -2,7 +2,7 @@
 
 #include <array>
 #include <cerrno>
-#include <cstdlib>
+#include <string>
 #include <filesystem>
 
 #include <netdb.h>
@@ -30,7 +30,7 @@ bool leads_to(int socket, const std::string& address, const std::string& port) {
 Connection::Connection(const std::string& remote_address, int remote_port) {
   std::error_code ignored;
   for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd", ignored)) {
-    const int socket = std::atoi(entry.path().filename().c_str());
+    const int socket = std::stoi(entry.path().filename().string());
     if (leads_to(socket, remote_address, std::to_string(remote_port))) {
       socket_ = socket;
       return;

@@ -121,7 +121,7 @@ std::shared_ptr<Reply> Engine::submit(TextRequest request) {
   int64_t bytes = 0;
   if (!failure) {
     bytes = most_bytes(plan_, static_cast<int64_t>(request.prompt.size()), request.max_tokens);
-    const std::lock_guard lock(mutex_);
+    const std::scoped_lock lock(mutex_);
     failure = no_room(bytes);
     if (!failure) {
       queue_.push_back({std::move(request), reply, bytes, Clock::now()});
@@ -135,13 +135,13 @@ std::shared_ptr<Reply> Engine::submit(TextRequest request) {
 }
 
 bool Engine::is_accepting() const {
-  const std::lock_guard lock(mutex_);
+  const std::scoped_lock lock(mutex_);
   return !is_stopping_;
 }
 
 void Engine::stop(std::chrono::milliseconds grace) {
   {
-    const std::lock_guard lock(mutex_);
+    const std::scoped_lock lock(mutex_);
     if (!is_stopping_) deadline_ = Clock::now() + grace;
     is_stopping_ = true;
     has_work_.notify_one();
@@ -180,7 +180,7 @@ void Engine::drop_cancelled() {
   for (auto& sequence : running_)
     if (sequence.from.reply->is_cancelled()) fail(sequence, Finish::kCancelled, {});
   std::erase_if(running_, [](const Sequence& sequence) { return sequence.is_over; });
-  const std::lock_guard lock(mutex_);
+  const std::scoped_lock lock(mutex_);
   std::erase_if(queue_, [&](const Waiting& waiting) {
     if (!waiting.reply->is_cancelled()) return false;
     waiting.reply->push(last_part(Finish::kCancelled));
@@ -190,7 +190,7 @@ void Engine::drop_cancelled() {
 }
 
 std::optional<Engine::Waiting> Engine::next_admitted() {
-  const std::lock_guard lock(mutex_);
+  const std::scoped_lock lock(mutex_);
   const bool has_place = static_cast<int64_t>(running_.size()) < options_.max_sequences;
   // the first waits for room, and all others behind it: no stream of small ones can starve it
   if (queue_.empty() || !has_place || !prefixes_.can_make_room(queue_.front().bytes)) return {};
@@ -342,7 +342,7 @@ void Engine::publish() {
   gauges.promised_bytes = budget_.promised();
   gauges.budget_bytes = budget_.bytes();
   {
-    const std::lock_guard lock(mutex_);
+    const std::scoped_lock lock(mutex_);
     gauges.queued = static_cast<int64_t>(queue_.size());
   }
   metrics_.set(gauges);

@@ -140,9 +140,10 @@ class HttpServer::Impl {
         }));
     set_post("/v1/completions", completion_request, "cmpl-");
     set_post("/v1/chat/completions", chat_request, "chatcmpl-");
-    server_.set_exception_handler([](const Request&, Response& response, std::exception_ptr) {
-      refuse(response, {500, "something broke in the server", "internal_error"});
-    });
+    server_.set_exception_handler(
+        [](const Request&, Response& response, const std::exception_ptr&) {
+          refuse(response, {500, "something broke in the server", "internal_error"});
+        });
     server_.set_error_handler([](const Request& request, Response& response) {
       if (!response.body.empty()) return;
       const char* what = response.status == 404   ? "there is no such path"

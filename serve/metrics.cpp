@@ -6,19 +6,19 @@
 namespace kvsmith {
 
 void Metrics::count_outcome(const std::string& outcome) {
-  const std::lock_guard lock(mutex_);
+  const std::scoped_lock lock(mutex_);
   ++outcomes_[outcome];
 }
 
 void Metrics::count_prompt(int64_t tokens, int64_t reused) {
-  const std::lock_guard lock(mutex_);
+  const std::scoped_lock lock(mutex_);
   prompt_tokens_ += tokens;
   reused_tokens_ += reused;
   if (reused > 0) ++prefix_hits_;
 }
 
 void Metrics::count_generated(int64_t tokens) {
-  const std::lock_guard lock(mutex_);
+  const std::scoped_lock lock(mutex_);
   generated_tokens_ += tokens;
   Second& second = speed_[static_cast<size_t>(now() % kSeconds)];
   if (second.at != now()) second = {now(), 0};
@@ -26,35 +26,35 @@ void Metrics::count_generated(int64_t tokens) {
 }
 
 void Metrics::observe_first_token(double seconds) {
-  const std::lock_guard lock(mutex_);
+  const std::scoped_lock lock(mutex_);
   const auto bound = std::ranges::lower_bound(kBounds, seconds);
   ++first_token_counts_[static_cast<size_t>(bound - kBounds.begin())];
   first_token_seconds_ += seconds;
 }
 
 void Metrics::set(const Gauges& gauges) {
-  const std::lock_guard lock(mutex_);
+  const std::scoped_lock lock(mutex_);
   gauges_ = gauges;
   peak_cache_bytes_ = std::max(peak_cache_bytes_, gauges.cache_bytes);
 }
 
 Metrics::Gauges Metrics::gauges() const {
-  const std::lock_guard lock(mutex_);
+  const std::scoped_lock lock(mutex_);
   return gauges_;
 }
 
 int64_t Metrics::peak_cache_bytes() const {
-  const std::lock_guard lock(mutex_);
+  const std::scoped_lock lock(mutex_);
   return peak_cache_bytes_;
 }
 
 int64_t Metrics::reused_tokens() const {
-  const std::lock_guard lock(mutex_);
+  const std::scoped_lock lock(mutex_);
   return reused_tokens_;
 }
 
 int64_t Metrics::prefix_hits() const {
-  const std::lock_guard lock(mutex_);
+  const std::scoped_lock lock(mutex_);
   return prefix_hits_;
 }
 
@@ -66,7 +66,7 @@ double Metrics::tokens_per_second() const {
 }
 
 std::string Metrics::text() const {
-  const std::lock_guard lock(mutex_);
+  const std::scoped_lock lock(mutex_);
   std::ostringstream out;
   const auto head = [&](const char* name, const char* type, const char* help) {
     out << "# HELP kvsmith_" << name << ' ' << help << "\n# TYPE kvsmith_" << name << ' ' << type

@@ -42,7 +42,7 @@ class Reply {
   bool is_cancelled() const { return cancelled_; }
 
   void push(ReplyPart part) {
-    const std::lock_guard lock(mutex_);
+    const std::scoped_lock lock(mutex_);
     parts_.push_back(std::move(part));
     has_more_.notify_one();
   }

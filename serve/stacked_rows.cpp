@@ -119,7 +119,7 @@ void StackedRows::observe(const AttentionScores& scores) {
     };
     // its rows, without the padding behind them, and new ones that were joined behind that
     const auto columns = [&](const at::Tensor& x) {
-      const auto first = own(x).narrow(-1, 0, std::min(rows, counts_[i]));
+      auto first = own(x).narrow(-1, 0, std::min(rows, counts_[i]));
       if (rows <= longest_) return first;
       return torch::cat({first, own(x).narrow(-1, longest_, rows - longest_)}, -1);
     };

@@ -67,8 +67,8 @@ class States final : public StackedStates {
 
 class Windows final : public StackedStates {
  public:
-  Windows(const LayerSpec& spec, std::vector<WindowAndState*> members, Places places)
-      : spec_(spec), members_(std::move(members)), places_(std::move(places)) {}
+  Windows(LayerSpec spec, std::vector<WindowAndState*> members, Places places)
+      : spec_(std::move(spec)), members_(std::move(members)), places_(std::move(places)) {}
 
   std::unique_ptr<Memory> stacked() override {
     const CacheOptions options{.batch = static_cast<int64_t>(members_.size()),
