@@ -2,8 +2,8 @@
 
 #include <array>
 #include <cerrno>
-#include <string>
 #include <filesystem>
+#include <string>
 
 #include <netdb.h>
 #include <sys/socket.h>
