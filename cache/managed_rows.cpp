@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 
 #include <torch/types.h>
 
 #include "cache/block_store.h"
+#include "cache/eviction.h"
 #include "cache/noise.h"
 #include "cache/slot_store.h"
 #include "cache/value_merging.h"
@@ -17,7 +19,6 @@
 namespace kvsmith {
 namespace {
 
-constexpr int64_t kFew = 4;  // rows of a head that go one by one; more are cheaper together
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 at::Tensor with_more(const at::Tensor& keys, const at::Tensor& more) {
@@ -87,9 +88,8 @@ Positions ManagedRows::shifts() const {
   return Positions::scattered((newest - count + 1 + rank - at).masked_fill(at.lt(0), 0));
 }
 
-at::Tensor ManagedRows::decoded(size_t stream) const {
+at::Tensor ManagedRows::decoded(size_t stream, const at::Tensor& stored) const {
   const auto& [shape, codec] = plan_->streams[stream];
-  const auto stored = store_->column(stream);
   auto rows = codec->decode(unfolded(stored, shape.heads), shape.width, type_);
   if (shape.is_turned && plan_->positions != RowPositions::kOriginal) {
     auto turn = shifts();
@@ -97,8 +97,6 @@ at::Tensor ManagedRows::decoded(size_t stream) const {
       turn = Positions::scattered(turn.at() + kept().clamp_min(0));
     rows = rotate(rows.to(torch::kFloat), turn, plan_->rope_theta).to(type_);
   }
-  if (!rows.is_alias_of(stored)) copied_ += static_cast<int64_t>(rows.nbytes());
-  if (store_->copies_on_read()) copied_ += static_cast<int64_t>(stored.nbytes());
   return rows;
 }
 
@@ -108,8 +106,13 @@ Rows ManagedRows::read() const {
   if (store_->empty()) return rows;
   rows.streams.resize(stream_slots_);
   copied_ = 0;
-  for (size_t i = 0; i < plan_->streams.size(); ++i)
-    rows.streams[plan_->streams[i].shape.index] = decoded(i);
+  for (size_t i = 0; i < plan_->streams.size(); ++i) {
+    const auto stored = store_->column(i);
+    auto& stream = rows.streams[plan_->streams[i].shape.index];
+    stream = decoded(i, stored);
+    if (!stream.is_alias_of(stored)) copied_ += static_cast<int64_t>(stream.nbytes());
+    if (store_->copies_on_read()) copied_ += static_cast<int64_t>(stored.nbytes());
+  }
   transient_peak_ = std::max(transient_peak_, copied_);
   rows.positions = positions();
   return rows;
@@ -226,20 +229,6 @@ void ManagedRows::observe(const AttentionScores& scores) {
                    tally_.narrow(2, 0, rows));
 }
 
-at::Tensor ManagedRows::tally_of_slots() const {
-  const int64_t rows = store_->rows(), columns = tally_.size(2);
-  if (counts_before_.empty())
-    return columns == rows ? tally_ : torch::constant_pad_nd(tally_, {0, 0, 0, rows - columns});
-  // new rows were shown behind the longest sequence, and each was appended to its own
-  const auto device = tally_.device();
-  const auto before =
-      torch::tensor(counts_before_).view({options_.batch, plan_->facts.heads, 1}).to(device);
-  const auto slot = torch::arange(rows, torch::dtype(torch::kLong).device(device));
-  const auto shown = slot - before + before.max();
-  const auto column = torch::where(slot.lt(before), slot, shown).clamp_max(columns - 1);
-  return tally_.gather(2, column.unsqueeze(3).expand({-1, -1, -1, tally_.size(3)}));
-}
-
 KeptRows ManagedRows::view() const {
   KeptRows out;
   out.at = kept();
@@ -248,7 +237,7 @@ KeptRows ManagedRows::view() const {
     at::Tensor keys;
     for (size_t i = 0; i < plan_->streams.size(); ++i)
       if (plan_->is_of_key(plan_->streams[i].shape))
-        keys = with_more(keys, folded(decoded(i), plan_->facts.heads));
+        keys = with_more(keys, folded(decoded(i, store_->column(i)), plan_->facts.heads));
     return keys;
   };
   return out;
@@ -280,7 +269,8 @@ void ManagedRows::settle() {
   const torch::NoGradGuard no_grad;
   if (policy_->figures() > 0 && tally_.defined()) {
     const auto figures = store_->column(figure_column());
-    store_->set_column(figure_column(), policy_->merged(figures, tally_of_slots()));
+    store_->set_column(figure_column(),
+                       policy_->merged(figures, by_slot(tally_, counts_before_, store_->rows())));
   }
   counts_before_.clear();
   tally_.reset();
@@ -314,88 +304,47 @@ void ManagedRows::merge_values(const at::Tensor& goes) {
   if (store_->copies_on_read()) store_->set_column(kValues, stored);
 }
 
-int64_t ManagedRows::limit(int64_t b, int64_t head, bool makes_room) const {
-  const int64_t budget = plan_->budget_of(head);
-  if (!makes_room) return budget;
-  return std::max(budget - step_tokens_[static_cast<size_t>(b)], plan_->sinks + plan_->recent);
-}
-
-at::Tensor ManagedRows::limits(bool makes_room) const {
-  const int64_t heads = plan_->facts.heads;
+std::vector<int64_t> ManagedRows::limits(bool makes_room) const {
   std::vector<int64_t> out;
-  for (int64_t b = 0; b < options_.batch; ++b)
-    for (int64_t head = 0; head < heads; ++head) out.push_back(limit(b, head, makes_room));
-  return torch::tensor(out).view({options_.batch, heads, 1}).to(store_->device());
-}
-
-int64_t ManagedRows::excess(bool makes_room) const {
-  int64_t most = 0;
-  for (int64_t b = 0; b < options_.batch; ++b) {
-    int64_t sum = 0;
+  for (const int64_t coming : step_tokens_) {
     for (int64_t head = 0; head < plan_->facts.heads; ++head) {
-      const int64_t excess = store_->count(b, head) - limit(b, head, makes_room);
-      sum += excess;
-      if (!plan_->shares_heads) most = std::max(most, excess);
+      const int64_t budget = plan_->budget_of(head);
+      out.push_back(makes_room ? std::max(budget - coming, plan_->sinks + plan_->recent) : budget);
     }
-    if (plan_->shares_heads) most = std::max(most, sum);
   }
-  return most;
+  return out;
 }
 
 void ManagedRows::evict(bool makes_room) {
-  const int64_t excess = this->excess(makes_room);
-  if (excess <= 0) return;
   const auto limits = this->limits(makes_room);
+  const int64_t excess = most_above(*store_, limits, plan_->shares_heads);
+  if (excess <= 0) return;
   const int64_t reserved = store_->bytes_reserved();
+  const auto most = torch::tensor(limits).view({-1, plan_->facts.heads, 1}).to(store_->device());
   if (excess == 1 && !plan_->shares_heads) {
-    evict_one(protected_worth(), limits);
+    evict_one(protected_worth(), most);
   } else {
-    evict_many(protected_worth(), limits);
+    evict_many(protected_worth(), most);
   }
   transient_peak_ = std::max(transient_peak_, copied_ + reserved - store_->bytes_reserved());
 }
 
 void ManagedRows::evict_one(const at::Tensor& worth, const at::Tensor& limits) {
-  const auto at = kept(), none = at.lt(0);
-  const auto among = worth.masked_fill(none, kInfinity);
-  // of the rows that are worth least, the one that is longest past
-  const auto least = among.eq(among.amin(2, /*keepdim=*/true)).logical_and(none.logical_not());
-  const auto victims = at.masked_fill(least.logical_not(), INT64_MAX).argmin(2);
-  auto wanted = none.logical_not().sum(2).gt(limits.squeeze(2));
+  const auto at = kept(), is_there = at.ge(0);
+  const auto victims = slots_of_least_worth(at, worth);
+  auto wanted = is_there.sum(2).gt(limits.squeeze(2));
   if (const auto some = losing(); some.defined()) wanted = wanted.logical_and(some.squeeze(2));
-  merge_values(torch::zeros_like(none).scatter_(2, victims.unsqueeze(2), wanted.unsqueeze(2)));
+  merge_values(torch::zeros_like(is_there).scatter_(2, victims.unsqueeze(2), wanted.unsqueeze(2)));
   store_->drop_one(victims, wanted);
 }
 
 void ManagedRows::evict_many(const at::Tensor& worth, const at::Tensor& limits) {
-  const auto at = kept(), is_there = at.ge(0);
-  const auto by_position = torch::argsort(at, /*stable=*/true, 2, /*descending=*/true);
-  const auto by_worth =
-      torch::argsort(worth.gather(2, by_position), /*stable=*/true, 2, /*descending=*/true);
-  const auto order = by_position.gather(2, by_worth);
-  const auto most = plan_->shares_heads ? shared(limits, worth.gather(2, order)) : limits;
-  auto stays = torch::argsort(order, int64_t{2}).lt(most);
-  if (const auto some = losing(); some.defined()) stays = stays.logical_or(some.logical_not());
-  const auto goes = is_there.logical_and(stays.logical_not());
+  const auto at = kept();
+  const auto floor = plan_->shares_heads ? std::optional(plan_->head_floor) : std::nullopt;
+  auto goes = rows_of_highest_worth(at, worth, limits, floor).logical_not().logical_and(at.ge(0));
+  if (const auto some = losing(); some.defined()) goes = goes.logical_and(some);
   merge_values(goes);
-  const auto victims = chosen_slots(goes);
-  if (victims.size(2) > kFew) return store_->keep(chosen_slots(is_there.logical_and(stays)));
-  // from the last slot down: what moves into a slot is none of those that go
-  for (int64_t i = victims.size(2); i-- > 0;) {
-    const auto slots = victims.select(2, i);
-    store_->drop_one(slots.clamp_min(0), slots.ge(0));
-  }
-}
-
-at::Tensor ManagedRows::shared(const at::Tensor& limits, const at::Tensor& worth) const {
-  const int64_t batch = worth.size(0), heads = worth.size(1), rows = worth.size(2);
-  const auto rank = torch::arange(rows, limits.options());
-  const auto safe = worth.masked_fill(rank.lt(plan_->head_floor), kInfinity);
-  // by rank, so that a tie goes to the head that has got fewer rows
-  const auto by_rank = safe.transpose(1, 2).flatten(1);
-  const auto order = torch::argsort(by_rank, /*stable=*/true, 1, /*descending=*/true);
-  const auto taken = torch::argsort(order, int64_t{1}).lt(limits.sum(1));
-  return taken.view({batch, rows, heads}).sum(1).unsqueeze(2);
+  store_->drop(goes);
 }
 
 int64_t ManagedRows::bytes_used() const { return ledger().resident(); }

@@ -56,13 +56,12 @@ class ManagedRows final : public RowMemory, private ScoreObserver {
   at::Tensor unturned(const StreamShape& shape,
                       const Positions& positions,
                       const at::Tensor& rows) const;
-  at::Tensor decoded(size_t stream) const;
+  /// `stored`: what the store holds of the stream.
+  at::Tensor decoded(size_t stream, const at::Tensor& stored) const;
   Positions positions() const;
   /// Where kept rows stand for a query that counts rows instead of tokens, less their place in the
   /// text.
   Positions shifts() const;
-  /// The tally by slot.
-  at::Tensor tally_of_slots() const;
   KeptRows view() const;
   void record() const;
   at::Tensor protected_worth() const;
@@ -71,17 +70,11 @@ class ManagedRows final : public RowMemory, private ScoreObserver {
   /// Drops rows above the budget, protected ones not among them. `makes_room`: so many more that
   /// those of this step will fit.
   void evict(bool makes_room);
-  /// The most rows that a head, or heads that share, have above it.
-  int64_t excess(bool makes_room) const;
+  /// Rows that each head may keep, [batch * heads]; of heads that share, on average.
+  std::vector<int64_t> limits(bool makes_room) const;
+  /// limits: [batch, heads, 1] int64.
   void evict_one(const at::Tensor& worth, const at::Tensor& limits);
   void evict_many(const at::Tensor& worth, const at::Tensor& limits);
-  /// Rows that a head may keep; one of those that share, on average.
-  int64_t limit(int64_t b, int64_t head, bool makes_room) const;
-  /// Of all heads, [batch, heads, 1] int64.
-  at::Tensor limits(bool makes_room) const;
-  /// What `limits` mean for heads that share. worth: [batch, heads, rows], in each head from the
-  /// best row to the worst.
-  at::Tensor shared(const at::Tensor& limits, const at::Tensor& worth) const;
   size_t index_column() const { return plan_->streams.size(); }
   size_t figure_column() const { return plan_->streams.size() + 1; }
 

@@ -27,6 +27,8 @@ class RowStore {
   /// Keeps of each head the rows in `slots`, [batch, heads, n] int64, up to the first -1, in this
   /// order.
   virtual void keep(const at::Tensor& slots) = 0;
+  /// Drops the rows in the slots that `goes`, [batch, heads, rows] bool, says.
+  void drop(const at::Tensor& goes);
   /// Forgets the rows behind the first `rows` of sequence `b`.
   virtual void truncate(int64_t b, int64_t rows) = 0;
   virtual void clear() = 0;
@@ -46,8 +48,8 @@ class RowStore {
   int64_t count(int64_t b, int64_t head) const {
     return counts_[static_cast<size_t>(b * heads_ + head)];
   }
-  int64_t total() const;           ///< rows of all heads of all sequences
-  int64_t total(int64_t b) const;  ///< of all heads of one
+  int64_t total() const;  ///< rows of all heads of all sequences
+  int64_t batch() const { return batch_; }
   int64_t heads() const { return heads_; }
   virtual int64_t row_bytes(size_t column) const = 0;  ///< of one head
   virtual int64_t bytes_reserved() const = 0;
@@ -71,5 +73,11 @@ at::Tensor positions_in(const RowStore& store, size_t column);
 /// [batch, heads, rows] bool -> the slots that are chosen, in ascending order, then -1; as many as
 /// the fullest head has.
 at::Tensor chosen_slots(const at::Tensor& chosen);
+
+/// Figures of rows as they were shown to attention, [batch, heads, columns, n], by slot: [batch,
+/// heads, rows, n]. New rows were shown behind the longest sequence, and each was then appended to
+/// its own, which had `before` rows, [batch * heads]; empty: they were shown as they lie, and slots
+/// behind them have zeros.
+at::Tensor by_slot(const at::Tensor& shown, const std::vector<int64_t>& before, int64_t rows);
 
 }  // namespace kvsmith

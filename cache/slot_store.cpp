@@ -147,10 +147,4 @@ int64_t SlotStore::row_bytes(size_t column) const {
   return columns_[column].size(3) * static_cast<int64_t>(columns_[column].element_size());
 }
 
-int64_t SlotStore::bytes_used() const {
-  int64_t row = 0;
-  for (size_t i = 0; i < columns_.size(); ++i) row += row_bytes(i);
-  return row * total();
-}
-
 }  // namespace kvsmith

@@ -36,7 +36,6 @@ class SlotStore final : public RowStore {
   bool copies_on_read() const override { return false; }
   void set_column(size_t index, const at::Tensor& values) override;
   int64_t row_bytes(size_t column) const override;
-  int64_t bytes_used() const;
   int64_t bytes_reserved() const override { return bytes_of(columns_); }
   at::Device device() const override { return columns_[0].device(); }
 

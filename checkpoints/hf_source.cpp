@@ -87,9 +87,7 @@ std::vector<int32_t> end_ids_of(const Json& json, const fs::path& folder) {
   auto out = ids_of(json, "eos_token_id");
   const auto path = folder / "generation_config.json";
   if (!fs::exists(path)) return out;
-  const Json generation = Json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
-  if (!generation.is_object()) return out;
-  for (const int32_t id : ids_of(generation, "eos_token_id"))
+  for (const int32_t id : ids_of(read_json(path), "eos_token_id"))
     if (std::ranges::count(out, id) == 0) out.push_back(id);
   return out;
 }
