@@ -6,8 +6,8 @@
 
 #include "core/files.h"
 #include "core/text.h"
-#include "tests/support/command.h"
 #include "tests/support/temporary_directory.h"
+#include "tests/tools/program.h"
 
 namespace kvsmith {
 namespace {
@@ -30,13 +30,6 @@ class Chats : public ::testing::Test {
     run_to(0, "tokenizer train ", at("text.txt"), " --vocab-size 320 --output ", at("t.model"));
   }
   std::string at(const std::string& name) const { return (directory_ / name).string(); }
-  /// Runs the program; `code` is how it has to end.
-  template <class... Parts>
-  std::string run_to(int code, const Parts&... arguments) const {
-    const auto got = run_command(cat(KVSMITH_BINARY, " ", arguments...));
-    EXPECT_EQ(got.code, code) << cat(arguments...) << "\n" << got.text;
-    return got.text;
-  }
   std::string build(int code, const std::string& flags) const {
     return run_to(code, "data build ", at("chats.jsonl"), " --chats --tokenizer ", at("t.model"),
                   " --force -o ", at("c.h5"), " ", flags);

@@ -5,8 +5,8 @@
 #include "configs/head_gates.h"
 #include "core/files.h"
 #include "core/text.h"
-#include "tests/support/command.h"
 #include "tests/support/temporary_directory.h"
+#include "tests/tools/program.h"
 
 namespace kvsmith {
 namespace {
@@ -33,13 +33,6 @@ class Probes : public ::testing::Test {
                    "warmup_steps = 1\nvalidate_tokens = 128\nthreads = 1\ntensorboard = false\n"));
   }
   std::string at(const std::string& name) const { return (directory_ / name).string(); }
-  /// Runs the program; `code` is how it has to end.
-  template <class... Parts>
-  std::string run_to(int code, const Parts&... arguments) const {
-    const auto got = run_command(cat(KVSMITH_BINARY, " ", arguments...));
-    EXPECT_EQ(got.code, code) << cat(arguments...) << "\n" << got.text;
-    return got.text;
-  }
   template <class... Parts>
   std::string run(const Parts&... arguments) const {
     return run_to(0, arguments...);
