@@ -36,7 +36,7 @@ NamedTensors constants_of(const ModelConfig& config, const std::string& model_ty
   constexpr double kNoSink = -1e30;  // adds exactly nothing to a softmax
   if (model_type == mistral_large4::kModelType) return mistral_large4::neutral_tensors(config);
   NamedTensors out;
-  if (is_gemma(model_type)) out = gemma4_constants(config);
+  if (is_gemma(model_type)) out = gemma_constants(config);
   for (int64_t i = 0;
        model_type == "granite_swa" && !config.attention_sink_logits && i < config.num_hidden_layers;
        ++i) {
@@ -142,6 +142,12 @@ ExportReport export_folder(const LoadedModel& source,
   NamedTensors weights = to_latent_form(weights_of(*source.model), form, config.latent);
   if (type == mistral_large4::kModelType)
     for (auto& [name, value] : weights) name = mistral_large4::name_of(name);
+  bool is_rounded = !form.is_exact();
+  for (auto& [name, value] : weights) {
+    if (!is_offset_norm(json, name)) continue;
+    value = (value.to(torch::kFloat) - 1).to(value.scalar_type());
+    is_rounded = true;  // where the weight is below 0.5
+  }
   for (auto& [name, value] : constants_of(config, type)) {
     weights.emplace_back(name, value.to(source.model->compute_type()));
   }
@@ -153,7 +159,7 @@ ExportReport export_folder(const LoadedModel& source,
     }
   }
   constexpr double kRounding = 1e-4;
-  const ExportReport report = verified(source, folder, form.is_exact() ? 0 : kRounding);
+  const ExportReport report = verified(source, folder, is_rounded ? kRounding : 0);
   directory.commit();
   return report;
 }

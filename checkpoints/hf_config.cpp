@@ -181,7 +181,7 @@ Json to_hf_config(const ModelConfig& c, const ExportIds& ids, const std::string&
   const HfFamily family = hf_family_of(c);
   Json json = common_config(c, family.architecture, family.model_type, ids, dtype);
   if (json.contains("sliding_window")) json["use_sliding_window"] = true;
-  if (is_gemma(family.model_type)) write_gemma4(c, json);
+  if (is_gemma(family.model_type)) write_gemma(c, json);
   if (family.has_layers) json["layer_types"] = to_layer_types(c.layer_types);
   if (family.has_theta) {
     json["layer_rope_theta"] = c.layer_rope_theta;

@@ -134,12 +134,13 @@ HfFamily hf_family_of(const ModelConfig& c) {
   const KvGraph graph(c);
   const auto count = [&](const char* kind) { return std::ranges::count(c.layer_types, kind); };
   const bool is_latent = count("latent") > 0;
-  std::string why = c.sandwich_norm ? gemma4_obstacle(c, graph)
+  std::string why = c.sandwich_norm ? gemma_obstacle(c, graph)
                     : is_latent     ? latent_obstacle(c, graph)
                                     : stock_obstacle(c, graph);
   if (why.empty() && !is_latent && !c.sandwich_norm) why = uneven_heads(graph);
   if (!why.empty()) refuse("no class of transformers", why);
-  if (c.sandwich_norm) return {"Gemma4ForCausalLM", "gemma4_text"};
+  if (c.sandwich_norm)
+    return {c.v_norm ? "Gemma4ForCausalLM" : "Gemma3ForCausalLM", gemma_type_of(c)};
   if (is_latent) {
     if (!shares_latents(graph))
       return {.architecture = "YoutuForCausalLM", .model_type = "youtu", .is_latent = true};

@@ -147,18 +147,25 @@ void read_gemma4(const Json& json, ModelConfig& c, const std::string& where) {
 
 bool is_gemma(const std::string& type) { return type == kGemma3 || type == kGemma4; }
 
-bool has_offset_norms(const Json& json) { return json.value("model_type", "") == kGemma3; }
+bool is_offset_norm(const Json& json, const std::string& name) {
+  return json.value("model_type", "") == kGemma3 && name.ends_with("norm.weight");
+}
 
-std::string gemma4_obstacle(const ModelConfig& c, const KvGraph& graph) {
+const char* gemma_type_of(const ModelConfig& c) { return c.v_norm ? kGemma4 : kGemma3; }
+
+std::string gemma_obstacle(const ModelConfig& c, const KvGraph& graph) {
   for (const auto& [key, is_set] :
        {std::pair("sandwich_norm", c.sandwich_norm), std::pair("qk_norm", c.qk_norm),
-        std::pair("v_norm", c.v_norm), std::pair("scale_embeddings", c.scale_embeddings)}) {
-    if (!is_set)
-      return cat("not all of Gemma 4's block, ", key, " is off (Gemma 3's is only read)");
+        std::pair("scale_embeddings", c.scale_embeddings)}) {
+    if (!is_set) return cat("not all of Gemma's block, ", key, " is off");
   }
-  if (c.query_pre_attn_scalar != 1) return "not Gemma 4's block, query_pre_attn_scalar is not 1";
   if (c.attention_sink_logits) return "the softmax has sink logits (attention_sink_logits)";
-  if (c.layer_types.back() != "full") return "Gemma 4's block, and the last layer is not full";
+  if (c.v_norm && c.query_pre_attn_scalar != 1)
+    return "Gemma 4's block (v_norm), and query_pre_attn_scalar is not 1";
+  if (c.v_norm && c.layer_types.back() != "full")
+    return "Gemma 4's block (v_norm), and the last layer is not full";
+  if (!c.v_norm && c.attention_k_eq_v)
+    return "Gemma 3's block (v_norm is off), and attention_k_eq_v is on";
   const auto sources = trailing_sources(c.layer_types, shared_layers(c));
   for (int64_t i = 0; i < graph.size(); ++i) {
     const LayerSpec& spec = graph[i];
@@ -170,6 +177,9 @@ std::string gemma4_obstacle(const ModelConfig& c, const KvGraph& graph) {
     const char* kind = spec.kind.c_str();
     if (spec.rope_theta != theta_of(c, kind) || spec.kv_heads != heads_of(c, kind))
       return because("has another rope_theta or number of heads than others that are ", kind);
+    const bool owns = spec.k_source == i && spec.v_source == i;
+    if (!c.v_norm && !owns)
+      return because("reads keys of layer ", spec.k_source, ", in Gemma 3's block (v_norm is off)");
     const int64_t source = sources[static_cast<size_t>(i)];
     if (spec.k_source != source || spec.v_source != source) {
       return because("reads keys of layer ", spec.k_source, " and values of layer ", spec.v_source,
@@ -177,21 +187,19 @@ std::string gemma4_obstacle(const ModelConfig& c, const KvGraph& graph) {
     }
   }
   const int64_t local = heads_of(c, "sliding"), full = heads_of(c, "full");
-  if (local != 0 && local != full && !c.attention_k_eq_v) {
+  if (local != 0 && full != 0 && local != full && !c.attention_k_eq_v) {
     return cat("full layers have ", full, " key/value heads, sliding ones ", local,
                ", which needs attention_k_eq_v");
   }
   return "";
 }
 
-void write_gemma4(const ModelConfig& c, Json& json) {
+void write_gemma(const ModelConfig& c, Json& json) {
   for (const char* key : {"hidden_act", "rope_theta", "mlp_bias", "use_sliding_window"})
     json.erase(key);
   const bool has_windows = json.contains("sliding_window");
-  const int64_t full = heads_of(c, "full"), shared = shared_layers(c);
+  const int64_t full = heads_of(c, "full");
   json["num_key_value_heads"] = has_windows ? heads_of(c, "sliding") : full;
-  json["num_global_key_value_heads"] = c.attention_k_eq_v ? Json(full) : Json();
-  json["global_head_dim"] = c.head_dim;
   json["hidden_activation"] = c.hidden_act;
   json["layer_types"] = to_layer_types(c.layer_types);
   json["rope_parameters"] = Json::object();
@@ -200,14 +208,23 @@ void write_gemma4(const ModelConfig& c, Json& json) {
     json["rope_parameters"][cat(kind, "_attention")] = {{"rope_type", "default"},
                                                         {"rope_theta", theta_of(c, kind)}};
   }
+  json["pad_token_id"] = Json();  // the class's own may be a token of the text
+  if (!c.v_norm) {
+    json["query_pre_attn_scalar"] =
+        c.query_pre_attn_scalar > 0 ? c.query_pre_attn_scalar : static_cast<double>(c.head_dim);
+    return;
+  }
+  const int64_t shared = shared_layers(c);
+  json["num_global_key_value_heads"] = c.attention_k_eq_v ? Json(full) : Json();
+  json["global_head_dim"] = c.head_dim;
   json["attention_k_eq_v"] = c.attention_k_eq_v;
   json["num_kv_shared_layers"] = shared;
   json["hidden_size_per_layer_input"] = shared > 0 ? 1 : 0;
   json["vocab_size_per_layer_input"] = c.vocab_size;
-  json["pad_token_id"] = Json();  // the class's own may be a token of the text
 }
 
-NamedTensors gemma4_constants(const ModelConfig& c) {
+NamedTensors gemma_constants(const ModelConfig& c) {
+  if (!c.v_norm) return {};
   const int64_t layers = c.num_hidden_layers, width = c.hidden_size;
   NamedTensors out;
   const bool shares = shared_layers(c) > 0;

@@ -158,17 +158,13 @@ ModelSource open_hf_folder(const fs::path& folder) {
     const TensorInfo& info = shards->info(stored);
     out.tensors[name] = {info.shape, dtype_of(info.dtype, name)};
   }
-  const bool offset_norms = has_offset_norms(json);
-  const auto is_offset = [offset_norms](const std::string& name) {
-    return offset_norms && name.ends_with("norm.weight");
-  };
   for (auto& [name, tensor] : out.tensors)
-    if (is_offset(name)) tensor.type = at::kFloat;  // 1 + weight needs more digits than the weight
+    if (is_offset_norm(json, name))
+      tensor.type = at::kFloat;  // 1 + weight needs more digits than the weight
   const LatentForm form = latent_form_of(json, out.config.latent.latent_norm);
-  out.read = [shards, is_mistral, is_offset, form,
-              sizes = out.config.latent](const std::string& name) {
+  out.read = [shards, is_mistral, json, form, sizes = out.config.latent](const std::string& name) {
     const auto tensor = shards->read(is_mistral ? mistral_large4::name_of(name) : name);
-    if (is_offset(name)) return tensor.to(torch::kFloat) + 1;
+    if (is_offset_norm(json, name)) return tensor.to(torch::kFloat) + 1;
     return from_latent_form(name, tensor, form, sizes);
   };
   try {

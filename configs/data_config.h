@@ -14,6 +14,7 @@ struct DataConfig {
   std::string split = "train";             ///< of every corpus
   std::string validation_split = "valid";  ///< empty: no validation
   bool document_mask = false;              ///< no token sees another document
+  std::string packing = "wrapped";         ///< documents into sequences
 
   template <class Self, class Visit>
   static void fields(Self& self, Visit&& visit) {
@@ -34,6 +35,12 @@ struct DataConfig {
         Key{.name = "document_mask",
             .help = "no token sees another document: block-diagonal attention, positions restart"},
         self.document_mask);
+    visit(Key{.name = "packing",
+              .help = "how documents fill sequences: wrapped, one after the other and cut where a "
+                      "sequence ends; bfd, whole where they fit (best-fit decreasing), the rest "
+                      "padding",
+              .choices = {"wrapped", "bfd"}},
+          self.packing);
   }
 
   bool operator==(const DataConfig&) const = default;

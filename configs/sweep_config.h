@@ -52,7 +52,10 @@ struct SweepConfig {
               .help = "how texts are scored",
               .choices = {"decode", "prefill_continue", "chunked", "replay"}},
           self.protocol);
-    visit(Key{.name = "prefill", .help = "see evaluate --prefill", .min = 0}, self.prefill);
+    visit(Key{.name = "prefill",
+              .help = "see evaluate --prefill; -256: all of the context but the last 256 tokens",
+              .min = -(1 << 24)},
+          self.prefill);
     visit(Key{.name = "chunk", .help = "see evaluate --chunk", .min = 1}, self.chunk);
     visit(Key{.name = "max_tokens", .help = "tokens to score; 0: all", .min = 0}, self.max_tokens);
     visit(Key{.name = "batch", .help = "windows side by side", .min = 1}, self.batch);

@@ -41,14 +41,9 @@ std::vector<uint64_t> share_cycle(const std::vector<WeightedSplit>& splits) {
   return slots;
 }
 
-/// Which window of which split sequence p of the stream is: a pure function of p.
+/// Which sequence of which split sequence p of the stream is: a pure function of p.
 class Schedule {
  public:
-  struct Window {
-    const CorpusSplit* split;
-    uint64_t first;  ///< token
-  };
-
   Schedule(std::vector<WeightedSplit> splits, const BatchOptions& options)
       : splits_(std::move(splits)), options_(options) {
     const auto refuse = [](ExitCode code, const std::string& what, const std::string& remedy) {
@@ -65,7 +60,10 @@ class Schedule {
         refuse(ExitCode::kConfig, cat("weight ", s.weight), "weights are positive numbers");
       }
       const auto length = static_cast<uint64_t>(options.length);
-      windows_.push_back(s.split->tokens() == 0 ? 0 : (s.split->tokens() - 1) / length);
+      if (options.packs) packings_.emplace_back(*s.split, options.length);
+      windows_.push_back(options.packs            ? packings_.back().sequences()
+                         : s.split->tokens() == 0 ? 0
+                                                  : (s.split->tokens() - 1) / length);
       if (windows_.back() == 0) {
         refuse(ExitCode::kBadData,
                cat("a split of ", s.split->tokens(), " tokens is shorter than a sequence of ",
@@ -83,7 +81,8 @@ class Schedule {
     deal_cycle();
   }
 
-  Window at(uint64_t position) const {
+  /// Appends sequence `position`.
+  void append(uint64_t position, Batch& batch) const {
     const auto [index, rank] = cycle_[position % kCycle];
     const uint64_t draw = position / kCycle * slots_[index] + rank, windows = windows_[index];
     uint64_t window = draw % windows;
@@ -91,11 +90,23 @@ class Schedule {
       // Another order for each split, so that equally long ones do not run in step.
       window = permute(window, windows, options_.seed + index, draw / windows);
     }
-    return {splits_[index].split.get(), window * static_cast<uint64_t>(options_.length)};
+    const CorpusSplit& split = *splits_[index].split;
+    if (options_.packs) {
+      append_pieces(split, packings_[index].sequence(window), options_, batch);
+    } else {
+      append_window(split, window * static_cast<uint64_t>(options_.length), options_, batch);
+    }
   }
 
   uint64_t windows() const {
     return std::accumulate(windows_.begin(), windows_.end(), uint64_t{0});
+  }
+
+  double padding() const {
+    if (!options_.packs) return 0;
+    double tokens = 0;
+    for (const Packing& packing : packings_) tokens += static_cast<double>(packing.tokens());
+    return 1 - tokens / static_cast<double>(windows() * static_cast<uint64_t>(options_.length));
   }
 
  private:
@@ -116,7 +127,8 @@ class Schedule {
 
   std::vector<WeightedSplit> splits_;
   BatchOptions options_;
-  std::vector<uint64_t> windows_, slots_;
+  std::vector<Packing> packings_;          ///< of the splits, where they are packed
+  std::vector<uint64_t> windows_, slots_;  ///< windows: sequences of an epoch
   std::vector<Turn> cycle_;
 };
 
@@ -170,6 +182,42 @@ void append_window(const CorpusSplit& split,
   }
 }
 
+void append_pieces(const CorpusSplit& split,
+                   std::span<const Piece> pieces,
+                   const BatchOptions& options,
+                   Batch& batch) {
+  int64_t filled = 0;
+  int32_t segment = 0;
+  const auto append = [&](int64_t token, int64_t target, int64_t position) {
+    batch.tokens.push_back(token);
+    batch.targets.push_back(target);
+    batch.positions.push_back(position);
+    batch.segments.push_back(segment);
+    batch.target_count += target >= 0;
+  };
+  const auto begin_segment = [&] {
+    if (!options.document_mask || filled == 0) return;
+    ++segment;
+    batch.has_borders = true;
+  };
+  for (const Piece& piece : pieces) {
+    std::vector<int32_t> ids(static_cast<size_t>(piece.length) + 1);
+    std::vector<uint8_t> is_learnt(ids.size());
+    split.read(piece.first, ids);
+    split.read_learnt(piece.first, is_learnt);
+    begin_segment();
+    for (int64_t i = 0; i < piece.length; ++i) {
+      const auto at = static_cast<size_t>(i);
+      append(ids[at], is_learnt[at + 1] != 0 ? ids[at + 1] : -1,
+             options.document_mask ? i : filled + i);
+    }
+    filled += piece.length;
+  }
+  if (filled < options.length) begin_segment();
+  for (int64_t i = 0; filled < options.length; ++i, ++filled)
+    append(0, -1, options.document_mask ? i : filled);
+}
+
 struct BatchStream::Impl {
   Impl(std::vector<WeightedSplit> splits, const BatchOptions& settings)
       : schedule(std::move(splits), settings), options(settings) {
@@ -186,8 +234,7 @@ struct BatchStream::Impl {
     batch.positions.reserve(size);
     batch.segments.reserve(size);
     for (uint64_t i = 0; i < static_cast<uint64_t>(options.sequences); ++i) {
-      const Schedule::Window window = schedule.at(first + i);
-      append_window(*window.split, window.first, options, batch);
+      schedule.append(first + i, batch);
     }
     return batch;
   }
@@ -260,5 +307,7 @@ void BatchStream::seek(uint64_t position) {
 }
 
 uint64_t BatchStream::sequences_per_epoch() const { return impl_->schedule.windows(); }
+
+double BatchStream::padding() const { return impl_->schedule.padding(); }
 
 }  // namespace kvsmith

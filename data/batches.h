@@ -2,10 +2,12 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "data/corpus.h"
+#include "data/packing.h"
 
 namespace kvsmith {
 
@@ -32,6 +34,7 @@ struct BatchOptions {
   bool document_mask = false;  ///< reset positions at documents, let no token see another document
   /// Begins documents; -1, and of a split with marks: they are those of its index.
   int32_t bos_id = -1;
+  bool packs = false;  ///< sequences are those of a Packing, not windows of the text
   bool shuffle = true;
   uint64_t seed = 0;
 };
@@ -44,10 +47,18 @@ void append_window(const CorpusSplit& split,
                    const BatchOptions& options,
                    Batch& batch);
 
+/// Appends a sequence of options.length tokens that holds `pieces` of `split` and then padding,
+/// which nothing is to be learnt from and, with a document mask, nothing sees.
+void append_pieces(const CorpusSplit& split,
+                   std::span<const Piece> pieces,
+                   const BatchOptions& options,
+                   Batch& batch);
+
 /// An endless, shuffled stream of batches that is a pure function of (seed, position): sequence i
 /// of the stream can be computed without any before it, so resuming is O(1) and needs one number.
-/// A split is cut into non-overlapping windows of `length` tokens; each epoch visits every window
-/// once, in an order given by a keyed permutation (no list in memory). A thread reads ahead.
+/// A split is cut into non-overlapping windows of `length` tokens, or packed; each epoch visits
+/// every sequence once, in an order given by a keyed permutation (no list in memory). A thread
+/// reads ahead.
 class BatchStream {
  public:
   /// Throws Error (65) when a split is shorter than one sequence.
@@ -61,8 +72,10 @@ class BatchStream {
   /// Sequences handed out since the start of the stream.
   uint64_t position() const;
   void seek(uint64_t position);
-  /// Windows in one epoch over all splits.
+  /// Sequences in one epoch over all splits.
   uint64_t sequences_per_epoch() const;
+  /// Share of them that is padding.
+  double padding() const;
 
  private:
   struct Impl;

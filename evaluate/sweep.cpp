@@ -88,6 +88,9 @@ SweepConfig sweep_config_of(const fs::path& file) {
   expect(!config.checkpoints.empty(), "no checkpoint is given", "checkpoints");
   expect(!config.corpus.empty(), "no corpus is given", "corpus");
   for (const auto& method : config.methods) cache_config_of(words_of(method));
+  for (const int64_t context : config.contexts)
+    expect(config.prefill >= 0 || context + config.prefill > 0,
+           cat("all but ", -config.prefill, " tokens of a context of ", context), "prefill");
   for (const auto& codec : config.codecs) {
     const CacheConfig own = cache_settings_of({codec});
     expect(own.retention == "full" && own.depth_merge == "none", codec + " is no codec", "codecs");
@@ -106,7 +109,7 @@ std::vector<SweepPoint> sweep_points(const SweepConfig& config) {
     options.context = context;
     options.protocol = protocol_of(config.protocol);
     options.cache = cache;
-    options.prefill = config.prefill;
+    options.prefill = config.prefill + (config.prefill < 0 ? context : 0);
     options.chunk = config.chunk;
     options.max_tokens = config.max_tokens;
     options.batch = config.batch;

@@ -6,6 +6,7 @@
 
 #include "checkpoints/export.h"
 #include "checkpoints/export_gguf.h"
+#include "checkpoints/export_peft.h"
 #include "checkpoints/store.h"
 #include "core/error.h"
 #include "core/text.h"
@@ -32,6 +33,12 @@ struct StoreFlags {
 
 void export_it(const ExportFlags& flags) {
   Console console(flags.quiet);
+  if (flags.format == "peft") {
+    const uint64_t bytes = export_peft(flags.model.checkpoint, flags.output, flags.force);
+    console.note(cat("wrote ", flags.output.string(), ", ", human_bytes(static_cast<double>(bytes)),
+                     "; read back equal"));
+    return;
+  }
   const LoadedModel model = load(flags.model);
   const GgmlType type = gguf_export_type(flags.gguf_type);
   const auto report = flags.format == "hf"     ? export_hf(model, flags.output, flags.force)
@@ -118,14 +125,13 @@ void add_export(CLI::App& app) {
           "--format", flags->format,
           "hf: a folder for Hugging Face transformers; lckv: a folder for the LCKV authors' "
           "code, where layers share keys and values; gguf: one file for llama.cpp; kvsmith: one "
-          "file "
-          "for inference")
-      ->check(CLI::IsMember({"hf", "lckv", "gguf", "kvsmith"}))
+          "file for inference; peft: a folder with the adapter of a run alone")
+      ->check(CLI::IsMember({"hf", "lckv", "gguf", "kvsmith", "peft"}))
       ->capture_default_str();
   verb->add_option("--gguf-type", flags->gguf_type, "of the matrices in a GGUF file")
       ->check(CLI::IsMember(gguf_export_types()))
       ->capture_default_str();
-  verb->add_option("--output,-o", flags->output, "folder (hf, lckv) or file (gguf, kvsmith)")
+  verb->add_option("--output,-o", flags->output, "folder (hf, lckv, peft) or file (gguf, kvsmith)")
       ->required();
   verb->add_flag("--force", flags->force, "replace the output");
   verb->add_flag("--quiet,-q", flags->quiet, "no progress on stderr");

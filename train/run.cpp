@@ -119,6 +119,7 @@ class Run {
                                       .length = t.sequence_length,
                                       .document_mask = config_.data.document_mask,
                                       .bos_id = info.bos_id,
+                                      .packs = config_.data.packing == "bfd",
                                       .seed = static_cast<uint64_t>(t.seed)});
     Decoder model(config_.model);
     environment_ = runtime_environment(device_);
@@ -175,8 +176,13 @@ class Run {
     if (const auto sequences = static_cast<double>(t.total_steps() * t.batch_size); sequences > 0) {
       const double epochs = sequences / static_cast<double>(batches_->sequences_per_epoch());
       note(cat(human_count(sequences * static_cast<double>(t.sequence_length)), " tokens, ",
-               std::round(100 * epochs) / 100, " epochs"));
+               std::round(100 * epochs) / 100, " epochs", padding_text()));
     }
+  }
+
+  std::string padding_text() const {
+    if (config_.data.packing == "wrapped") return "";
+    return cat(", ", std::round(1000 * batches_->padding()) / 10, " % padding");
   }
 
   /// A full disk is better found before training than after an hour of it.

@@ -116,9 +116,19 @@ TEST(Gemma4, ReadsBackEqualAndKeepsTheConfiguration) {
   }
 }
 
-TEST(Gemma4, RefusesModelsThatItCannotHold) {
+TEST(Gemma, RefusesModelsThatItCannotHold) {
   const std::pair<Change, std::string> cases[] = {
-      {[](auto& c) { c.v_norm = false; }, "not all of Gemma 4's block, v_norm is off"},
+      {[](auto& c) { c.qk_norm = false; }, "not all of Gemma's block, qk_norm is off"},
+      {[](auto& c) {
+         c.v_norm = false;
+         c.attention_k_eq_v = true;
+       },
+       "Gemma 3's block (v_norm is off), and attention_k_eq_v"},
+      {[](auto& c) {
+         c.v_norm = false;
+         c.pattern = "trailing-reuse-2";
+       },
+       "layer 4 reads keys of layer 3, in Gemma 3's block"},
       {[](auto& c) { c.scale_embeddings = false; }, "scale_embeddings is off"},
       {[](auto& c) { c.query_pre_attn_scalar = 0; }, "query_pre_attn_scalar is not 1"},
       {[](auto& c) { c.sandwich_norm = false; }, "a block with v_norm"},
@@ -214,6 +224,46 @@ TEST(Gemma4, TensorsThatWouldSaySomethingAreRefused) {
       if (name.find(part) != name.npos) value = value + 0.5;
     save_tensors(folder / "model.safetensors", tensors, {{"format", "pt"}});
     expect_error([&] { load_model(folder); }, ExitCode::kConfig, message);
+  }
+}
+
+TEST(Gemma3, ReadsBackEqualAndKeepsTheConfiguration) {
+  const std::pair<const char*, Change> cases[] = {
+      {"all-full", [](auto& c) { c.query_pre_attn_scalar = 24; }},
+      {"all-sliding",
+       [](auto& c) {
+         c.layer_types = {"sliding"};
+         c.rope_local_theta = c.rope_theta;
+       }},
+      {"local-global",
+       [](auto& c) {
+         c.pattern = "local-global-5-1";
+         c.rope_local_theta = 100;
+         c.attention_bias = true;
+         c.tie_word_embeddings = false;
+       }},
+  };
+  const TemporaryDirectory directory;
+  for (const auto& [name, change] : cases) {
+    SCOPED_TRACE(name);
+    const LoadedModel source = random_model(six_layers([&](ModelConfig& c) {
+      gemma_block(c);
+      c.v_norm = false;
+      c.query_pre_attn_scalar = 0;
+      change(c);
+    }));
+    EXPECT_EQ(export_hf(source, directory / name, false).max_logit_difference, 0);
+    const Json json = Json::parse(read_file(directory / name / "config.json"));
+    EXPECT_EQ(json["architectures"][0], "Gemma3ForCausalLM");
+    EXPECT_FALSE(json.contains("num_kv_shared_layers"));
+    const LoadedModel back = load_model(directory / name);
+    EXPECT_TRUE(torch::equal(logits(back), logits(source)));
+    ModelConfig expected = source.model->config();
+    expected.pattern = "";
+    if (!json.contains("sliding_window")) expected.sliding_window = 0;
+    if (expected.query_pre_attn_scalar == 0)
+      expected.query_pre_attn_scalar = static_cast<double>(expected.head_dim);
+    EXPECT_EQ(back.model->config(), expected);
   }
 }
 

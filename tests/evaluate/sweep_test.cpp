@@ -56,6 +56,13 @@ TEST_F(Sweep, IsEveryMethodWithTheBudgetsThatItHasNot) {
   EXPECT_EQ(sweep_points(drawing).size(), 2U * (2 * 2 * 2 + 2 + 1));
 }
 
+TEST_F(Sweep, PrefillFromTheEndFollowsTheContext) {
+  auto grid = config("protocol = \"prefill_continue\"\nprefill = -8\n");
+  grid.contexts = {16, 32};
+  for (const auto& point : sweep_points(grid))
+    EXPECT_EQ(point.options.prefill, point.options.context - 8);
+}
+
 TEST_F(Sweep, GoesOnWhereItWas) {
   const auto first = run(config());
   EXPECT_EQ(first.done, 16);
@@ -93,6 +100,8 @@ TEST_F(Sweep, LeavesOutWhatCannotBeAndSaysWhy) {
 TEST_F(Sweep, RefusesABadFile) {
   expect_error([&] { config("method = 1\n"); }, ExitCode::kConfig, "did you mean \"methods\"?");
   expect_error([&] { config("codecs = [\"q9_0\"]\n"); }, ExitCode::kConfig, "");
+  expect_error([&] { config("prefill = -32\n"); }, ExitCode::kConfig,
+               "all but 32 tokens of a context of 32");
   write_file(directory_ / "empty.toml", "[sweep]\ncorpus = \"c\"\n");
   expect_error([&] { sweep_config_of(directory_ / "empty.toml"); }, ExitCode::kConfig,
                "no checkpoint");

@@ -15,6 +15,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 try:
     import numpy
     import torch
+    from peft import PeftModel
     from transformers import (AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer, DeepseekV3ForCausalLM, Gemma3ForCausalLM,
                               Gemma4ForCausalLM, LlamaForCausalLM, YoutuForCausalLM)
 
@@ -98,6 +99,23 @@ def compare(binary, run, folder, text=None):
     print(f"{run.name}: {type(model).__name__}, {len(ids)} tokens, largest logit difference {worst:.2e}")
     assert worst <= LARGEST_LOGIT_DIFFERENCE
     return model, tokenizer
+
+
+def compare_peft(binary, run, folder):
+    """An adapter, exported alone, on its exported base."""
+    adapted = train(binary, folder, "adapted", f"train.init_from='{run}'", "lora.rank=3", "lora.alpha=5",
+                    "lora.targets=['*.q_proj','*.down_proj']")
+    kvsmith(binary, "export", adapted, "--format", "peft", "--output", folder / "adapter", "-q")
+    base = AutoModelForCausalLM.from_pretrained(folder / f"{run.name}-hf", dtype=torch.float32)
+    ids = [(i * 7919 + 1) % 320 for i in range(60)]
+    (folder / "ids.json").write_text(json.dumps(ids))
+    with torch.no_grad():
+        before = base(torch.tensor([ids])).logits[0].numpy()
+        theirs = PeftModel.from_pretrained(base, folder / "adapter")(torch.tensor([ids])).logits[0].numpy()
+    kvsmith(binary, "logits", adapted, "--tokens", folder / "ids.json", "--output", folder / "logits.npy", "--force")
+    worst = float(numpy.abs(numpy.load(folder / "logits.npy") - theirs).max())
+    print(f"{adapted.name}: PEFT, moved by {abs(theirs - before).max():.1f}, largest logit difference {worst:.2e}")
+    assert worst <= LARGEST_LOGIT_DIFFERENCE < abs(theirs - before).max()
 
 
 def compare_import(binary, folder, name, architecture, extra):
@@ -191,6 +209,7 @@ def main():
         model, tokenizer = compare(binary, run, folder)
         for sample in TEXTS:
             compare_ids(binary, run, tokenizer, folder, sample)
+        compare_peft(binary, run, folder)
         compare_nll(binary, run, model, tokenizer, folder, (folder / "text.txt").read_text()[:60000])
         compare(binary, train(binary, folder, "llama-untied-mqa", "model.tie_word_embeddings=false", "model.num_key_value_heads=1",
                       "model.rope_theta=50000", "model.rms_norm_eps=1e-3"), folder)
@@ -228,6 +247,9 @@ def main():
         compare(binary, train(binary, folder, "gemma4-local-global", *gemma, *local_global, *k_eq_v), folder)
         compare(binary, train(binary, folder, "gemma4-shared", *gemma, *local_global, *k_eq_v, "model.pattern='trailing-reuse-3'"), folder)
         compare(binary, train(binary, folder, "gemma4-yoco", *gemma, *deep, "model.pattern='yoco'"), folder)
+        gemma3 = [*gemma[:4], "model.query_pre_attn_scalar=12"]
+        compare(binary, train(binary, folder, "gemma3", *gemma3), folder)
+        compare(binary, train(binary, folder, "gemma3-local-global", *gemma3, *local_global, "model.attention_bias=true"), folder)
         types = ["sliding_attention", "full_attention"] * 2
         gemma4 = LOCAL_GLOBAL | {"num_hidden_layers": 4, "initializer_range": 0.1, "layer_types": types, "head_dim": 16, "global_head_dim": 16,
                                  "vocab_size_per_layer_input": 320, "hidden_size_per_layer_input": 0}

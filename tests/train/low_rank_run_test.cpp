@@ -1,6 +1,8 @@
 // Runs in which an adapter learns and the model does not.
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
+#include "checkpoints/export_peft.h"
 #include "checkpoints/load.h"
 #include "checkpoints/model_source.h"
 #include "core/files.h"
@@ -98,6 +100,36 @@ TEST_F(LowRankRun, CheckpointingLayersChangesNothing) {
   run.train.gradient_checkpointing = true;
   train(run, "lean");
   EXPECT_EQ(file("lean", "model.safetensors"), file("plain", "model.safetensors"));
+}
+
+TEST_F(LowRankRun, IsExportedInTheLayoutOfPeft) {
+  train(config(), "adapter");
+  EXPECT_GT(export_peft(directory_ / "adapter", directory_ / "peft", false), 0U);
+  const SafetensorsFile saved(directory_ / "adapter/latest/model.safetensors"),
+      written(directory_ / "peft/adapter_model.safetensors");
+  EXPECT_EQ(written.tensors().size(), saved.tensors().size());
+  const std::string name = "model.layers.1.self_attn.q_proj.lora_B.weight";
+  EXPECT_TRUE(torch::equal(load_tensor(written, *written.find("base_model.model." + name)),
+                           load_tensor(saved, *saved.find(name))));
+  const auto json = nlohmann::json::parse(read_file(directory_ / "peft" / "adapter_config.json"));
+  EXPECT_EQ(json["r"], 4);
+  EXPECT_EQ(json["target_modules"].size(), 6U);
+  EXPECT_EQ(json["target_modules"][0], "model.layers.0.mlp.down_proj");
+
+  const auto write = [&](const char* run) {
+    return [this, run] { export_peft(directory_ / run, directory_ / "new", false); };
+  };
+  expect_error(write("base"), ExitCode::kUsage, "no adapter");
+  auto latent = tiny_run(corpus_);
+  latent.model = tiny_model(2, [](ModelConfig& c) { c.layer_types = {"latent"}; });
+  train(latent, "latent");
+  auto run = config();
+  run.model = latent.model;
+  run.train.init_from = (directory_ / "latent").string();
+  run.lora.targets = {"*.o_proj"};
+  train(run, "latent-adapter");
+  expect_error(write("latent-adapter"), ExitCode::kConfig, "hold latent layers");
+  EXPECT_FALSE(fs::exists(directory_ / "new"));
 }
 
 TEST_F(LowRankRun, RefusesAnotherBaseThanItsOwn) {

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "data/corpus.h"
+
+namespace kvsmith {
+
+/// Tokens [first, first + length) of a split, all of one document, read to predict the token after
+/// each.
+struct Piece {
+  uint64_t first = 0;
+  int64_t length = 0;
+};
+
+/// Documents dealt out to sequences so that few are cut and little is padding: pieces, longest
+/// first, each go into the fullest sequence that has room for them (best-fit decreasing,
+/// arXiv:2404.10830). A document that is longer than a sequence is cut into pieces of its length.
+/// Nothing is left out but the last token of a document, which predicts nothing.
+///
+/// A pure function of the documents' lengths. Memory: 24 bytes a document.
+class Packing {
+ public:
+  /// Sequences of `length` tokens.
+  Packing(const CorpusSplit& split, int64_t length);
+
+  uint64_t sequences() const { return begins_.size() - 1; }
+  /// What sequence `i` holds, longest first; the rest of it is padding.
+  std::span<const Piece> sequence(uint64_t i) const {
+    return std::span(pieces_).subspan(begins_[i], begins_[i + 1] - begins_[i]);
+  }
+  /// Tokens in all sequences together.
+  uint64_t tokens() const { return tokens_; }
+
+ private:
+  std::vector<Piece> pieces_;     ///< by sequence
+  std::vector<uint64_t> begins_;  ///< of each sequence in pieces_, and their end
+  uint64_t tokens_ = 0;
+};
+
+}  // namespace kvsmith
