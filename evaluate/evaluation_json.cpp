@@ -35,12 +35,14 @@ nlohmann::ordered_json to_json(const Evaluation& e,
                    {"bytes_peak", e.cache_bytes_peak},
                    {"bytes_per_token",
                     static_cast<double>(e.cache.bytes_used) / static_cast<double>(e.cache.tokens)},
-                   {"bytes_at_8k", e.cache_lengths.at_8k.bytes_used},
                    {"dtype", model.compute_type() == at::kBFloat16 ? "bf16" : "fp32"}};
-  for (const auto& at : e.cache_lengths.lengths) {
-    json["cache"]["lengths"].push_back({{"tokens", at.tokens},
-                                        {"bytes_measured", at.bytes_used},
-                                        {"bytes_formula", at.bytes_formula}});
+  if (e.cache_lengths) {
+    json["cache"]["bytes_at_8k"] = e.cache_lengths->at_8k.bytes_used;
+    for (const auto& at : e.cache_lengths->lengths) {
+      json["cache"]["lengths"].push_back({{"tokens", at.tokens},
+                                          {"bytes_measured", at.bytes_used},
+                                          {"bytes_formula", at.bytes_formula}});
+    }
   }
   for (const auto& point : e.recall) {
     json["recall"].push_back({{"distance", point.distance},

@@ -5,7 +5,6 @@
 #include <cmath>
 #include <iterator>
 #include <numbers>
-#include <set>
 #include <utility>
 
 #include <torch/types.h>
@@ -60,22 +59,6 @@ double nll_of(const at::Tensor& logits, const at::Tensor& targets) {
   return losses.masked_fill(targets.lt(0), 0).to(torch::kDouble).sum().item<double>();
 }
 
-CacheMeasurement checked(
-    KvCache& cache, const ModelConfig& config, at::ScalarType type, int64_t batch, int64_t tokens) {
-  CacheMeasurement out;
-  out.tokens = tokens;
-  out.bytes_used = cache.bytes_used() / batch;
-  out.bytes_reserved = cache.bytes_reserved() / batch;
-  out.bytes_formula = kv_cache_bytes(config, tokens, static_cast<int64_t>(c10::elementSize(type)));
-  if (out.bytes_used != out.bytes_formula || out.bytes_reserved < out.bytes_used) {
-    throw Error(ExitCode::kInternal,
-                {cat("the cache holds ", out.bytes_used, " bytes (", out.bytes_reserved,
-                     " reserved) after ", tokens, " tokens, the formula says ", out.bytes_formula),
-                 architecture_name(config), "report this: inference path and formula disagree"});
-  }
-  return out;
-}
-
 /// Scores one batch token by token; measures the cache at its end.
 double decode_batch(DecoderImpl& model, const Padded& batch, Evaluation& result) {
   const int64_t count = batch.inputs.size(0), seq = batch.inputs.size(1);
@@ -88,8 +71,8 @@ double decode_batch(DecoderImpl& model, const Padded& batch, Evaluation& result)
     sum += losses.masked_fill(target.lt(0), 0).to(torch::kDouble).sum();
     result.cache_bytes_peak = std::max(result.cache_bytes_peak, cache.bytes_reserved() / count);
   });
-  const auto measured = checked(cache, model.config(), model.compute_type(), count, seq);
-  if (seq > result.cache.tokens) result.cache = measured;
+  const auto bytes = measured(cache, model, count, seq);
+  if (seq > result.cache.tokens) result.cache = bytes;
   return sum.item<double>();
 }
 
@@ -110,13 +93,10 @@ double parallel_batch(DecoderImpl& model, const Padded& batch) {
 
 /// The same with other numbers of passes.
 void score_passes(DecoderImpl& model, const Padded& batch, Evaluation& result) {
-  const auto [forward, backward] =
-      std::pair(model.config().forward_passes, model.config().backward_passes);
   for (auto& passes : result.passes) {
-    model.set_passes(passes.forward_passes, backward);
+    const PassesFor now(model, passes.forward_passes, model.config().backward_passes);
     passes.nll += parallel_batch(model, batch);
   }
-  model.set_passes(forward, backward);
 }
 
 /// Largest difference between logits of the two protocols on the first tokens of a window.
@@ -281,34 +261,6 @@ void check_fits(const Corpus& corpus, const LoadedModel& model) {
   }
 }
 
-CacheMeasurement measure_cache(DecoderImpl& model, int64_t tokens) {
-  const torch::InferenceMode inference;
-  auto cache = model.make_cache({.batch = 1});
-  const auto ids = torch::arange(tokens, torch::dtype(torch::kLong).device(model.device()))
-                       .remainder(model.config().vocab_size);
-  model.step(ids.unsqueeze(0), Positions::range(0, tokens, model.device()), cache);
-  return checked(cache, model.config(), model.compute_type(), 1, tokens);
-}
-
-CacheLengths measure_lengths(DecoderImpl& model, int64_t context) {
-  CacheLengths out;
-  for (const int64_t tokens : telling_lengths(model.graph(), context))
-    out.lengths.push_back(measure_cache(model, tokens));
-  out.at_8k = measure_cache(model, kLongestMeasured);
-  return out;
-}
-
-std::vector<int64_t> telling_lengths(const KvGraph& graph, int64_t context) {
-  std::set<int64_t> lengths = {context, 4 * context};
-  for (int64_t layer = 0; layer < graph.size(); ++layer) {
-    const int64_t window = graph[layer].window, rows = window + graph[layer].sinks;
-    if (window == 0) continue;
-    for (const int64_t tokens : {window - 1, window, window + 1, rows, rows + 1})
-      if (tokens > 0) lengths.insert(tokens);
-  }
-  return {lengths.begin(), lengths.end()};
-}
-
 Evaluation evaluate(LoadedModel& loaded,
                     const Corpus& corpus,
                     EvaluateOptions options,
@@ -381,8 +333,9 @@ Evaluation evaluate(LoadedModel& loaded,
     result.cache = measure_cache(model, windows.front().length);
     result.cache_bytes_peak = result.cache.bytes_reserved;
   }
-  result.cache_lengths =
-      options.cache_lengths ? *options.cache_lengths : measure_lengths(model, options.context);
+  result.cache_lengths = options.cache_lengths;
+  if (options.measures_lengths && !result.cache_lengths)
+    result.cache_lengths = measure_lengths(model, options.context);
   if (bytes > 0) result.bits_per_byte = result.nll / std::numbers::ln2 / static_cast<double>(bytes);
   if (!unigram.empty()) result.unigram_nll = unigram_nll;
   if (options.recall) {

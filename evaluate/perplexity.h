@@ -10,28 +10,13 @@
 
 #include "checkpoints/load.h"
 #include "data/corpus.h"
+#include "evaluate/cache_measurement.h"
 #include "evaluate/method_score.h"
 #include "evaluate/probes.h"
 #include "evaluate/protocol.h"
 #include "evaluate/recall.h"
 
 namespace kvsmith {
-
-/// Cache bytes of one sequence, from the storages of the running inference path, beside the
-/// formula.
-struct CacheMeasurement {
-  int64_t tokens = 0;
-  int64_t bytes_used = 0, bytes_reserved = 0, bytes_formula = 0;
-};
-
-/// The longest text whose cache is always measured, in tokens.
-inline constexpr int64_t kLongestMeasured = 8192;
-
-/// What the cache of a model holds when nothing is done to it.
-struct CacheLengths {
-  std::vector<CacheMeasurement> lengths;  ///< around each window, at and beyond the context
-  CacheMeasurement at_8k;
-};
 
 struct EvaluateOptions {
   std::string split = "valid";
@@ -49,6 +34,7 @@ struct EvaluateOptions {
   std::vector<int64_t> passes = {};
   std::vector<std::string> probes = {};  ///< names of tasks to probe, evaluate/probe_tasks.h
   ProbeOptions probe = {};
+  bool measures_lengths = true;  ///< also measure the cache at lengths beside the context
   /// Measured before, of this model and context; none: evaluate() measures.
   std::optional<CacheLengths> cache_lengths = {};
 };
@@ -67,7 +53,7 @@ struct Evaluation {
   std::optional<double> bits_per_byte;  ///< none without a tokenizer
   std::optional<double> unigram_nll;    ///< over the same tokens
   CacheMeasurement cache;               ///< after a full window
-  CacheLengths cache_lengths;
+  std::optional<CacheLengths> cache_lengths;
   std::vector<RecallPoint> recall;
   std::vector<ProbePoint> probes;
   std::vector<PassesLoss> passes;
@@ -93,17 +79,6 @@ Evaluation evaluate(LoadedModel& model,
 
 /// Throws Error (78) when corpus and model have different tokenizers or numbers of token ids.
 void check_fits(const Corpus& corpus, const LoadedModel& model);
-
-/// Prefills a cache with `tokens` tokens and measures it. Throws Error (70) when used or
-/// reserved bytes are not those of the formula.
-CacheMeasurement measure_cache(DecoderImpl& model, int64_t tokens);
-
-/// Measures it at telling_lengths() and at 8k.
-CacheLengths measure_lengths(DecoderImpl& model, int64_t context);
-
-/// Lengths at which a cache may change its behaviour: around each window and capacity of the model,
-/// the context, and four times the context.
-std::vector<int64_t> telling_lengths(const KvGraph& graph, int64_t context);
 
 /// The result with the keys that reports and scripts rely on; docs/evaluation.md lists them.
 nlohmann::ordered_json to_json(const Evaluation& evaluation,

@@ -165,7 +165,7 @@ SweepResult run_sweep(const SweepConfig& config, const fs::path& output, const S
       if (const auto found = lengths.find(options.context); found != lengths.end())
         options.cache_lengths = found->second;
       const auto evaluation = evaluate(*model, corpus, options);
-      lengths[point.options.context] = evaluation.cache_lengths;
+      lengths[point.options.context] = *evaluation.cache_lengths;
       const auto json = to_json(evaluation, *model, config.corpus);
       write_file(file, json.dump(2) + "\n");
       ++result.done;

@@ -79,8 +79,8 @@ void print(const Json& json) {
   std::cout << "KV cache       " << cache["bytes_measured"] << " bytes measured after "
             << cache["tokens"] << " tokens, " << cache["bytes_formula"] << " by formula\n"
             << "               " << fixed(cache["bytes_per_token"], 1) << " a token, "
-            << bytes("bytes_at_8k") << " at 8k, peak " << bytes("bytes_peak") << " ("
-            << cache["dtype"].get<std::string>() << ")\n"
+            << (cache.contains("bytes_at_8k") ? bytes("bytes_at_8k") + " at 8k, " : "") << "peak "
+            << bytes("bytes_peak") << " (" << cache["dtype"].get<std::string>() << ")\n"
             << "protocols      largest logit difference between decode and parallel "
             << json["decode_vs_parallel_max_abs_diff"] << "\n"
             << "speed          " << human_count(json["tokens_per_second"].get<double>())
@@ -268,6 +268,9 @@ void add_evaluate(CLI::App& app) {
                    "also score whole windows with so many forward passes (LCKV); may be repeated")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 20))
       ->take_all();
+  verb->add_flag("!--skip-lengths", flags->options.measures_lengths,
+                 "do not also measure the cache at lengths beside the context and at 8k, which "
+                 "`report` needs");
   verb->add_option("--name", flags->name, "of the run in reports");
   verb->add_option("--json", flags->json, "write the result to this file");
   verb->add_flag("--force", flags->force, "replace the file");

@@ -74,10 +74,18 @@ TEST_F(EvaluateTest, MeasuredBytesAreThoseOfTheFormulaAtTheWindow) {
   const auto result = run(Protocol::kDecode, 48);
   EXPECT_EQ(result.cache.tokens, 48);
   EXPECT_EQ(result.cache.bytes_used, kv_cache_bytes(loaded_.model->config(), 48, 4));
-  EXPECT_EQ(result.cache_lengths.at_8k.bytes_used,
+  EXPECT_EQ(result.cache_lengths->at_8k.bytes_used,
             kv_cache_bytes(loaded_.model->config(), 8192, 4));
   EXPECT_GE(result.cache_bytes_peak, result.cache.bytes_used);
   EXPECT_LT(result.decode_vs_parallel, 1e-4);
+}
+
+TEST_F(EvaluateTest, LeavesLengthsOutWhereAsked) {
+  const auto result = evaluate(loaded_, corpus_, {.context = 16, .measures_lengths = false});
+  const auto json = to_json(result, loaded_, "c.h5");
+  EXPECT_FALSE(json["cache"].contains("bytes_at_8k"));
+  EXPECT_FALSE(json["cache"].contains("lengths"));
+  EXPECT_EQ(json["cache"]["bytes_measured"], kv_cache_bytes(loaded_.model->config(), 16, 4));
 }
 
 TEST_F(EvaluateTest, PassesComeToTheLossOfDecoding) {
