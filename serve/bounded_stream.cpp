@@ -4,7 +4,6 @@
 #include <array>
 #include <cctype>
 #include <cerrno>
-#include <cstdlib>
 #include <cstring>
 #include <string_view>
 #include <utility>
@@ -26,7 +25,7 @@ void numbers_of(const sockaddr_storage& address, socklen_t size, std::string& ip
                     service.data(), service.size(), NI_NUMERICHOST | NI_NUMERICSERV) != 0)
     return;
   ip = host.data();
-  port = std::atoi(service.data());
+  port = std::stoi(service.data());
 }
 
 }  // namespace

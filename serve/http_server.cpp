@@ -76,7 +76,7 @@ class HttpServer::Impl {
                  .longest_prompt = longest_prompt(engine.model())},
         server_({.at_once = static_cast<size_t>(options.max_connections),
                  .body_bytes = static_cast<size_t>(options.max_body),
-                 .answer = options.timeout + kLastWords}) {
+                 .answer = 2 * options.timeout + kLastWords}) {
     try {
       context_.chat = &chat_.emplace(engine.model());
     } catch (const Error& error) {

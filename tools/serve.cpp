@@ -81,7 +81,8 @@ void add_serve(CLI::App& app) {
   verb->add_option("--max-body", flags->max_body, "bytes of a request")->capture_default_str();
   count("--max-tokens", flags->http.max_tokens, 0,
         "new tokens that a request may ask for; 0: as many as the context has");
-  count("--max-connections", flags->http.max_connections, 1, "served at a time; others wait");
+  count("--max-connections", flags->http.max_connections, 1,
+        "served at a time; as many again wait");
   count("--timeout", flags->timeout_seconds, 1, "seconds that a request may take");
   count("--grace", flags->grace_seconds, 0, "seconds for answers under way after SIGTERM");
   verb->footer(
