@@ -57,7 +57,8 @@ bool BoundedStream::fill(Clock::time_point until) {
 }
 
 bool BoundedStream::has_request() {
-  return begin_ < come_.size() || is_ready(POLLIN, Clock::now() + limits_.idle, /*may_stop=*/true);
+  const auto patience = left_ == 0 ? limits_.head : limits_.idle;  // 0: it is the first
+  return begin_ < come_.size() || is_ready(POLLIN, Clock::now() + patience, /*may_stop=*/true);
 }
 
 int BoundedStream::read_head() {

@@ -17,7 +17,7 @@ constexpr int64_t kSick = 599;  // the token whose embedding is not a number
 /// A server whose clients send what they like.
 class HostileClients : public ::testing::Test {
  protected:
-  void start(HttpOptions http = {}, EngineOptions engine = {}) {
+  void start(HttpOptions http = {}, const EngineOptions& engine = {}) {
     http.port = 0;
     http.timeout = std::chrono::seconds(50);
     engine_ = std::make_unique<Engine>(model_, engine);
