@@ -36,7 +36,7 @@ TextRequest common(const RequestFields& fields, const ApiContext& context, ApiRe
   fields.expect_neutral("frequency_penalty", 0);
   fields.expect_neutral("presence_penalty", 0);
   fields.expect_neutral("logit_bias", nlohmann::json::object());
-  fields.text("user", "");
+  out.user = fields.text("user", "");
   out.streams = fields.flag("stream", false);
   if (fields.has("stream_options")) {
     const RequestFields options(fields["stream_options"], {"include_usage"});
@@ -51,6 +51,14 @@ TextRequest common(const RequestFields& fields, const ApiContext& context, ApiRe
                            : std::random_device()();
   text.stop = fields.texts("stop", kMostStops);
   return text;
+}
+
+/// Before it is split into tokens, which takes a hundred times the memory of a text.
+void expect_fits(size_t bytes, const std::string& field, const ApiContext& context) {
+  if (context.longest_prompt == 0 || bytes <= context.longest_prompt) return;
+  refuse_field(cat("has ", bytes, " bytes, more than a context of ",
+                   context.model.model->config().max_position_embeddings, " tokens can hold"),
+               field, "shorten it");
 }
 
 /// max_tokens as asked for, or `usual`, of a prompt of so many tokens.
@@ -128,6 +136,15 @@ std::vector<ChatMessage> messages_of(const RequestFields& fields) {
 
 }  // namespace
 
+size_t longest_prompt(const LoadedModel& model) {
+  const Tokenizer& tokenizer = tokenizer_of(model);
+  if (!tokenizer.is_lossless()) return 0;  // it may shorten a text before it splits it
+  size_t longest = 0;
+  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id)
+    longest = std::max(longest, tokenizer.surface(id).size());
+  return longest * static_cast<size_t>(model.model->config().max_position_embeddings);
+}
+
 ApiRequest completion_request(const nlohmann::json& body, const ApiContext& context) {
   const RequestFields fields(body, with_common({"prompt", "echo", "best_of", "suffix"}));
   ApiRequest out;
@@ -138,6 +155,8 @@ ApiRequest completion_request(const nlohmann::json& body, const ApiContext& cont
   text.alternatives = fields.integer("logprobs", -1, 0, kMostAlternatives);
   text.scores_prompt = echoes && text.alternatives >= 0;
   for (const auto& prompt : prompts_of(fields)) {
+    if (prompt.is_string())
+      expect_fits(prompt.get_ref<const std::string&>().size(), "prompt", context);
     text.prompt = prompt.is_string() ? text_prompt(context.model, prompt.get<std::string>())
                                      : token_ids(prompt);
     text.max_tokens = new_tokens(fields, "max_tokens", context, text.scores_prompt ? 0 : 1,
@@ -158,7 +177,11 @@ ApiRequest chat_request(const nlohmann::json& body, const ApiContext& context) {
   out.is_chat = true;
   TextRequest text = common(fields, context, out);
   if (!context.chat) refuse_field(context.chat_problem, "model", "use /v1/completions");
-  text.prompt = context.chat->prompt(messages_of(fields));
+  const auto messages = messages_of(fields);
+  size_t bytes = 0;
+  for (const auto& message : messages) bytes += message.content.size();
+  expect_fits(bytes, "messages", context);
+  text.prompt = context.chat->prompt(messages);
   const auto* limit = fields.has("max_completion_tokens") ? "max_completion_tokens" : "max_tokens";
   text.max_tokens = new_tokens(fields, limit, context, 1, {}, text.prompt.size());
   const int64_t alternatives = fields.integer("top_logprobs", 0, 0, kMostAlternatives);

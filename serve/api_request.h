@@ -20,6 +20,7 @@ struct ApiRequest {
   bool is_chat = false;
   bool streams = false;
   bool tells_usage = false;  ///< at the end of a stream
+  std::string user;          ///< who asks, of several behind one address
 };
 
 /// What a request is read against.
@@ -27,9 +28,14 @@ struct ApiContext {
   const LoadedModel& model;
   std::string name;               ///< of the model, to clients
   int64_t max_tokens = 0;         ///< most that may be asked for; 0: as many as the context has
+  size_t longest_prompt = 0;      ///< bytes that may fit the context; 0: any may
   const Chat* chat = nullptr;     ///< null: no template that is known
   std::string chat_problem = {};  ///< then: why
 };
+
+/// Bytes of text which surely have more tokens than the context of the model; 0 where that cannot
+/// be told.
+size_t longest_prompt(const LoadedModel& model);
 
 /// The body of POST /v1/completions, or /v1/chat/completions. Throws Error: 64 that names the field
 /// which is wrong; 66 for a model that is not here.

@@ -1,11 +1,11 @@
 #include "serve/connection.h"
 
 #include <array>
-#include <cerrno>
 #include <filesystem>
 #include <string>
 
 #include <netdb.h>
+#include <poll.h>
 #include <sys/socket.h>
 
 namespace kvsmith {
@@ -40,9 +40,8 @@ Connection::Connection(const std::string& remote_address, int remote_port) {
 
 bool Connection::has_closed() const {
   if (socket_ < 0) return false;
-  char next = 0;
-  const auto got = ::recv(socket_, &next, 1, MSG_PEEK | MSG_DONTWAIT);
-  return got == 0 || (got < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR);
+  pollfd one{socket_, POLLRDHUP, 0};  // what was sent before and not read would hide an end of file
+  return ::poll(&one, 1, 0) > 0;
 }
 
 }  // namespace kvsmith

@@ -102,7 +102,7 @@ std::optional<Failure> Engine::impossible(const TextRequest& request) const {
   return {};
 }
 
-std::optional<Failure> Engine::no_room(int64_t bytes) const {
+std::optional<Failure> Engine::no_room(int64_t bytes, const std::string& client) {
   if (!budget_.could_ever_fit(bytes)) {
     return Failure{400,
                    cat("the text may need ", bytes, " bytes of cache, and the server has ",
@@ -110,9 +110,16 @@ std::optional<Failure> Engine::no_room(int64_t bytes) const {
                    "cache_budget_exceeded"};
   }
   if (is_stopping_) return shutting_down();
-  if (static_cast<int64_t>(queue_.size()) >= options_.max_queued)
-    return Failure{429, cat(queue_.size(), " texts are waiting; try later"), "queue_full"};
+  if (static_cast<int64_t>(queue_.size()) < options_.max_queued) return {};
+  Failure full{429, cat(queue_.size(), " texts are waiting; try later"), "queue_full"};
+  if (queue_.longest() <= queue_.size_of(client) + 1) return full;
+  refuse(*queue_.take_newest_of_longest().reply, std::move(full));
   return {};
+}
+
+void Engine::refuse(Reply& reply, Failure failure) {
+  metrics_.count_outcome(outcome_name(Finish::kRefused));
+  reply.push(last_part(Finish::kRefused, std::move(failure)));
 }
 
 std::shared_ptr<Reply> Engine::submit(TextRequest request) {
@@ -122,15 +129,15 @@ std::shared_ptr<Reply> Engine::submit(TextRequest request) {
   if (!failure) {
     bytes = most_bytes(plan_, static_cast<int64_t>(request.prompt.size()), request.max_tokens);
     const std::scoped_lock lock(mutex_);
-    failure = no_room(bytes);
+    const auto client = request.client;
+    failure = no_room(bytes, client);
     if (!failure) {
-      queue_.push_back({std::move(request), reply, bytes, Clock::now()});
+      queue_.push(client, {std::move(request), reply, bytes, Clock::now()});
       has_work_.notify_one();
       return reply;
     }
   }
-  metrics_.count_outcome(outcome_name(Finish::kRefused));
-  reply->push(last_part(Finish::kRefused, std::move(*failure)));
+  refuse(*reply, std::move(*failure));
   return reply;
 }
 
@@ -165,11 +172,7 @@ bool Engine::wait_for_work() {
   std::unique_lock lock(mutex_);
   has_work_.wait(lock, [&] { return is_stopping_ || !queue_.empty() || !running_.empty(); });
   if (!is_stopping_) return true;
-  for (auto& waiting : queue_) {
-    waiting.reply->push(last_part(Finish::kRefused, shutting_down()));
-    metrics_.count_outcome(outcome_name(Finish::kRefused));
-  }
-  queue_.clear();
+  while (!queue_.empty()) refuse(*queue_.take().reply, shutting_down());
   if (Clock::now() >= deadline_)
     for (auto& sequence : running_) fail(sequence, Finish::kFailed, shutting_down());
   std::erase_if(running_, [](const Sequence& sequence) { return sequence.is_over; });
@@ -181,7 +184,7 @@ void Engine::drop_cancelled() {
     if (sequence.from.reply->is_cancelled()) fail(sequence, Finish::kCancelled, {});
   std::erase_if(running_, [](const Sequence& sequence) { return sequence.is_over; });
   const std::scoped_lock lock(mutex_);
-  std::erase_if(queue_, [&](const Waiting& waiting) {
+  queue_.erase_if([&](const Waiting& waiting) {
     if (!waiting.reply->is_cancelled()) return false;
     waiting.reply->push(last_part(Finish::kCancelled));
     metrics_.count_outcome(outcome_name(Finish::kCancelled));
@@ -192,11 +195,9 @@ void Engine::drop_cancelled() {
 std::optional<Engine::Waiting> Engine::next_admitted() {
   const std::scoped_lock lock(mutex_);
   const bool has_place = static_cast<int64_t>(running_.size()) < options_.max_sequences;
-  // the first waits for room, and all others behind it: no stream of small ones can starve it
+  // the next waits for room, and all others behind it: no stream of small ones can starve it
   if (queue_.empty() || !has_place || !prefixes_.can_make_room(queue_.front().bytes)) return {};
-  auto out = std::move(queue_.front());
-  queue_.pop_front();
-  return out;
+  return queue_.take();
 }
 
 void Engine::admit() {

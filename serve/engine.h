@@ -3,7 +3,6 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
-#include <deque>
 #include <list>
 #include <memory>
 #include <mutex>
@@ -15,6 +14,7 @@
 #include "checkpoints/load.h"
 #include "inference/growing_text.h"
 #include "serve/cache_budget.h"
+#include "serve/fair_queue.h"
 #include "serve/metrics.h"
 #include "serve/prefix_store.h"
 #include "serve/reply.h"
@@ -30,9 +30,9 @@ struct EngineOptions {
 };
 
 /// Continues many texts at once: every step runs the model once for all that have a next token, and
-/// texts come and go between steps. A text is admitted, first come, first served, once all bytes
-/// that its cache may grow to are free; so those of all caches never exceed the budget. Has a
-/// thread that alone uses the model.
+/// texts come and go between steps. Clients take turns, and of each it is first come, first served:
+/// the next text is admitted once all bytes that its cache may grow to are free; so those of all
+/// caches never exceed the budget. Has a thread that alone uses the model.
 class Engine {
  public:
   /// Throws Error: 64 without tokenizer, 78 for a cache that the model cannot have. The model
@@ -81,8 +81,10 @@ class Engine {
 
   /// What is wrong with a request, if anything.
   std::optional<Failure> impossible(const TextRequest& request) const;
-  /// Why a text that may need so many bytes can never run, or cannot wait now. Under the mutex.
-  std::optional<Failure> no_room(int64_t bytes) const;
+  /// Why a text of `client` that may need so many bytes can never run, or cannot wait now. Where
+  /// all places are taken, one of a client that has more of them is made free. Under the mutex.
+  std::optional<Failure> no_room(int64_t bytes, const std::string& client);
+  void refuse(Reply& reply, Failure failure);
 
   void run();
   /// False once there is nothing to do any more.
@@ -112,7 +114,7 @@ class Engine {
 
   mutable std::mutex mutex_;  ///< of what follows
   std::condition_variable has_work_;
-  std::deque<Waiting> queue_;
+  FairQueue<Waiting> queue_;
   bool is_stopping_ = false;
   Clock::time_point deadline_;
 

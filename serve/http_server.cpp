@@ -5,7 +5,9 @@
 #include <functional>
 #include <optional>
 #include <random>
+#include <set>
 #include <thread>
+#include <utility>
 
 #include <httplib.h>
 #include <nlohmann/json.hpp>
@@ -17,16 +19,15 @@
 #include "core/text.h"
 #include "inference/chat.h"
 #include "serve/api_request.h"
+#include "serve/bounded_server.h"
 #include "serve/exchange.h"
+#include "serve/request_fields.h"
 
 namespace kvsmith {
 namespace {
 
 constexpr auto kJson = "application/json";
-constexpr std::chrono::seconds kPause{10};     // between two pieces of a request, or of an answer
-constexpr std::chrono::seconds kBodyTime{30};  // for the whole body
-constexpr time_t kKeepAliveSeconds = 3;
-constexpr size_t kKeptAlive = 1000;  // requests of one connection
+constexpr std::chrono::seconds kLastWords{5};  // for answers that are over to be written
 
 void answer(httplib::Response& response, int status, const nlohmann::ordered_json& json) {
   response.status = status;
@@ -35,7 +36,9 @@ void answer(httplib::Response& response, int status, const nlohmann::ordered_jso
 
 void refuse(httplib::Response& response, const Failure& failure, const std::string& field = "") {
   answer(response, failure.status, error_json(failure, field));
+  response.set_header("Connection", "close");  // of its request, not all may have been read
   if (failure.status == 401) response.set_header("WWW-Authenticate", "Bearer");
+  if (failure.status == 429 || failure.status == 503) response.set_header("Retry-After", "1");
 }
 
 /// What an Error that a request has caused is to its client.
@@ -65,16 +68,22 @@ class HttpServer::Impl {
   Impl(Engine& engine, const HttpOptions& options)
       : engine_(engine),
         options_(options),
-        key_(sha256(options.api_key)),
+        // as httplib gives what is sent in a header: without its percent signs
+        key_(sha256(httplib::detail::decode_url(options.api_key, false))),
         context_{.model = engine.model(),
                  .name = options.model_name.empty() ? engine.model().name : options.model_name,
-                 .max_tokens = options.max_tokens} {
+                 .max_tokens = options.max_tokens,
+                 .longest_prompt = longest_prompt(engine.model())},
+        server_({.at_once = static_cast<size_t>(options.max_connections),
+                 .body_bytes = static_cast<size_t>(options.max_body),
+                 .answer = 2 * options.timeout + kLastWords}) {
     try {
       context_.chat = &chat_.emplace(engine.model());
     } catch (const Error& error) {
       context_.chat_problem = error.what();
     }
-    set_limits();
+    server_.set_tcp_nodelay(true);
+    server_.set_socket_options(reuse_address);
     set_routes();
   }
   ~Impl() { stop(std::chrono::milliseconds(0)); }
@@ -89,6 +98,7 @@ class HttpServer::Impl {
                   {"cannot listen", cat(options_.host, ":", options_.port),
                    "choose another --port, or a --host that this machine has"});
     }
+    server_.lengthen_backlog();
     thread_ = std::thread([this] { server_.listen_after_bind(); });
     while (!server_.is_running()) std::this_thread::yield();
     return port;
@@ -97,6 +107,9 @@ class HttpServer::Impl {
   void stop(std::chrono::milliseconds grace) {
     engine_.stop(grace);
     if (!thread_.joinable()) return;
+    const auto until = std::chrono::steady_clock::now() + kLastWords;
+    while (server_.answering() > 0 && std::chrono::steady_clock::now() < until)
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));  // else streams would break off
     server_.stop();
     thread_.join();
   }
@@ -105,20 +118,17 @@ class HttpServer::Impl {
   using Request = httplib::Request;
   using Response = httplib::Response;
 
-  void set_limits() {
-    server_.set_payload_max_length(static_cast<size_t>(options_.max_body));
-    server_.set_read_timeout(kPause);
-    server_.set_write_timeout(kPause);
-    server_.set_keep_alive_timeout(kKeepAliveSeconds);
-    server_.set_keep_alive_max_count(kKeptAlive);
-    server_.set_tcp_nodelay(true);
-    server_.set_socket_options(reuse_address);
-    server_.new_task_queue = [this] {
-      return new httplib::ThreadPool(static_cast<size_t>(options_.max_connections));
-    };
-  }
-
   void set_routes() {
+    server_.set_pre_routing_handler([this](const Request& request, Response& response) {
+      const auto fault = server_.fault_of(request);
+      if (fault) invalid(response, *fault);
+      // httplib would read the body of a path that there is not
+      const bool has_no_place = request.method != "GET" && request.method != "HEAD" &&
+                                (request.method != "POST" || !posts_.contains(request.path));
+      if (!fault && has_no_place) response.status = 404;
+      using Result = httplib::Server::HandlerResponse;
+      return fault || has_no_place ? Result::Handled : Result::Unhandled;
+    });
     server_.Get("/health", [this](const Request&, Response& response) {
       const bool is_well = engine_.is_accepting();
       answer(response, is_well ? 200 : 503, {{"status", is_well ? "ok" : "stopping"}});
@@ -167,21 +177,24 @@ class HttpServer::Impl {
   bool knows_key(const Request& request) const {
     if (options_.api_key.empty()) return true;
     constexpr std::string_view kScheme = "Bearer ";
-    const auto given = request.get_header_value("Authorization");
-    if (!given.starts_with(kScheme)) return false;
-    const auto digest = sha256(std::string_view(given).substr(kScheme.size()));
+    const auto given = request.headers.find("Authorization");  // all of it, a NUL would end a value
+    if (given == request.headers.end() || !given->second.starts_with(kScheme)) return false;
+    const auto digest = sha256(std::string_view(given->second).substr(kScheme.size()));
     return CRYPTO_memcmp(digest.data(), key_.data(), key_.size()) == 0;
   }
 
   using Read = ApiRequest (*)(const nlohmann::json&, const ApiContext&);
 
   void set_post(const std::string& path, Read read, const std::string& prefix) {
+    posts_.insert(path);
     server_.Post(path, [this, read, prefix](const Request& request, Response& response,
                                             const httplib::ContentReader& reader) {
-      // read in any case: a connection that is closed with something unread loses the answer
-      const auto body = whole_body(reader, response);
       guarded([&](const Request&, Response&) {
-        if (body) serve(request, response, *body, read, prefix);
+        // not what a form on a foreign page can send to a server on this machine
+        if (!request.get_header_value("Content-Type").starts_with(kJson))
+          return invalid(response, {415, "the Content-Type is not application/json", ""});
+        if (const auto body = whole_body(reader, response))
+          serve(request, response, *body, read, prefix);
       })(request, response);
     });
   }
@@ -189,22 +202,19 @@ class HttpServer::Impl {
   /// Nothing, and the response set, where it is too long or too slow.
   std::optional<std::string> whole_body(const httplib::ContentReader& reader, Response& response) {
     std::string body;
-    const auto deadline = std::chrono::steady_clock::now() + kBodyTime;
     const auto most = static_cast<size_t>(options_.max_body);
-    bool is_long = false;
+    bool is_long = false;  // as it is without its chunks, or unpacked
     const bool is_whole = reader([&](const char* data, size_t size) {
-      is_long = is_long || body.size() + size > most;
+      is_long = body.size() + size > most;
       if (!is_long) body.append(data, size);
-      return std::chrono::steady_clock::now() < deadline;
+      return !is_long;
     });
-    if (is_long || response.status == 413) {
-      refuse(response, {413, cat("the body is longer than ", most, " bytes"), "body_too_long"});
-    } else if (!is_whole) {
-      refuse(response, {400, "the body has not come to its end", "incomplete_body"});
+    if (is_whole) return body;
+    if (is_long) {
+      invalid(response, {413, cat("the body is longer than ", most, " bytes"), "body_too_long"});
     } else {
-      return body;
+      invalid(response, {400, "the body has not come to its end", "incomplete_body"});
     }
-    engine_.metrics().count_outcome("invalid");
     return {};
   }
 
@@ -215,13 +225,11 @@ class HttpServer::Impl {
              const std::string& prefix) {
     std::shared_ptr<Exchange> exchange;
     try {
-      // not what a form on a foreign page can send to a server on this machine
-      if (!request.get_header_value("Content-Type").starts_with(kJson))
-        return invalid(response, {415, "the Content-Type is not application/json", ""});
-      exchange = std::make_shared<Exchange>(
-          engine_, context_, read(nlohmann::json::parse(body), context_), prefix + new_id(),
-          Connection(request.remote_addr, request.remote_port),
-          Exchange::Clock::now() + options_.timeout);
+      auto asked = read(parsed_request(body), context_);
+      for (auto& text : asked.texts) text.client = cat(request.remote_addr, " ", asked.user);
+      exchange = std::make_shared<Exchange>(engine_, context_, std::move(asked), prefix + new_id(),
+                                            Connection(request.remote_addr, request.remote_port),
+                                            Exchange::Clock::now() + options_.timeout);
     } catch (const nlohmann::json::exception& error) {
       return invalid(response, {400, printable(error.what()), "invalid_json"});
     } catch (const Error& error) {
@@ -278,7 +286,8 @@ class HttpServer::Impl {
   std::string key_;
   ApiContext context_;
   std::optional<Chat> chat_;
-  httplib::Server server_;
+  std::set<std::string> posts_;  ///< paths
+  BoundedServer server_;
   std::thread thread_;
   uint32_t ids_from_ = std::random_device()();
   std::atomic<uint64_t> ids_ = 0x100000;

@@ -16,7 +16,7 @@ struct HttpOptions {
   std::string model_name = {};        ///< to clients; empty: that of the checkpoint
   int64_t max_body = 1 << 20;         ///< bytes
   int64_t max_tokens = 0;             ///< that a request may ask for; 0: as many as the context has
-  int64_t max_connections = 64;       ///< served at a time; others wait
+  int64_t max_connections = 64;       ///< served at a time; as many again wait
   std::chrono::seconds timeout{600};  ///< of one request
 };
 

@@ -7,6 +7,8 @@
 namespace kvsmith {
 namespace {
 
+constexpr int kDeepest = 16;
+
 [[noreturn]] void wrong_type(const nlohmann::json& value,
                              const std::string& name,
                              const std::string& expected) {
@@ -17,6 +19,13 @@ namespace {
 
 void refuse_field(const std::string& what, const std::string& name, const std::string& remedy) {
   throw Error(ExitCode::kUsage, {what, name, remedy});
+}
+
+nlohmann::json parsed_request(const std::string& body) {
+  return nlohmann::json::parse(body, [](int depth, nlohmann::json::parse_event_t, nlohmann::json&) {
+    if (depth > kDeepest) refuse_field(cat("nests deeper than ", kDeepest), "the request");
+    return true;
+  });
 }
 
 RequestFields::RequestFields(const nlohmann::json& body, const std::vector<std::string>& known)

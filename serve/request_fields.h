@@ -15,6 +15,10 @@ namespace kvsmith {
                                const std::string& name,
                                const std::string& remedy = "");
 
+/// The body of a request. Throws nlohmann's exceptions for what is no JSON, Error (64) for JSON
+/// that nests deeper than any request: copying it would exhaust the stack.
+nlohmann::json parsed_request(const std::string& body);
+
 /// Reads a JSON object, holding each field to its type. A field that is null counts as left out.
 /// Every function throws Error (64) that names the field.
 class RequestFields {

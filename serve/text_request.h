@@ -19,6 +19,7 @@ struct TextRequest {
   std::vector<std::string> stop;
   std::vector<int32_t> end_tokens;  ///< beside those of the model
   int64_t alternatives = -1;        ///< likeliest tokens told beside each; -1: no probabilities
+  std::string client;               ///< whose turn it takes while it waits
   bool scores_prompt = false;       ///< tells the probabilities of the prompt's tokens too
 };
 

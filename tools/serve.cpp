@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <CLI/CLI.hpp>
+#include <malloc.h>
 
 #include "cache/cache_options.h"
 #include "core/process.h"
@@ -31,6 +32,7 @@ struct Flags {
 };
 
 void serve_it(Flags& flags) {
+  mallopt(M_ARENA_MAX, 1);  // or each thread of a connection keeps the most that it ever needed
   if (!flags.cache.empty()) flags.engine.cache = cache_config_of(flags.cache);
   flags.engine.cache_budget = parse_bytes(flags.cache_budget, "--cache-budget");
   flags.http.max_body = parse_bytes(flags.max_body, "--max-body");
@@ -81,7 +83,8 @@ void add_serve(CLI::App& app) {
   verb->add_option("--max-body", flags->max_body, "bytes of a request")->capture_default_str();
   count("--max-tokens", flags->http.max_tokens, 0,
         "new tokens that a request may ask for; 0: as many as the context has");
-  count("--max-connections", flags->http.max_connections, 1, "served at a time; others wait");
+  count("--max-connections", flags->http.max_connections, 1,
+        "served at a time; as many again wait");
   count("--timeout", flags->timeout_seconds, 1, "seconds that a request may take");
   count("--grace", flags->grace_seconds, 0, "seconds for answers under way after SIGTERM");
   verb->footer(

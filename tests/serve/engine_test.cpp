@@ -157,6 +157,39 @@ TEST(Engine, FirstComeFirstServed) {
   EXPECT_EQ(outcome_of(*large).finish(), Finish::kLength);
 }
 
+TextRequest of_client(const std::string& client, int32_t seed) {
+  auto out = greedy(some_prompt(10, seed), 20);
+  out.client = client;
+  return out;
+}
+
+TEST(Engine, AClientWithManyTextsDoesNotStarveAnother) {
+  auto model = small_loaded();
+  Engine engine(model, {.max_sequences = 1});
+  std::vector<std::shared_ptr<Reply>> many;
+  for (int32_t i = 0; i < 20; ++i) many.push_back(engine.submit(of_client("many", i)));
+  const auto one = engine.submit(of_client("one", 30));
+  EXPECT_EQ(outcome_of(*one).finish(), Finish::kLength);
+  // its turn came after at most what ran and the next of the other client
+  EXPECT_FALSE(many[10]->next(milliseconds(0)));
+  for (const auto& reply : many) EXPECT_EQ(outcome_of(*reply).finish(), Finish::kLength);
+}
+
+TEST(Engine, AFullQueueHasRoomForAClientWithFewerTexts) {
+  auto model = small_loaded();
+  Engine engine(model, {.max_sequences = 1, .max_queued = 4});
+  const auto running = engine.submit(greedy(some_prompt(10), 240));
+  ASSERT_TRUE(running->next(std::chrono::seconds(30)));
+  std::vector<std::shared_ptr<Reply>> many;
+  for (int32_t i = 0; i < 5; ++i) many.push_back(engine.submit(of_client("many", i)));
+  EXPECT_EQ(outcome_of(*many[4]).failure.status, 429);
+  const auto one = engine.submit(of_client("one", 30));
+  EXPECT_EQ(outcome_of(*many[3]).failure.status, 429);
+  running->cancel();
+  EXPECT_EQ(outcome_of(*one).finish(), Finish::kLength);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(outcome_of(*many[i]).finish(), Finish::kLength);
+}
+
 TEST(Engine, ATextWhoseClientLeavesEndsAndFreesItsBytes) {
   auto model = small_loaded();
   Engine engine(model, {.cache_budget = bytes_of_tokens(model, 250)});

@@ -292,7 +292,8 @@ TEST_F(HttpServerTest, RefusesBodiesThatAreTooLong) {
 
 TEST_F(HttpServerTest, AsksForItsKey) {
   start({.api_key = "open sesame"});
-  for (const char* given : {"", "Bearer ", "Bearer open", "Bearer open sesame!", "open sesame"}) {
+  for (const char* given : {"", "Bearer ", "Bearer open", "Bearer open sesame!", "open sesame",
+                            "Bearer open sesame%00"}) {
     headers_ = {{"Authorization", given}};
     EXPECT_EQ(refused(R"({"prompt": "x"})", 401)["code"], "invalid_api_key") << given;
     EXPECT_EQ(client_->Get("/v1/models", headers_)->status, 401);
@@ -302,6 +303,12 @@ TEST_F(HttpServerTest, AsksForItsKey) {
   EXPECT_EQ(client_->Get("/v1/models", headers_)->status, 200);
   EXPECT_EQ(asked("/v1/completions", {{"prompt", "x"}})["object"], "text_completion");
   EXPECT_EQ(client_->Get("/health")->status, 200);
+}
+
+TEST_F(HttpServerTest, AKeyMayHavePercentSigns) {
+  start({.api_key = "100%41%"});
+  EXPECT_EQ(client_->Get("/v1/models", {{"Authorization", "Bearer 100%41%"}})->status, 200);
+  EXPECT_EQ(client_->Get("/v1/models", {{"Authorization", "Bearer 100%42%"}})->status, 401);
 }
 
 TEST_F(HttpServerTest, TellsWhatItHasDone) {
