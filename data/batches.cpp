@@ -1,12 +1,10 @@
 #include "data/batches.h"
 
 #include <algorithm>
-#include <cmath>
 #include <condition_variable>
 #include <deque>
 #include <exception>
 #include <mutex>
-#include <numeric>
 #include <ranges>
 #include <span>
 #include <thread>
@@ -18,107 +16,38 @@
 namespace kvsmith {
 namespace {
 
-constexpr uint64_t kCycle = 1024;  ///< sequences in which every split gets its exact share
-constexpr size_t kReadAhead = 4;   ///< batches
-constexpr uint64_t kMixtureRound = UINT64_MAX;
+constexpr size_t kReadAhead = 4;  ///< batches
 
-/// Slots of a cycle for each weight, by largest remainder; their sum is kCycle.
-std::vector<uint64_t> share_cycle(const std::vector<WeightedSplit>& splits) {
-  double total = 0;
-  for (const WeightedSplit& s : splits) total += s.weight;
-  std::vector<uint64_t> slots;
-  std::vector<double> remainders;
-  for (const WeightedSplit& s : splits) {
-    const double exact = s.weight / total * kCycle;
-    slots.push_back(static_cast<uint64_t>(exact));
-    remainders.push_back(exact - std::floor(exact));
-  }
-  std::vector<size_t> order(splits.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::ranges::stable_sort(order, std::greater{}, [&](size_t i) { return remainders[i]; });
-  const uint64_t left = kCycle - std::accumulate(slots.begin(), slots.end(), uint64_t{0});
-  for (uint64_t i = 0; i < left; ++i) ++slots[order[i % order.size()]];
-  return slots;
+[[noreturn]] void refuse(ExitCode code, const std::string& what, const std::string& remedy) {
+  throw Error(code, {.what = what, .where = "batches", .remedy = remedy});
 }
 
-/// Which window of which split sequence p of the stream is: a pure function of p.
-class Schedule {
- public:
-  struct Window {
-    const CorpusSplit* split;
-    uint64_t first;  ///< token
-  };
-
-  Schedule(std::vector<WeightedSplit> splits, const BatchOptions& options)
-      : splits_(std::move(splits)), options_(options) {
-    const auto refuse = [](ExitCode code, const std::string& what, const std::string& remedy) {
-      throw Error(code, {.what = what, .where = "batches", .remedy = remedy});
-    };
-    if (splits_.empty()) refuse(ExitCode::kConfig, "no corpus to read", "name at least one");
-    if (options.sequences < 1 || options.length < 1) {
-      refuse(ExitCode::kConfig,
-             cat("batches of ", options.sequences, " sequences of ", options.length, " tokens"),
-             "both must be at least 1");
-    }
-    for (const WeightedSplit& s : splits_) {
-      if (!std::isfinite(s.weight) || s.weight <= 0) {
-        refuse(ExitCode::kConfig, cat("weight ", s.weight), "weights are positive numbers");
-      }
-      const auto length = static_cast<uint64_t>(options.length);
-      windows_.push_back(s.split->tokens() == 0 ? 0 : (s.split->tokens() - 1) / length);
-      if (windows_.back() == 0) {
-        refuse(ExitCode::kBadData,
-               cat("a split of ", s.split->tokens(), " tokens is shorter than a sequence of ",
-                   length, " tokens and its last target"),
-               "add text or train on shorter sequences");
-      }
-    }
-    slots_ = share_cycle(splits_);
-    if (const auto none = std::ranges::find(slots_, 0u); none != slots_.end()) {
-      refuse(ExitCode::kConfig,
-             cat("weight ", splits_[none - slots_.begin()].weight, " is below 1/", kCycle,
-                 " of their sum"),
-             "raise it or leave the corpus out");
-    }
-    deal_cycle();
+/// Windows of each split; its last token is a target only.
+std::vector<uint64_t> windows_of(const std::vector<WeightedSplit>& splits,
+                                 const BatchOptions& options) {
+  if (options.sequences < 1 || options.length < 1) {
+    refuse(ExitCode::kConfig,
+           cat("batches of ", options.sequences, " sequences of ", options.length, " tokens"),
+           "both must be at least 1");
   }
-
-  Window at(uint64_t position) const {
-    const auto [index, rank] = cycle_[position % kCycle];
-    const uint64_t draw = position / kCycle * slots_[index] + rank, windows = windows_[index];
-    uint64_t window = draw % windows;
-    if (options_.shuffle) {
-      // Another order for each split, so that equally long ones do not run in step.
-      window = permute(window, windows, options_.seed + index, draw / windows);
-    }
-    return {splits_[index].split.get(), window * static_cast<uint64_t>(options_.length)};
+  std::vector<uint64_t> windows;
+  for (const WeightedSplit& s : splits) {
+    const auto length = static_cast<uint64_t>(options.length);
+    windows.push_back(s.split->tokens() == 0 ? 0 : (s.split->tokens() - 1) / length);
+    if (windows.back() > 0) continue;
+    refuse(ExitCode::kBadData,
+           cat("a split of ", s.split->tokens(), " tokens is shorter than a sequence of ", length,
+               " tokens and its last target"),
+           "add text or train on shorter sequences");
   }
+  return windows;
+}
 
-  uint64_t windows() const {
-    return std::accumulate(windows_.begin(), windows_.end(), uint64_t{0});
-  }
-
- private:
-  struct Turn {
-    size_t split;
-    uint64_t rank;  ///< turns of the same split before this one in the cycle
-  };
-
-  void deal_cycle() {
-    std::vector<size_t> owners;
-    for (size_t i = 0; i < slots_.size(); ++i) owners.insert(owners.end(), slots_[i], i);
-    std::vector<uint64_t> dealt(slots_.size());
-    for (uint64_t i = 0; i < kCycle; ++i) {
-      const size_t owner = owners[permute(i, kCycle, options_.seed, kMixtureRound)];
-      cycle_.push_back({.split = owner, .rank = dealt[owner]++});
-    }
-  }
-
-  std::vector<WeightedSplit> splits_;
-  BatchOptions options_;
-  std::vector<uint64_t> windows_, slots_;
-  std::vector<Turn> cycle_;
-};
+std::vector<double> weights_of(const std::vector<WeightedSplit>& splits) {
+  std::vector<double> weights;
+  for (const WeightedSplit& s : splits) weights.push_back(s.weight);
+  return weights;
+}
 
 /// Which of the tokens `ids`, from token `first` of the split on, begin a document.
 std::vector<bool> document_begins(const CorpusSplit& split,
@@ -168,40 +97,53 @@ void append_window(const CorpusSplit& split,
     batch.segments.push_back(segment);
     batch.target_count += learns;
   }
+  batch.token_count += options.length;
+}
+
+WindowSource::WindowSource(std::vector<WeightedSplit> splits, const BatchOptions& options)
+    : splits_(std::move(splits)),
+      options_(options),
+      mixture_(windows_of(splits_, options), weights_of(splits_), options.shuffle, options.seed) {}
+
+Batch WindowSource::make(uint64_t first, int64_t sequences) const {
+  Batch batch;
+  batch.sequences = sequences;
+  batch.length = options_.length;
+  const auto size = static_cast<size_t>(sequences * options_.length);
+  batch.tokens.reserve(size);
+  batch.targets.reserve(size);
+  batch.positions.reserve(size);
+  batch.segments.reserve(size);
+  for (uint64_t i = first; i < first + static_cast<uint64_t>(sequences); ++i) {
+    const auto [split, window] = mixture_.at(i);
+    append_window(*splits_[split].split, window * static_cast<uint64_t>(options_.length), options_,
+                  batch);
+  }
+  return batch;
+}
+
+uint64_t WindowSource::sequences_with(int64_t tokens) const {
+  const uint64_t all = sequences_per_epoch();
+  if (tokens == 0) return all;
+  return std::min(all, static_cast<uint64_t>((tokens + options_.length - 1) / options_.length));
 }
 
 struct BatchStream::Impl {
-  Impl(std::vector<WeightedSplit> splits, const BatchOptions& settings)
-      : schedule(std::move(splits), settings), options(settings) {
+  Impl(std::unique_ptr<const BatchSource> from, int64_t count)
+      : source(std::move(from)), sequences(static_cast<uint64_t>(count)) {
     reader = std::jthread([this](const std::stop_token& stop) { read_ahead(stop); });
-  }
-
-  Batch make(uint64_t first) const {
-    Batch batch;
-    batch.sequences = options.sequences;
-    batch.length = options.length;
-    const auto size = static_cast<size_t>(options.sequences * options.length);
-    batch.tokens.reserve(size);
-    batch.targets.reserve(size);
-    batch.positions.reserve(size);
-    batch.segments.reserve(size);
-    for (uint64_t i = 0; i < static_cast<uint64_t>(options.sequences); ++i) {
-      const Schedule::Window window = schedule.at(first + i);
-      append_window(*window.split, window.first, options, batch);
-    }
-    return batch;
   }
 
   void read_ahead(const std::stop_token& stop) {
     std::unique_lock lock(mutex);
     while (changed.wait(lock, stop, [&] { return !error && ready.size() < kReadAhead; })) {
-      const uint64_t wanted = position + ready.size() * static_cast<uint64_t>(options.sequences);
+      const uint64_t wanted = position + ready.size() * sequences;
       const uint64_t seeks_before = seeks;
       lock.unlock();
       Batch batch;
       std::exception_ptr failure;
       try {
-        batch = make(wanted);
+        batch = source->make(wanted, static_cast<int64_t>(sequences));
       } catch (...) {
         failure = std::current_exception();
       }
@@ -216,8 +158,8 @@ struct BatchStream::Impl {
     }
   }
 
-  const Schedule schedule;
-  const BatchOptions options;
+  const std::unique_ptr<const BatchSource> source;
+  const uint64_t sequences;  // of a batch
 
   std::mutex mutex;
   std::condition_variable_any changed;
@@ -228,8 +170,11 @@ struct BatchStream::Impl {
   std::jthread reader;  // last: stops before what it uses is gone
 };
 
+BatchStream::BatchStream(std::unique_ptr<const BatchSource> source, int64_t sequences)
+    : impl_(std::make_unique<Impl>(std::move(source), sequences)) {}
+
 BatchStream::BatchStream(std::vector<WeightedSplit> splits, const BatchOptions& options)
-    : impl_(std::make_unique<Impl>(std::move(splits), options)) {}
+    : BatchStream(std::make_unique<WindowSource>(std::move(splits), options), options.sequences) {}
 
 BatchStream::~BatchStream() = default;
 
@@ -240,7 +185,7 @@ Batch BatchStream::next() {
   if (self.ready.empty()) std::rethrow_exception(self.error);
   Batch batch = std::move(self.ready.front());
   self.ready.pop_front();
-  self.position += static_cast<uint64_t>(self.options.sequences);
+  self.position += self.sequences;
   self.changed.notify_all();
   return batch;
 }
@@ -259,6 +204,6 @@ void BatchStream::seek(uint64_t position) {
   impl_->changed.notify_all();
 }
 
-uint64_t BatchStream::sequences_per_epoch() const { return impl_->schedule.windows(); }
+uint64_t BatchStream::sequences_per_epoch() const { return impl_->source->sequences_per_epoch(); }
 
 }  // namespace kvsmith
