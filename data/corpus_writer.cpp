@@ -234,10 +234,9 @@ void CorpusWriter::finish() {
                    .remedy = ""});
     }
     if (work.info.holds_pairs && split.documents() % 2 != 0) {
-      throw Error(ExitCode::kInternal,
-                  {.what = cat("a pair of one document (split ", name, ")"),
-                   .where = work.path.string(),
-                   .remedy = ""});
+      throw Error(ExitCode::kInternal, {.what = cat("a pair of one document (split ", name, ")"),
+                                        .where = work.path.string(),
+                                        .remedy = ""});
     }
     tokens += split.tokens();
   }
