@@ -17,11 +17,13 @@ void for_each_section(Config& config, Visit&& visit) {
   visit("train", config.train);
   visit("distill", config.distill);
   visit("lora", config.lora);
+  visit("preference", config.preference);
 }
 
 /// What somebody may have meant by `path`, which is not among `keys`.
 std::string advice_on(const std::string& path, const std::vector<KeyValue>& keys) {
-  const std::vector<std::string> sections = {"model", "data", "train", "distill", "lora"};
+  const std::vector<std::string> sections = {"model",   "data", "train",
+                                             "distill", "lora", "preference"};
   const size_t dot = path.find('.');
   const std::string section = path.substr(0, dot), name = path.substr(dot + 1);
   const bool known_section = std::ranges::find(sections, section) != sections.end();
@@ -69,6 +71,27 @@ void check_distillation(const DistillConfig& d, const Expect& expect) {
          "keeps the likeliest tokens only; set distill.top_k, such as 64");
   expect(d.cache.empty() || d.mixer_loss == 0, "distill.cache",
          "keeps no outputs of layers, which distill.mixer_loss compares; leave one of them out");
+}
+
+template <class Expect>
+void check_preference(const RunConfig& config, const Expect& expect) {
+  const auto& p = config.preference;
+  const auto& t = config.train;
+  if (!p.is_wanted()) {
+    expect(p.reference.empty(), "preference.reference",
+           "nothing is compared with it; set preference.method, such as \"dpo\"");
+    return;
+  }
+  expect(config.distill.teacher.empty(), "distill.teacher",
+         "a run learns from a teacher or from pairs of answers; leave one of them out");
+  expect(!p.reference.empty() || !t.init_from.empty(), "preference.method",
+         "there is nothing to compare with; set train.init_from, or preference.reference");
+  expect(t.batch_size % 2 == 0, "train.batch_size",
+         cat("a pair is two sequences, and batch_size ", t.batch_size, " is odd"));
+  expect(t.micro_batch() % 2 == 0, "train.micro_batch_size",
+         cat("a pair is two sequences, and micro_batch_size ", t.micro_batch(), " is odd"));
+  expect(config.data.packing == "wrapped", "data.packing",
+         "a pair is two sequences that hold nothing else; leave it at \"wrapped\"");
 }
 
 template <class Expect>
@@ -131,6 +154,7 @@ void check_relations(const RunConfig& config,
          "counts validations, and there are none on the way; set train.validate_every");
   check_distillation(config.distill, expect);
   check_adapter(config, expect);
+  check_preference(config, expect);
   const auto& d = config.data;
   expect(d.weights.empty() || d.weights.size() == d.corpus.size(), "data.weights",
          cat(d.weights.size(), " weights for ", d.corpus.size(), " corpora; give one each"));

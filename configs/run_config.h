@@ -8,6 +8,7 @@
 #include "configs/distill_config.h"
 #include "configs/lora_config.h"
 #include "configs/model_config.h"
+#include "configs/preference_config.h"
 #include "configs/train_config.h"
 
 namespace kvsmith {
@@ -19,6 +20,7 @@ struct RunConfig {
   TrainConfig train;
   DistillConfig distill;
   LoraConfig lora;
+  PreferenceConfig preference;
 
   bool operator==(const RunConfig&) const = default;
 };

@@ -2,24 +2,24 @@
 
 #include <cstdint>
 #include <memory>
-#include <span>
 #include <string>
 #include <vector>
 
 #include "data/corpus.h"
-#include "data/packing.h"
+#include "data/mixture.h"
 
 namespace kvsmith {
 
-/// Sequences of equal length for one training step; row-major [sequences, length].
+/// Sequences for one training step; row-major [sequences, length].
 struct Batch {
   int64_t sequences = 0, length = 0;
-  std::vector<int64_t> tokens;
-  std::vector<int64_t> targets;    ///< the next token; -1 where it is not to be learnt
-  std::vector<int64_t> positions;  ///< of each token in its document piece; 0.. when unmasked
-  std::vector<int32_t> segments;   ///< which document piece of the sequence a token belongs to
-  bool has_borders = false;        ///< some sequence holds more than one segment
-  int64_t target_count = 0;        ///< targets that are not -1
+  std::vector<int64_t> tokens = {};
+  std::vector<int64_t> targets = {};    ///< the next token; -1 where it is not to be learnt
+  std::vector<int64_t> positions = {};  ///< of each token in its document piece; 0.. when unmasked
+  std::vector<int32_t> segments = {};   ///< which document piece of the sequence a token belongs to
+  bool has_borders = false;             ///< some sequence holds more than one segment
+  int64_t target_count = 0;             ///< targets that are not -1
+  int64_t token_count = 0;              ///< tokens that are not padding
 };
 
 /// A corpus and how often it is drawn from.
@@ -30,11 +30,10 @@ struct WeightedSplit {
 
 struct BatchOptions {
   int64_t sequences = 1;
-  int64_t length = 128;        ///< tokens a sequence
+  int64_t length = 128;        ///< tokens a sequence; of pairs the most
   bool document_mask = false;  ///< reset positions at documents, let no token see another document
   /// Begins documents; -1, and of a split with marks: they are those of its index.
   int32_t bos_id = -1;
-  bool packs = false;  ///< sequences are those of a Packing, not windows of the text
   bool shuffle = true;
   uint64_t seed = 0;
 };
@@ -47,21 +46,46 @@ void append_window(const CorpusSplit& split,
                    const BatchOptions& options,
                    Batch& batch);
 
-/// Appends a sequence of options.length tokens that holds `pieces` of `split` and then padding,
-/// which nothing is to be learnt from and, with a document mask, nothing sees.
-void append_pieces(const CorpusSplit& split,
-                   std::span<const Piece> pieces,
-                   const BatchOptions& options,
-                   Batch& batch);
+/// The endless, shuffled sequences that batches are made of: a pure function of (seed, position),
+/// so that sequence i is had without any before it.
+class BatchSource {
+ public:
+  virtual ~BatchSource() = default;
 
-/// An endless, shuffled stream of batches that is a pure function of (seed, position): sequence i
-/// of the stream can be computed without any before it, so resuming is O(1) and needs one number.
-/// A split is cut into non-overlapping windows of `length` tokens, or packed; each epoch visits
-/// every sequence once, in an order given by a keyed permutation (no list in memory). A thread
+  /// Sequences [first, first + sequences).
+  virtual Batch make(uint64_t first, int64_t sequences) const = 0;
+  /// Sequences in one epoch over all splits.
+  virtual uint64_t sequences_per_epoch() const = 0;
+  /// How many of the first sequences of an epoch hold `tokens` tokens together (0: all of them).
+  virtual uint64_t sequences_with(int64_t tokens) const = 0;
+  /// For the log: what is left out of the splits, or added; empty: nothing.
+  virtual std::string remark() const { return ""; }
+};
+
+/// Every split cut into non-overlapping windows of options.length tokens.
+class WindowSource final : public BatchSource {
+ public:
+  /// Throws Error (65) when a split is shorter than one sequence, 78 for options or weights that
+  /// cannot be.
+  WindowSource(std::vector<WeightedSplit> splits, const BatchOptions& options);
+
+  Batch make(uint64_t first, int64_t sequences) const override;
+  uint64_t sequences_per_epoch() const override { return mixture_.items(); }
+  uint64_t sequences_with(int64_t tokens) const override;
+
+ private:
+  std::vector<WeightedSplit> splits_;
+  BatchOptions options_;
+  Mixture mixture_;
+};
+
+/// An endless stream of the batches of a source. Resuming is O(1) and needs one number. A thread
 /// reads ahead.
 class BatchStream {
  public:
-  /// Throws Error (65) when a split is shorter than one sequence.
+  /// Batches of so many sequences.
+  BatchStream(std::unique_ptr<const BatchSource> source, int64_t sequences);
+  /// Of windows; throws as WindowSource.
   BatchStream(std::vector<WeightedSplit> splits, const BatchOptions& options);
   ~BatchStream();
   BatchStream(const BatchStream&) = delete;
@@ -74,15 +98,10 @@ class BatchStream {
   void seek(uint64_t position);
   /// Sequences in one epoch over all splits.
   uint64_t sequences_per_epoch() const;
-  /// Share of them that is padding.
-  double padding() const;
 
  private:
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
-
-/// A bijection of [0, size) keyed by (seed, round): a Feistel network with cycle walking.
-uint64_t permute(uint64_t index, uint64_t size, uint64_t seed, uint64_t round);
 
 }  // namespace kvsmith

@@ -8,6 +8,7 @@
 #include "core/text.h"
 #include "data/build_chats.h"
 #include "data/build_documents.h"
+#include "data/build_pairs.h"
 #include "data/ordered_pipeline.h"
 #include "data/token_files.h"
 #include "data/tokenizer.h"
@@ -160,6 +161,9 @@ void check_chats(const CorpusBuild& options) {
     contradiction(in_quotes(chats.overflow), "overflow", "choose drop or truncate");
   if (options.text.invalid_utf8 != "error")
     contradiction("chats with invalid UTF-8 are refused", "invalid_utf8", "repair the files");
+  if (options.tokenizer.empty())
+    contradiction("no tokenizer for chats", "data build",
+                  "name a SentencePiece model or a tokenizer.json with --tokenizer");
 }
 
 void check(const CorpusBuild& options) {
@@ -169,7 +173,9 @@ void check(const CorpusBuild& options) {
     contradiction(cat(options.valid_fraction), "valid_fraction", "choose 0 to 0.5");
   if (options.valid_fraction > 0 && !options.valid_inputs.empty())
     contradiction("both validation files and a fraction", "valid_fraction", "choose one");
-  if (options.chats.are_read) check_chats(options);
+  if (options.chats.are_read && options.chats.are_pairs)
+    contradiction("both chats and pairs of answers", "chats", "build two corpora");
+  if (options.chats.are_read || options.chats.are_pairs) check_chats(options);
 }
 
 }  // namespace
@@ -179,6 +185,7 @@ CorpusBuildStats build_corpus(const CorpusBuild& options,
                               const BuildProgress& on_progress) {
   check(options);
   if (options.chats.are_read) return build_chat_corpus(options, output, on_progress);
+  if (options.chats.are_pairs) return build_pair_corpus(options, output, on_progress);
   const auto train_files = token_files(options.train_inputs);
   const auto valid_files = token_files(options.valid_inputs);
   const bool copies_tokens = !train_files.empty();

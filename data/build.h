@@ -13,9 +13,10 @@ namespace kvsmith {
 
 /// How chats become documents.
 struct ChatOptions {
-  bool are_read = false;          ///< the inputs are chats, see ChatSource, and not texts
-  std::string format = "";        ///< "plain", "chatml", "llama3"; empty: the tokenizer's own
-  int64_t max_tokens = 0;         ///< of a conversation; 0: any number
+  bool are_read = false;    ///< the inputs are chats, see ChatSource, and not texts
+  bool are_pairs = false;   ///< they are pairs of answers, see parse_preference(), and not texts
+  std::string format = "";  ///< "plain", "chatml", "llama3"; empty: the tokenizer's own
+  int64_t max_tokens = 0;   ///< of a conversation; 0: any number
   std::string overflow = "drop";  ///< of longer ones: "drop" turns from the end, or "truncate"
 };
 
@@ -43,6 +44,16 @@ struct ChatStats {
   uint64_t truncated = 0;      ///< conversations cut
 };
 
+/// What became of pairs of answers; the documents of their corpus are two of each pair kept.
+struct PairStats {
+  std::string format;                  ///< in which conversations are written
+  bool is_format_of_tokenizer = true;  ///< `generate --chat` writes prompts in the same
+  uint64_t learnt_tokens = 0;
+  uint64_t too_long = 0;   ///< pairs left out: an answer does not fit, or nothing of it
+  uint64_t alike = 0;      ///< pairs left out: both answers are the same tokens
+  uint64_t truncated = 0;  ///< answers cut
+};
+
 struct CorpusBuildStats {
   uint64_t documents = 0, tokens = 0, text_bytes = 0;
   uint64_t replaced_sequences = 0;  ///< invalid UTF-8 replaced by U+FFFD
@@ -51,6 +62,7 @@ struct CorpusBuildStats {
   uint64_t blank_documents = 0;     ///< left out as nothing but white space
   double seconds = 0;
   std::optional<ChatStats> chats;  ///< of a corpus of chats
+  std::optional<PairStats> pairs;  ///< of a corpus of pairs
 };
 
 /// Tokenises texts (.txt, .jsonl, both also .gz or .zst) in parallel, in order, into `output`, each
@@ -65,6 +77,13 @@ struct CorpusBuildStats {
 /// has them, the latter learnt after an answer. What is longer than chats.max_tokens loses its last
 /// turns, so that it ends with the last answer that fits, or is cut; a conversation of which
 /// nothing would be learnt is left out.
+///
+/// With chats.are_pairs they are pairs of answers to a prompt, one a line, and a document is the
+/// prompt with one of them, first the chosen; only the answer is to be learnt. A pair of
+/// conversations is written in their format; one of texts as it is, prompt and answer encoded
+/// apart, between begin- and end-of-text. A pair of which an answer is longer than chats.max_tokens
+/// is left out or cut, both its answers at most; so is one of equal answers, or of which nothing
+/// would be learnt. Both documents of a pair are in one split.
 ///
 /// Memory, whatever the length of a document: (2 threads + 2) batches of max_document_bytes +
 /// 512 KiB of text and its ids, 8 MiB of cached words a thread, and the writer. A single word of

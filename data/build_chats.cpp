@@ -1,14 +1,14 @@
 #include "data/build_chats.h"
 
-#include <algorithm>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/error.h"
 #include "core/text.h"
 #include "data/chat_source.h"
-#include "data/chat_template.h"
+#include "data/chat_writer.h"
 #include "data/ordered_pipeline.h"
 
 namespace kvsmith {
@@ -16,80 +16,13 @@ namespace {
 
 constexpr size_t kBatchBytes = size_t{512} << 10;
 
-/// A conversation as the corpus holds it.
-struct Document {
-  std::vector<int32_t> ids = {};
-  std::vector<uint8_t> learnt = {};
-  uint64_t text_bytes = 0;
-  size_t turns = 0, dropped_turns = 0;
-  bool is_truncated = false;
-};
-
 /// Conversations on their way through the pipeline.
 struct Batch {
+  /// With its length as text; none: too long for any answer.
+  using Written = std::optional<std::pair<ChatDocument, uint64_t>>;
+
   std::vector<std::vector<ChatMessage>> chats;
-  std::vector<std::optional<Document>> documents;  ///< none: too long for any answer
-};
-
-/// Turns conversations into documents. Safe to call from several threads.
-class ChatWriter {
- public:
-  ChatWriter(const CorpusBuild& options, const Tokenizer& tokenizer)
-      : tokenizer_(tokenizer),
-        template_(options.chats.format.empty()
-                      ? ChatTemplate::recognize(tokenizer.chat_template())
-                      : ChatTemplate(ChatTemplate::format_named(options.chats.format))),
-        longest_(options.chats.max_tokens > 0 ? static_cast<size_t>(options.chats.max_tokens)
-                                              : SIZE_MAX),
-        truncates_(options.chats.overflow == "truncate") {
-    if (template_.end_of_turn().empty()) {
-      bos_ = tokenizer.bos_id();
-      eos_ = tokenizer.eos_id();
-    }
-  }
-
-  ChatTemplate::Format format() const { return template_.format(); }
-
-  /// None when nothing to learn fits.
-  std::optional<Document> write(const std::vector<ChatMessage>& chat) const {
-    ChatTokens tokens = template_.tokens(tokenizer_, chat, /*asks=*/false);
-    Document out{.turns = chat.size()};
-    const size_t marks = (bos_ >= 0 ? 1 : 0) + (eos_ >= 0 ? 1 : 0);
-    if (!truncates_ && tokens.ids.size() + marks > longest_) {
-      const auto fits = [&](const ChatTokens::Answer& a) { return a.ids + marks <= longest_; };
-      const auto kept = std::ranges::partition_point(tokens.answers, fits);
-      if (kept == tokens.answers.begin()) return std::nullopt;
-      const auto& [messages, ids] = *std::prev(kept);
-      out.dropped_turns = chat.size() - messages;
-      out.turns = messages;
-      tokens.ids.resize(ids);
-      tokens.learnt.resize(ids);
-    }
-    if (bos_ >= 0) add(out, bos_, false);
-    out.ids.insert(out.ids.end(), tokens.ids.begin(), tokens.ids.end());
-    out.learnt.insert(out.learnt.end(), tokens.learnt.begin(), tokens.learnt.end());
-    if (eos_ >= 0) add(out, eos_, tokens.learnt.back() != 0);
-    out.is_truncated = out.ids.size() > longest_;
-    if (out.is_truncated) {
-      out.ids.resize(longest_);
-      out.learnt.resize(longest_);
-    }
-    if (std::ranges::count(out.learnt, 1) == 0) return std::nullopt;
-    out.text_bytes = tokenizer_.decode(out.ids).size();
-    return out;
-  }
-
- private:
-  static void add(Document& document, int32_t id, bool is_learnt) {
-    document.ids.push_back(id);
-    document.learnt.push_back(is_learnt ? 1 : 0);
-  }
-
-  const Tokenizer& tokenizer_;
-  ChatTemplate template_;
-  size_t longest_;
-  bool truncates_;
-  int32_t bos_ = -1, eos_ = -1;  ///< around a document; -1: none
+  std::vector<Written> documents;
 };
 
 bool read_batch(ChatSource& source, Batch& batch) {
@@ -113,19 +46,20 @@ void add_chats(const CorpusBuild& options,
   ChatStats& stats = *documents.stats.chats;
   uint64_t kept = 0, dropped = 0;
   const auto consume = [&](const Batch& batch) {
-    for (const auto& document : batch.documents) {
-      if (!document) {
+    for (const auto& written : batch.documents) {
+      if (!written) {
         ++dropped;
         continue;
       }
+      const auto& [document, text_bytes] = *written;
       ++kept;
       documents.begin(is_valid);
-      documents.append(document->ids, document->text_bytes, document->learnt);
+      documents.append(document.ids, text_bytes, document.learnt);
       documents.end();
-      stats.turns += document->turns;
-      stats.learnt_tokens += static_cast<uint64_t>(std::ranges::count(document->learnt, 1));
-      stats.dropped_turns += document->dropped_turns;
-      stats.truncated += document->is_truncated;
+      stats.turns += document.turns;
+      stats.learnt_tokens += document.learnt_tokens();
+      stats.dropped_turns += document.dropped_turns;
+      stats.truncated += document.is_truncated;
     }
     documents.report();
   };
@@ -134,7 +68,13 @@ void add_chats(const CorpusBuild& options,
       threads, 2 * static_cast<size_t>(threads) + 2,
       [&](Batch& batch) { return read_batch(source, batch); },
       [&](Batch& batch) {
-        for (const auto& chat : batch.chats) batch.documents.push_back(chats.write(chat));
+        for (const auto& chat : batch.chats) {
+          auto& written = batch.documents.emplace_back();
+          if (auto document = chats.write(chat)) {
+            const uint64_t text_bytes = chats.text_bytes(*document);
+            written.emplace(std::move(*document), text_bytes);
+          }
+        }
       },
       consume);
   for (const CorpusSource& record : source.sources()) writer.add_source(record);
@@ -151,22 +91,14 @@ void add_chats(const CorpusBuild& options,
 CorpusBuildStats build_chat_corpus(const CorpusBuild& options,
                                    const std::filesystem::path& output,
                                    const BuildProgress& on_progress) {
-  if (options.tokenizer.empty()) {
-    throw Error(ExitCode::kConfig,
-                {.what = "no tokenizer for chats",
-                 .where = "data build",
-                 .remedy = "name a SentencePiece model or a tokenizer.json with --tokenizer"});
-  }
   const Tokenizer tokenizer = Tokenizer::load(options.tokenizer);
-  const ChatWriter chats(options, tokenizer);
+  const ChatWriter chats(options.chats, tokenizer);
   CorpusInfo info = corpus_info(options.tokenizer, tokenizer);
   info.marks_learnt = true;
   CorpusWriter writer(output, info);
   BuildDocuments documents(options, writer, on_progress);
-  documents.stats.chats =
-      ChatStats{.format = std::string(ChatTemplate::name_of(chats.format())),
-                .is_format_of_tokenizer =
-                    ChatTemplate::format_of(tokenizer.chat_template()) == chats.format()};
+  documents.stats.chats = ChatStats{.format = std::string(ChatTemplate::name_of(chats.format())),
+                                    .is_format_of_tokenizer = chats.is_format_of_tokenizer()};
   add_chats(options, options.train_inputs, false, chats, documents, writer);
   if (!options.valid_inputs.empty())
     add_chats(options, options.valid_inputs, true, chats, documents, writer);

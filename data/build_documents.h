@@ -20,6 +20,7 @@ class BuildDocuments {
   BuildDocuments(const CorpusBuild& options, CorpusWriter& writer, const BuildProgress& on_progress)
       : options_(options), writer_(writer), on_progress_(on_progress) {}
 
+  /// Chooses the split of the next documents.
   void begin(bool is_valid_input);
   /// `learnt`: of a corpus that marks what is to be learnt, else empty.
   void append(std::span<const int32_t> ids,

@@ -1,35 +1,28 @@
 #pragma once
 
-#include <filesystem>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "data/chat_json.h"
-#include "data/line_reader.h"
+#include "data/json_lines.h"
 
 namespace kvsmith {
 
-/// Chats of .jsonl files, plain or .gz or .zst, one a line; blank lines are passed over. All lines
-/// of a file are in the ChatStyle of its first. Memory: a few times the longest line.
+/// Chats of .jsonl files, one a line; all lines of a file are in the ChatStyle of its first.
 ///
-/// Errors: those of expand_inputs(), LineReader and parse_chat(), with file and line; 65 for a file
-/// that is not named .jsonl.
+/// Errors: those of JsonLines and parse_chat(), with file and line.
 class ChatSource {
  public:
-  explicit ChatSource(const std::vector<std::string>& inputs);
+  explicit ChatSource(const std::vector<std::string>& inputs) : lines_(inputs, "chats") {}
 
   /// False at the end of the last input.
   bool next(std::vector<ChatMessage>& chat);
   /// The files read to their end so far.
-  const std::vector<CorpusSource>& sources() const { return sources_; }
+  const std::vector<CorpusSource>& sources() const { return lines_.sources(); }
 
  private:
-  std::vector<std::filesystem::path> files_;
-  size_t next_file_ = 0;
-  std::optional<LineReader> reader_;
-  std::optional<ChatStyle> style_;  ///< of the file that is being read, once known
-  std::vector<CorpusSource> sources_;
+  JsonLines lines_;
+  ChatStyle style_ = ChatStyle::kOpenAi;  ///< of the file that is being read
 };
 
 }  // namespace kvsmith

@@ -26,6 +26,8 @@ struct CorpusInfo {
   std::string tokenizer_model;   ///< the model file itself, so that a corpus is self-contained
   std::vector<CorpusSource> sources;
   bool marks_learnt = false;  ///< whether the file says of each token if it is to be learnt
+  /// Documents 2i and 2i + 1 answer the same prompt, the first better; they are marked.
+  bool holds_pairs = false;
 };
 
 /// One split of a corpus: documents one after the other, each as begin-of-text, its tokens,

@@ -205,10 +205,10 @@ CorpusInfo info_of(const Hdf5Attributes& attributes, const std::string& where) {
   const auto integer = [&](const char* name) { return std::get<int64_t>(attributes.at(name)); };
   const auto text = [&](const char* name) { return std::get<std::string>(attributes.at(name)); };
   const bool is_known =
-      integer("version") == kCorpusVersion || integer("version") == kMarkedVersion;
+      integer("version") >= kCorpusVersion && integer("version") <= kPairedVersion;
   if (text("schema") != kCorpusSchema || !is_known) {
     refuse(cat("schema \"", text("schema"), "\" version ", integer("version"), ", expected \"",
-               kCorpusSchema, "\" version ", kCorpusVersion, " or ", kMarkedVersion),
+               kCorpusSchema, "\" version ", kCorpusVersion, " to ", kPairedVersion),
            where, "use the version of kvsmith that wrote the file, or build it anew");
   }
   const auto in_vocabulary = [&](int64_t id) { return id >= -1 && id < integer("vocab_size"); };
@@ -225,7 +225,8 @@ CorpusInfo info_of(const Hdf5Attributes& attributes, const std::string& where) {
           .tokenizer_sha256 = text("tokenizer_sha256"),
           .tokenizer_model = {},
           .sources = {},
-          .marks_learnt = integer("version") == kMarkedVersion};
+          .marks_learnt = integer("version") >= kMarkedVersion,
+          .holds_pairs = integer("version") == kPairedVersion};
 }
 
 }  // namespace
@@ -264,6 +265,9 @@ Corpus Corpus::open(const std::filesystem::path& path) {
     expect_members(file, name, columns);
     auto split = std::make_shared<const StoredSplit>(file, name, impl->info.vocab_size,
                                                      impl->info.marks_learnt);
+    if (impl->info.holds_pairs && split->documents() % 2 != 0) {
+      refuse(cat("holds pairs, and ", split->documents(), " documents"), file.where(name));
+    }
     for (ColumnDigest& digest : split->digests()) digests.push_back(std::move(digest));
     impl->splits[name] = std::move(split);
   }

@@ -61,7 +61,9 @@ std::string corpus_fingerprint(const Hdf5Attributes& attributes,
 
 Hdf5Attributes attributes_of(const CorpusInfo& info) {
   return {{"schema", kCorpusSchema},
-          {"version", info.marks_learnt ? kMarkedVersion : kCorpusVersion},
+          {"version", info.holds_pairs    ? kPairedVersion
+                      : info.marks_learnt ? kMarkedVersion
+                                          : kCorpusVersion},
           {"vocab_size", info.vocab_size},
           {"bos_id", int64_t{info.bos_id}},
           {"eos_id", int64_t{info.eos_id}},

@@ -14,6 +14,7 @@ namespace kvsmith {
 constexpr const char* kCorpusSchema = "kvsmith.corpus";
 constexpr int64_t kCorpusVersion = 1;
 constexpr int64_t kMarkedVersion = 2;  ///< every split has kLearnt besides
+constexpr int64_t kPairedVersion = 3;  ///< and its documents are pairs
 
 constexpr const char* kTokens = "tokens";
 constexpr const char* kLearnt = "learnt";

@@ -120,6 +120,7 @@ void check_info(const CorpusInfo& info, const std::string& where) {
   for (const int32_t id : {info.bos_id, info.eos_id}) {
     if (id < -1 || id >= info.vocab_size) refuse(cat("special token ", id));
   }
+  if (info.holds_pairs && !info.marks_learnt) refuse("pairs without marks");
   const std::string expected = info.tokenizer_model.empty() ? "" : sha256(info.tokenizer_model);
   if (info.tokenizer_sha256 != expected) refuse("tokenizer model and SHA-256 do not agree");
 }
@@ -231,6 +232,11 @@ void CorpusWriter::finish() {
                   {.what = cat("document ", split.documents(), " (split ", name, ") was not ended"),
                    .where = work.path.string(),
                    .remedy = ""});
+    }
+    if (work.info.holds_pairs && split.documents() % 2 != 0) {
+      throw Error(ExitCode::kInternal, {.what = cat("a pair of one document (split ", name, ")"),
+                                        .where = work.path.string(),
+                                        .remedy = ""});
     }
     tokens += split.tokens();
   }

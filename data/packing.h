@@ -2,9 +2,10 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
-#include "data/corpus.h"
+#include "data/batches.h"
 
 namespace kvsmith {
 
@@ -38,6 +39,30 @@ class Packing {
   std::vector<Piece> pieces_;     ///< by sequence
   std::vector<uint64_t> begins_;  ///< of each sequence in pieces_, and their end
   uint64_t tokens_ = 0;
+};
+
+/// Every split packed into sequences of options.length tokens. From padding, which comes last,
+/// nothing is to be learnt, and with a document mask nothing sees it.
+class PackedSource final : public BatchSource {
+ public:
+  /// Throws Error: 65 for a split in which no document has two tokens, 78 for weights that cannot
+  /// be.
+  PackedSource(std::vector<WeightedSplit> splits, const BatchOptions& options);
+
+  Batch make(uint64_t first, int64_t sequences) const override;
+  uint64_t sequences_per_epoch() const override { return mixture_.items(); }
+  uint64_t sequences_with(int64_t tokens) const override;
+  /// How much is padding.
+  std::string remark() const override;
+
+ private:
+  /// Mean of a sequence.
+  double tokens_per_sequence() const;
+
+  std::vector<WeightedSplit> splits_;
+  BatchOptions options_;
+  std::vector<Packing> packings_;  ///< of the splits
+  Mixture mixture_;                // after what it is made of
 };
 
 }  // namespace kvsmith

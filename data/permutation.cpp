@@ -1,6 +1,6 @@
 #include <bit>
 
-#include "data/batches.h"
+#include "data/mixture.h"
 
 namespace kvsmith {
 namespace {

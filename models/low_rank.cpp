@@ -68,6 +68,18 @@ std::vector<std::pair<std::string, at::Tensor>> adapter_parameters(const Decoder
   return out;
 }
 
+WithoutAdapters::WithoutAdapters(const DecoderImpl& model) {
+  for (auto& [name, up] : adapter_parameters(model)) {
+    if (!name.ends_with(kUp)) continue;
+    taken_.emplace_back(up, up.variable_data());
+    up.set_data(torch::zeros_like(up));
+  }
+}
+
+WithoutAdapters::~WithoutAdapters() {
+  for (auto& [up, values] : taken_) up.set_data(values);
+}
+
 AdapterNames adapter_names(const std::string& weight) {
   const std::string map = weight.substr(0, weight.size() - kWeight.size());
   return {map + kDown, map + kUp};

@@ -25,4 +25,16 @@ struct AdapterNames {
 };
 AdapterNames adapter_names(const std::string& weight);
 
+/// While it lives, the adapters of a model add nothing.
+class WithoutAdapters {
+ public:
+  explicit WithoutAdapters(const DecoderImpl& model);
+  ~WithoutAdapters();
+  WithoutAdapters(const WithoutAdapters&) = delete;
+  WithoutAdapters& operator=(const WithoutAdapters&) = delete;
+
+ private:
+  std::vector<std::pair<at::Tensor, at::Tensor>> taken_;  ///< parameters and what they held
+};
+
 }  // namespace kvsmith

@@ -28,7 +28,10 @@ class Chunk {
         learnt_(targets.ge(0)),
         log_p_(torch::log_softmax(logits, -1, torch::kFloat)) {}
 
-  at::Tensor cross_entropy() const { return -sum_of_learnt(log_p_.gather(1, target_).squeeze(1)); }
+  at::Tensor cross_entropy() const { return -sum_of_learnt(log_p_of_targets()); }
+
+  /// [rows]; of what is not learnt any number.
+  at::Tensor log_p_of_targets() const { return log_p_.gather(1, target_).squeeze(1); }
 
   /// Of the teacher from the model, both softened. Keeps the gradient for later.
   at::Tensor divergence(const at::Tensor& teacher_logits, double temperature) {
@@ -91,6 +94,43 @@ at::Tensor divergence(Chunk& chunk, const Teaching& teaching, int64_t first, int
                           teaching.temperature);
 }
 
+/// Gradients by hidden states and by the weight, of as many of both as are wanted, formed chunk by
+/// chunk from those by logits.
+class LinearGradients {
+ public:
+  LinearGradients(const at::Tensor& hidden,
+                  const at::Tensor& weight,
+                  bool wants_hidden,
+                  bool wants_weight)
+      : all_(hidden), cast_(weight.to(hidden.scalar_type())) {
+    if (wants_hidden) hidden_ = torch::empty_like(hidden);
+    if (wants_weight) weight_ = torch::zeros_like(weight, torch::kFloat);
+  }
+
+  /// by_logits: [rows, vocab_size] fp32, of the rows from `first` on.
+  void add(const at::Tensor& by_logits, int64_t first) {
+    const int64_t rows = by_logits.size(0);
+    const auto grad = by_logits.to(all_.scalar_type());
+    if (hidden_.defined()) {
+      at::Tensor slice = hidden_.narrow(0, first, rows);
+      torch::matmul_out(slice, grad, cast_);
+    }
+    if (!weight_.defined()) return;
+    const auto h = all_.narrow(0, first, rows);
+    if (h.scalar_type() == torch::kFloat) {
+      weight_.addmm_(grad.t(), h);
+    } else {
+      weight_.add_(torch::matmul(grad.t(), h));
+    }
+  }
+
+  const at::Tensor& hidden() const { return hidden_; }  ///< undefined where it is not wanted
+  const at::Tensor& weight() const { return weight_; }  ///< the same
+
+ private:
+  at::Tensor all_, cast_, hidden_, weight_;
+};
+
 struct LinearLoss : Function<LinearLoss> {
   /// `out` receives the parts; `teaching` may be null.
   static at::Tensor forward(AutogradContext* context,
@@ -101,33 +141,19 @@ struct LinearLoss : Function<LinearLoss> {
                             DistillationLoss* out,
                             bool wants_grad_hidden,
                             bool wants_grad_weight) {
-    const auto cast = weight.to(hidden.scalar_type());
     out->cross_entropy = torch::zeros({}, hidden.options().dtype(torch::kFloat));
     out->divergence = torch::zeros_like(out->cross_entropy);
-    at::Tensor grad_hidden, grad_weight;
-    if (wants_grad_hidden) grad_hidden = torch::empty_like(hidden);
-    if (wants_grad_weight) grad_weight = torch::zeros_like(weight, torch::kFloat);
+    LinearGradients gradients(hidden, weight, wants_grad_hidden, wants_grad_weight);
     const int64_t step = chunk_rows(weight.size(0));
     for (int64_t first = 0; first < hidden.size(0); first += step) {
       const int64_t rows = std::min(step, hidden.size(0) - first);
-      const auto h = hidden.narrow(0, first, rows);
-      Chunk chunk(torch::matmul(h, cast.t()), targets.narrow(0, first, rows));
+      Chunk chunk(logits_of(hidden, weight, first, rows), targets.narrow(0, first, rows));
       out->cross_entropy += chunk.cross_entropy();
       if (teaching) out->divergence += divergence(chunk, *teaching, first, rows);
       if (!wants_grad_hidden && !wants_grad_weight) continue;
-      const auto grad = chunk.gradient(teaching ? teaching->share : 0).to(hidden.scalar_type());
-      if (wants_grad_hidden) {
-        at::Tensor slice = grad_hidden.narrow(0, first, rows);
-        torch::matmul_out(slice, grad, cast);
-      }
-      if (!wants_grad_weight) continue;
-      if (hidden.scalar_type() == torch::kFloat) {
-        grad_weight.addmm_(grad.t(), h);
-      } else {
-        grad_weight.add_(torch::matmul(grad.t(), h));
-      }
+      gradients.add(chunk.gradient(teaching ? teaching->share : 0), first);
     }
-    context->save_for_backward({grad_hidden, grad_weight});
+    context->save_for_backward({gradients.hidden(), gradients.weight()});
     if (!teaching) return out->cross_entropy.clone();
     const double softness = teaching->temperature * teaching->temperature;
     return out->cross_entropy * (1 - teaching->share) +
@@ -141,6 +167,45 @@ struct LinearLoss : Function<LinearLoss> {
       grad_hidden = (saved[0].to(torch::kFloat) * grads[0]).to(saved[0].scalar_type());
     if (saved[1].defined()) grad_weight = saved[1] * grads[0];
     return {grad_hidden, grad_weight, {}, {}, {}, {}, {}};
+  }
+};
+
+struct LogProbabilities : Function<LogProbabilities> {
+  static at::Tensor forward(AutogradContext* context,
+                            const at::Tensor& hidden,
+                            const at::Tensor& weight,
+                            const at::Tensor& targets) {
+    auto out = torch::empty({hidden.size(0)}, hidden.options().dtype(torch::kFloat));
+    for_each_chunk(hidden, weight, targets, [&](Chunk& chunk, int64_t first, int64_t rows) {
+      out.narrow(0, first, rows).copy_(chunk.log_p_of_targets());
+    });
+    context->save_for_backward({hidden, weight, targets});
+    return out.masked_fill_(targets.lt(0), 0);
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& grads) {
+    const auto saved = context->get_saved_variables();
+    LinearGradients gradients(saved[0], saved[1], context->needs_input_grad(0),
+                              context->needs_input_grad(1));
+    for_each_chunk(saved[0], saved[1], saved[2], [&](Chunk& chunk, int64_t first, int64_t rows) {
+      gradients.add(chunk.gradient(0).mul_(grads[0].narrow(0, first, rows).neg().unsqueeze(1)),
+                    first);
+    });
+    return {gradients.hidden(), gradients.weight(), {}};
+  }
+
+ private:
+  template <class Visit>
+  static void for_each_chunk(const at::Tensor& hidden,
+                             const at::Tensor& weight,
+                             const at::Tensor& targets,
+                             const Visit& visit) {
+    const int64_t step = chunk_rows(weight.size(0));
+    for (int64_t first = 0; first < hidden.size(0); first += step) {
+      const int64_t rows = std::min(step, hidden.size(0) - first);
+      Chunk chunk(logits_of(hidden, weight, first, rows), targets.narrow(0, first, rows));
+      visit(chunk, first, rows);
+    }
   }
 };
 
@@ -163,6 +228,12 @@ at::Tensor linear_cross_entropy(const at::Tensor& hidden,
                                 const at::Tensor& weight,
                                 const at::Tensor& targets) {
   return linear_loss(hidden, weight, targets, nullptr).total;
+}
+
+at::Tensor linear_log_probabilities(const at::Tensor& hidden,
+                                    const at::Tensor& weight,
+                                    const at::Tensor& targets) {
+  return LogProbabilities::apply(hidden, weight, targets);
 }
 
 DistillationLoss linear_distillation(const at::Tensor& hidden,

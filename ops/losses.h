@@ -13,6 +13,12 @@ at::Tensor linear_cross_entropy(const at::Tensor& hidden,
                                 const at::Tensor& weight,
                                 const at::Tensor& targets);
 
+/// log softmax(hidden W^T)[target] of each token in fp32, [tokens]; 0 where there is no target. Its
+/// backward pass computes the logits again.
+at::Tensor linear_log_probabilities(const at::Tensor& hidden,
+                                    const at::Tensor& weight,
+                                    const at::Tensor& targets);
+
 /// The likeliest next tokens, likeliest first.
 struct TopTokens {
   at::Tensor ids;    ///< [tokens, k] int64

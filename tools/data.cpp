@@ -7,6 +7,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "core/error.h"
 #include "core/files.h"
 #include "core/text.h"
 #include "data/build.h"
@@ -25,6 +26,11 @@ struct BuildFlags {
   bool force = false, quiet = false;
 };
 
+std::string note_on_format(const std::string& format) {
+  return cat("note: the tokenizer does not name the format ", format,
+             ": `generate --chat` will write prompts as the tokenizer says");
+}
+
 /// What became of the conversations, a line each.
 std::vector<std::string> describe_chats(const ChatStats& chats, const CorpusBuildStats& stats) {
   const double share = 100 * static_cast<double>(chats.learnt_tokens) /
@@ -38,10 +44,21 @@ std::vector<std::string> describe_chats(const ChatStats& chats, const CorpusBuil
                         chats.dropped_turns, " last turns dropped of others, ", chats.truncated,
                         " conversations truncated"));
   }
-  if (!chats.is_format_of_tokenizer) {
-    lines.push_back(cat("note: the tokenizer does not name the format ", chats.format,
-                        ": `generate --chat` will write prompts as the tokenizer says"));
+  if (!chats.is_format_of_tokenizer) lines.push_back(note_on_format(chats.format));
+  return lines;
+}
+
+/// What became of pairs of answers, a line each.
+std::vector<std::string> describe_pairs(const PairStats& pairs, const CorpusBuildStats& stats) {
+  std::vector<std::string> lines = {cat(stats.documents / 2, " pairs, conversations in the format ",
+                                        pairs.format, "; ", pairs.learnt_tokens, " of ",
+                                        stats.tokens, " tokens are learnt")};
+  if (pairs.too_long + pairs.truncated > 0) {
+    lines.push_back(cat("too long: ", pairs.too_long, " pairs left out, ", pairs.truncated,
+                        " answers truncated"));
   }
+  if (pairs.alike > 0) lines.push_back(cat("left out: ", pairs.alike, " pairs of equal answers"));
+  if (!pairs.is_format_of_tokenizer) lines.push_back(note_on_format(pairs.format));
   return lines;
 }
 
@@ -60,6 +77,8 @@ void build(const BuildFlags& flags) {
   console.note(cat("wrote ", flags.output.string(), ": ", line(stats)));
   if (stats.chats)
     for (const auto& text : describe_chats(*stats.chats, stats)) console.note(text);
+  if (stats.pairs)
+    for (const auto& text : describe_pairs(*stats.pairs, stats)) console.note(text);
   if (stats.replaced_sequences > 0) {
     console.note(cat("replaced ", stats.replaced_sequences, " invalid UTF-8 sequences by U+FFFD"));
   }
@@ -92,18 +111,21 @@ void add_build(CLI::App& data) {
   auto* chats = verb->add_flag("--chats", build_flags.chats.are_read,
                                "the inputs are chats in .jsonl, OpenAI's or ShareGPT's keys; only "
                                "what the assistant says is learnt; docs/fine-tuning.md");
+  auto* pairs = verb->add_flag("--preferences", build_flags.chats.are_pairs,
+                               "the inputs are pairs of answers in .jsonl, as TRL has them, to "
+                               "learn from with [preference]; docs/fine-tuning.md")
+                    ->excludes(chats);
   for (const char* of_texts :
        {"--vocab-size", "--json-field", "--document-separator", "--invalid-utf8"})
-    chats->excludes(verb->get_option(of_texts));
+    for (auto* flag : {chats, pairs}) flag->excludes(verb->get_option(of_texts));
   verb->add_option("--template", build_flags.chats.format,
-                   "format of chats: chatml, llama3 or plain; without it the tokenizer's own")
-      ->needs(chats);
+                   "format of chats: chatml, llama3 or plain; without it the tokenizer's own");
   auto* most = verb->add_option("--max-tokens", build_flags.chats.max_tokens,
-                                "of a conversation; without it any number")
-                   ->needs(chats)
+                                "of a conversation or answer; without it any number")
                    ->check(CLI::PositiveNumber);
   verb->add_option("--overflow", build_flags.chats.overflow,
-                   "of longer ones: drop (turns from the end, up to an answer) or truncate")
+                   "of longer ones: drop (turns from the end, up to an answer; a pair as a whole) "
+                   "or truncate")
       ->needs(most)
       ->check(CLI::IsMember({"drop", "truncate"}))
       ->capture_default_str();
@@ -119,8 +141,19 @@ void add_build(CLI::App& data) {
       "  kvsmith data build chats.jsonl --chats --max-tokens 2048 --tokenizer tokenizer.json "
       "--output "
       "chats.h5\n"
+      "  kvsmith data build pairs.jsonl --preferences --tokenizer tokenizer.json --output "
+      "pairs.h5\n"
       "  zcat dump.jsonl.gz | kvsmith data build - --tokenizer tokenizer.model --output corpus.h5");
-  verb->callback([flags] { build(*flags); });
+  verb->callback([flags, verb] {
+    const auto& read = flags->build.chats;
+    for (const char* of_chats : {"--template", "--max-tokens"}) {
+      if (read.are_read || read.are_pairs || verb->count(of_chats) == 0) continue;
+      throw Error(ExitCode::kUsage, {.what = cat(of_chats, " is for chats and pairs of answers"),
+                                     .where = "data build",
+                                     .remedy = "add --chats or --preferences"});
+    }
+    build(*flags);
+  });
 }
 
 }  // namespace

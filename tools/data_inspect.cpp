@@ -74,6 +74,7 @@ Json describe(const Corpus& corpus, const fs::path& path) {
         {"text_bytes", bytes},
         {"bytes_per_token", static_cast<double>(bytes) / static_cast<double>(split->tokens())}};
     if (split->marks_learnt()) json["splits"][name]["learnt_tokens"] = count_learnt(*split);
+    if (info.holds_pairs) json["splits"][name]["pairs"] = split->documents() / 2;
   }
   for (const auto& source : info.sources) {
     json["sources"].push_back(
@@ -170,6 +171,8 @@ void inspect(const InspectFlags& flags) {
     std::cout << "split       " << name << ": " << split["documents"] << " documents, "
               << split["tokens"] << " tokens, " << human_bytes(split["text_bytes"].get<double>())
               << " of text, " << split["bytes_per_token"] << " bytes a token\n";
+    if (split.contains("pairs"))
+      std::cout << "            in " << split["pairs"] << " pairs: chosen, rejected\n";
     if (!split.contains("learnt_tokens")) continue;
     const double share =
         split["learnt_tokens"].get<double>() / std::max(1.0, split["tokens"].get<double>());

@@ -83,8 +83,11 @@ int train(const Flags& flags) {
         report.step % config.train.log_every == 0 || report.step == total || report.skipped;
     console.progress(step_line(report, total, mfu, remaining), logs);
   };
-  hooks.on_validation = [&](int64_t step, double loss) {
-    console.note(cat("step ", step, "  validation loss ", loss, "  perplexity ", std::exp(loss)));
+  hooks.on_validation = [&](int64_t step, const Validation& validation) {
+    std::string line = cat("step ", step, "  validation loss ", validation.loss);
+    if (!config.preference.is_wanted()) line += cat("  perplexity ", std::exp(validation.loss));
+    for (const auto& [name, value] : validation.figures) line += cat("  ", name, " ", value);
+    console.note(line);
   };
   const RunResult result = run_training(config, flags.run, hooks);
   if (result.signal != 0 && !result.finished) {

@@ -1,5 +1,7 @@
 #include "train/distiller.h"
 
+#include <vector>
+
 #include <torch/types.h>
 
 #include "core/error.h"
@@ -68,10 +70,11 @@ Distiller::Distiller(const DistillConfig& config,
                "distill.mixer_loss = 0"});
 }
 
-TokenLoss Distiller::loss(DecoderImpl& student,
-                          const at::Tensor& tokens,
-                          const Positions& positions,
-                          const at::Tensor& targets) {
+BatchLoss Distiller::loss(DecoderImpl& student, const Batch& batch) {
+  const auto device = student.device();
+  const auto tokens = tensor_of(batch.tokens, batch, device),
+             targets = tensor_of(batch.targets, batch, device);
+  const Positions positions = positions_of(batch, device);
   const bool compares = config_.mixer_loss > 0;
   std::vector<at::Tensor> wanted, given;
   Teaching teaching{.hidden = {},
@@ -95,13 +98,14 @@ TokenLoss Distiller::loss(DecoderImpl& student,
   const auto hidden = run(student, tokens, positions, compares ? &given : nullptr).flatten(0, 1);
   const auto parts =
       linear_distillation(hidden, student.head_weight(), targets.flatten(), teaching);
-  TokenLoss out{parts.total, parts.cross_entropy, parts.divergence, {}};
+  BatchLoss out{.total = parts.total,
+                .shown = parts.cross_entropy,
+                .figures = {{"distillation_kl", parts.divergence}}};
   if (compares) {
-    out.mixer_loss = relative_difference(given, wanted);
     // a sum over targets, as the rest
-    const auto count = targets.ge(0).sum();
-    out.total = out.total + out.mixer_loss * config_.mixer_loss * count;
-    out.mixer_loss = out.mixer_loss.detach();
+    const auto difference = relative_difference(given, wanted) * batch.target_count;
+    out.total = out.total + difference * config_.mixer_loss;
+    out.figures.emplace_back("mixer_loss", difference.detach());
   }
   return out;
 }

@@ -49,7 +49,9 @@ MetricsLog::MetricsLog(const fs::path& run, int64_t resumed_step, bool tensorboa
   }
 }
 
-void MetricsLog::log(const StepReport& report, std::optional<double> validation_loss, double mfu) {
+void MetricsLog::log(const StepReport& report,
+                     const std::optional<Validation>& validation,
+                     double mfu) {
   const double speed = static_cast<double>(report.batch_tokens) / report.seconds;
   Json line = {{"step", report.step},
                {"tokens", report.tokens},
@@ -60,7 +62,11 @@ void MetricsLog::log(const StepReport& report, std::optional<double> validation_
                {"mfu", mfu}};
   for (const auto& [name, value] : report.auxiliary) line[name] = finite(value);
   if (report.skipped) line["skipped"] = true;
-  if (validation_loss) line["validation_loss"] = finite(*validation_loss);
+  if (validation) {
+    line["validation_loss"] = finite(validation->loss);
+    for (const auto& [name, value] : validation->figures)
+      line["validation_" + name] = finite(value);
+  }
   waiting_ += line.dump() + "\n";
   try {
     write();
@@ -68,15 +74,17 @@ void MetricsLog::log(const StepReport& report, std::optional<double> validation_
     if (error.code() != ExitCode::kIo) throw;
   }
   if (!events_) return;
-  const auto scalar = [&](const char* tag, double value) {
+  const auto scalar = [&](const std::string& tag, double value) {
     events_->scalar(report.step, tag, static_cast<float>(value));
   };
   scalar("train/loss", report.loss);
-  for (const auto& [name, value] : report.auxiliary) scalar(("train/" + name).c_str(), value);
+  for (const auto& [name, value] : report.auxiliary) scalar("train/" + name, value);
   scalar("train/learning_rate", report.learning_rate);
   scalar("train/grad_norm", report.grad_norm);
   scalar("train/tokens_per_second", speed);
-  if (validation_loss) scalar("validation/loss", *validation_loss);
+  if (!validation) return;
+  scalar("validation/loss", validation->loss);
+  for (const auto& [name, value] : validation->figures) scalar("validation/" + name, value);
 }
 
 void MetricsLog::write() {

@@ -24,7 +24,7 @@ class MetricsLog {
 
   /// What cannot be written, on a full disk for instance, is kept and tried again with the next
   /// call.
-  void log(const StepReport& report, std::optional<double> validation_loss, double mfu);
+  void log(const StepReport& report, const std::optional<Validation>& validation, double mfu);
   /// After this, a power cut loses nothing logged so far. Throws 74 when that cannot be had; then
   /// everything logged is still kept, and a later call may succeed.
   void sync();

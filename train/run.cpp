@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -19,10 +20,11 @@
 #include "models/footprint.h"
 #include "train/adapter.h"
 #include "train/device.h"
-#include "train/distiller.h"
 #include "train/init_from.h"
+#include "train/make_objective.h"
 #include "train/metrics.h"
 #include "train/run_directory.h"
+#include "train/texts.h"
 #include "train/trainable.h"
 
 namespace kvsmith {
@@ -32,42 +34,6 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
 constexpr int kMostFailedSaves = 3;
-
-/// The corpora of a run, opened.
-struct Texts {
-  std::vector<Corpus> corpora;
-  std::vector<WeightedSplit> training;
-  std::shared_ptr<const CorpusSplit> validation;  ///< null: none
-};
-
-Texts open_texts(const RunConfig& config) {
-  Texts texts;
-  const auto& data = config.data;
-  for (size_t i = 0; i < data.corpus.size(); ++i) {
-    texts.corpora.push_back(Corpus::open(data.corpus[i]));
-    const auto split = texts.corpora.back().split(data.split);
-    const double weight =
-        data.weights.empty() ? static_cast<double>(split->tokens()) : data.weights[i];
-    texts.training.push_back({split, weight});
-    const auto names = texts.corpora.back().splits();
-    if (!texts.validation && std::ranges::find(names, data.validation_split) != names.end()) {
-      texts.validation = texts.corpora.back().split(data.validation_split);
-      if (texts.validation->tokens() <= static_cast<uint64_t>(config.train.sequence_length)) {
-        throw Error(ExitCode::kBadData,
-                    {cat("split \"", data.validation_split, "\" has ", texts.validation->tokens(),
-                         " tokens, fewer than one sequence of ", config.train.sequence_length),
-                     data.corpus[i], "lower train.sequence_length or clear data.validation_split"});
-      }
-    }
-  }
-  return texts;
-}
-
-Json fingerprints(const Texts& texts) {
-  Json out = Json::array();
-  for (const auto& corpus : texts.corpora) out.push_back(corpus.fingerprint());
-  return out;
-}
 
 /// Refuses to continue a run under another configuration, on other data or with another teacher.
 void refuse_differences(std::vector<Difference> all, const RunOptions& options) {
@@ -82,6 +48,9 @@ void refuse_differences(std::vector<Difference> all, const RunOptions& options) 
                "change it back, or accept each with --accept KEY"});
 }
 
+/// "distill.teacher" is "teacher" in a checkpoint's state.
+std::string name_in_state(const std::string& key) { return key.substr(key.rfind('.') + 1); }
+
 /// One run from start or checkpoint to its end.
 class Run {
  public:
@@ -91,7 +60,8 @@ class Run {
         hooks_(hooks),
         lock_((fs::create_directories(options_.output), options_.output)),
         store_(options_.output),
-        texts_(open_texts(config_)),
+        texts_(config_),
+        validation_(texts_.validation()),
         device_(device_of(config_.train)) {
     sweep_temporaries(options_.output);
   }
@@ -113,14 +83,10 @@ class Run {
  private:
   void build(const std::optional<CheckpointInfo>& checkpoint) {
     const auto& t = config_.train;
-    const auto info = texts_.corpora.at(0).info();
-    batches_ = std::make_unique<BatchStream>(
-        texts_.training, BatchOptions{.sequences = t.micro_batch(),
-                                      .length = t.sequence_length,
-                                      .document_mask = config_.data.document_mask,
-                                      .bos_id = info.bos_id,
-                                      .packs = config_.data.packing == "bfd",
-                                      .seed = static_cast<uint64_t>(t.seed)});
+    const CorpusInfo& info = texts_.info();
+    auto training = texts_.training();
+    if (const auto text = training->remark(); !text.empty()) note(text);
+    batches_ = std::make_unique<BatchStream>(std::move(training), t.micro_batch());
     Decoder model(config_.model);
     environment_ = runtime_environment(device_);
     const bool adapts = config_.lora.rank > 0;
@@ -135,7 +101,7 @@ class Run {
       auto changes = differences(
           parse_run_config(read_file(path / "config.toml"), (path / "config.toml").string()),
           config_);
-      const Json &before = checkpoint->state.at("corpora"), now = fingerprints(texts_);
+      const Json &before = checkpoint->state.at("corpora"), now = texts_.fingerprints();
       if (before != now) changes.push_back({"data.corpus", before.dump(), now.dump()});
       if (checkpoint->state.value("base", base_) != base_)
         changes.push_back({"train.init_from", checkpoint->state.at("base"), base_});
@@ -147,15 +113,14 @@ class Run {
                 SafetensorsFile(path / "model.safetensors"));
     }
     model->set_compute_type(compute_type_of(t));
-    std::unique_ptr<Distiller> distiller;
-    if (!config_.distill.teacher.empty()) {
-      distiller = std::make_unique<Distiller>(config_.distill, *model, info.tokenizer_sha256);
-      teacher_ = distiller->fingerprint();
-      const auto before = checkpoint ? checkpoint->state.value("teacher", teacher_) : teacher_;
-      if (before != teacher_) refuse_differences({{"distill.teacher", before, teacher_}}, options_);
-      note("learning from " + config_.distill.teacher);
+    auto objective =
+        make_objective(config_, model, base_, texts_, [&](const std::string& text) { note(text); });
+    models_ = objective->fingerprints();
+    for (const auto& [key, now] : models_) {
+      const auto before = checkpoint ? checkpoint->state.value(name_in_state(key), now) : now;
+      if (before != now) refuse_differences({{key, before, now}}, options_);
     }
-    trainer_ = std::make_unique<Trainer>(config_, model, *batches_, std::move(distiller));
+    trainer_ = std::make_unique<Trainer>(config_, model, *batches_, std::move(objective));
     if (checkpoint) {
       load_into(trainer_->optimizer().state(),
                 SafetensorsFile(checkpoint->path / "optimizer.safetensors"));
@@ -175,14 +140,12 @@ class Run {
     if (const auto text = describe_trainable(*model); !text.empty()) note(text);
     if (const auto sequences = static_cast<double>(t.total_steps() * t.batch_size); sequences > 0) {
       const double epochs = sequences / static_cast<double>(batches_->sequences_per_epoch());
-      note(cat(human_count(sequences * static_cast<double>(t.sequence_length)), " tokens, ",
-               std::round(100 * epochs) / 100, " epochs", padding_text()));
+      const bool are_pairs = config_.preference.is_wanted();
+      note(cat(are_pairs
+                   ? human_count(sequences / 2) + " pairs, "
+                   : human_count(sequences * static_cast<double>(t.sequence_length)) + " tokens, ",
+               std::round(100 * epochs) / 100, " epochs"));
     }
-  }
-
-  std::string padding_text() const {
-    if (config_.data.packing == "wrapped") return "";
-    return cat(", ", std::round(1000 * batches_->padding()) / 10, " % padding");
   }
 
   /// A full disk is better found before training than after an hour of it.
@@ -217,14 +180,14 @@ class Run {
       const StepReport report = trainer_->step();
       const bool at_end = report.step == total || (t.max_time > 0 && elapsed() >= t.max_time);
       const int signal = StopSignals::requested();
-      const bool validates = texts_.validation && (at_end || due(t.validate_every, report.step));
+      const bool validates = validation_ && (at_end || due(t.validate_every, report.step));
 
-      std::optional<double> validation;
+      std::optional<Validation> validation;
       if (validates) {
-        validation = trainer_->validation_loss(*texts_.validation, t.validate_tokens);
-        result_.validation_loss = *validation;
+        validation = trainer_->validate(*validation_, t.validate_tokens);
+        result_.validation_loss = validation->loss;
         // one that max_time asked for would make a run in parts end earlier
-        if (due(t.validate_every, report.step)) note_validation(*validation);
+        if (due(t.validate_every, report.step)) note_validation(validation->loss);
         if (hooks_.on_validation) hooks_.on_validation(report.step, *validation);
       }
       const double mfu = flops * static_cast<double>(report.batch_tokens) / report.seconds / peak;
@@ -261,13 +224,13 @@ class Run {
 
   static bool due(int64_t every, int64_t step) { return every > 0 && step % every == 0; }
 
-  void save(MetricsLog& metrics, std::optional<double> validation, bool is_last) {
-    const bool is_best = config_.train.keep_best && validation && *validation < best_loss_;
+  void save(MetricsLog& metrics, const std::optional<Validation>& validation, bool is_last) {
+    const bool is_best = config_.train.keep_best && validation && validation->loss < best_loss_;
     Snapshot snapshot{.config = config_,
                       .weights = saved_parameters(*trainer_->model(), config_.lora),
                       .optimizer = trainer_->optimizer().state(),
-                      .tokenizer = texts_.corpora.at(0).info().tokenizer_model,
-                      .state = state(validation, is_best ? *validation : best_loss_)};
+                      .tokenizer = texts_.info().tokenizer_model,
+                      .state = state(validation, is_best ? validation->loss : best_loss_)};
     try {
       metrics.sync();
       result_.checkpoint = store_.save(snapshot, trainer_step(), is_best);
@@ -276,7 +239,7 @@ class Run {
       note(cat("could not save, training goes on: ", error.what()));
       return;
     }
-    if (is_best) best_loss_ = *validation;
+    if (is_best) best_loss_ = validation->loss;
     saved_step_ = trainer_step();
     failed_saves_ = 0;
     note(cat("saved ", path_text(result_.checkpoint)));
@@ -286,16 +249,16 @@ class Run {
                   saved_step_);
   }
 
-  Json state(std::optional<double> validation, double best) const {
+  Json state(const std::optional<Validation>& validation, double best) const {
     Json out = {{"step", trainer_step()}, {"trainer", trainer_->state()}};
     out["seed"] = config_.train.seed;
-    out["corpora"] = fingerprints(texts_);
-    out["tokenizer_sha256"] = texts_.corpora.at(0).info().tokenizer_sha256;
-    if (!teacher_.empty()) out["teacher"] = teacher_;
+    out["corpora"] = texts_.fingerprints();
+    out["tokenizer_sha256"] = texts_.info().tokenizer_sha256;
+    for (const auto& [key, hash] : models_) out[name_in_state(key)] = hash;
     if (!base_.empty()) out["base"] = base_;
     out["environment"] = environment_;
     out["version"] = KVSMITH_VERSION;
-    if (validation) out["validation_loss"] = *validation;
+    if (validation) out["validation_loss"] = validation->loss;
     if (best < std::numeric_limits<double>::max()) out["best_validation_loss"] = best;
     if (lowest_validation_ < std::numeric_limits<double>::max()) {
       out["lowest_validation_loss"] = lowest_validation_;
@@ -334,10 +297,11 @@ class Run {
   DirectoryLock lock_;
   CheckpointStore store_;
   Texts texts_;
+  std::unique_ptr<const BatchSource> validation_;  ///< null: none
   at::Device device_;
   Json environment_, tail_ = Json::array();
-  std::string teacher_;  ///< its hash; empty: none
-  std::string base_;     ///< fingerprint of what is adapted; empty: nothing is
+  std::map<std::string, std::string> models_;  ///< hashes of those that the objective asks
+  std::string base_;  ///< fingerprint of what is adapted; empty: nothing is
   std::unique_ptr<BatchStream> batches_;
   std::unique_ptr<Trainer> trainer_;
   RunResult result_;
@@ -388,6 +352,8 @@ RunResult run_training(RunConfig config, const RunOptions& options, const RunHoo
     expect_outside(config.train.init_from, options.output, "train.init_from");
   if (!config.distill.teacher.empty())
     expect_outside(config.distill.teacher, options.output, "distill.teacher");
+  if (!config.preference.reference.empty())
+    expect_outside(config.preference.reference, options.output, "preference.reference");
   configure_runtime(config.train);
   return Run(std::move(config), options, hooks).train();
 }

@@ -25,7 +25,7 @@ struct RunHooks {
   std::function<void(const std::string&)> note;  ///< one line for the log
   /// After each step; `remaining` in seconds, negative when unknown.
   std::function<void(const StepReport&, int64_t total_steps, double mfu, double remaining)> on_step;
-  std::function<void(int64_t step, double loss)> on_validation;
+  std::function<void(int64_t step, const Validation&)> on_validation;
 };
 
 struct RunResult {

@@ -11,50 +11,22 @@
 #include "core/random.h"
 #include "core/text.h"
 #include "ops/layers.h"
-#include "ops/losses.h"
 #include "train/schedule.h"
 #include "train/trainable.h"
 
 namespace kvsmith {
 
-at::Tensor tensor_of(const std::vector<int64_t>& values, const Batch& batch, at::Device device) {
-  return torch::from_blob(const_cast<int64_t*>(values.data()), {batch.sequences, batch.length},
-                          torch::kLong)
-      .to(device, torch::kLong, /*non_blocking=*/false, /*copy=*/true);
-}
-
-Positions positions_of(const Batch& batch, at::Device device) {
-  if (!batch.has_borders) return Positions::range(0, batch.length, device);
-  auto segments = torch::from_blob(const_cast<int32_t*>(batch.segments.data()),
-                                   {batch.sequences, batch.length}, torch::kInt)
-                      .to(device, torch::kInt, false, true);
-  return Positions::packed(tensor_of(batch.positions, batch, device), std::move(segments));
-}
-
 Trainer::Trainer(const RunConfig& config,
                  Decoder model,
                  BatchStream& batches,
-                 std::unique_ptr<Distiller> distiller)
+                 std::unique_ptr<Objective> objective)
     : config_(config),
       model_(std::move(model)),
       batches_(batches),
-      distiller_(std::move(distiller)),
+      objective_(std::move(objective)),
       optimizer_(choose_trainable(*model_, trainable_of(config)), config.train) {
   model_->set_gradient_checkpointing(config.train.gradient_checkpointing);
   model_->keep_auxiliary_losses(!config.train.auxiliary_weights().empty());
-}
-
-TokenLoss Trainer::token_loss(const Batch& batch, Distiller* distiller) {
-  const auto device = model_->device();
-  const auto tokens = tensor_of(batch.tokens, batch, device),
-             targets = tensor_of(batch.targets, batch, device);
-  const auto positions = positions_of(batch, device);
-  if (distiller) return distiller->loss(*model_, tokens, positions, targets);
-  auto cache = model_->make_transient();
-  const auto hidden = model_->step(tokens, positions, cache);
-  const auto sum =
-      linear_cross_entropy(hidden.flatten(0, 1), model_->head_weight(), targets.flatten());
-  return {sum, sum.detach(), {}, {}};
 }
 
 StepReport Trainer::step() {
@@ -62,13 +34,14 @@ StepReport Trainer::step() {
   const auto& t = config_.train;
   const int64_t micro = t.micro_batch();
   std::vector<Batch> batches;
-  int64_t targets = 0;
+  int64_t count = 0, tokens = 0;
   for (int64_t i = 0; i < t.batch_size / micro; ++i) {
     batches.push_back(batches_.next());
-    targets += batches.back().target_count;
+    count += objective_->count(batches.back());
+    tokens += batches.back().token_count;
   }
   // Of a step without anything to learn the sums are 0: so are its loss and gradient.
-  const auto divisor = static_cast<double>(std::max<int64_t>(1, targets));
+  const auto divisor = static_cast<double>(std::max<int64_t>(1, count));
 
   model_->train();
   optimizer_.zero_gradients();
@@ -80,12 +53,10 @@ StepReport Trainer::step() {
     // dropout is the only user of the global generator: keyed, so a resumed run draws the same
     torch::manual_seed(
         hash_of(static_cast<uint64_t>(t.seed), "dropout", static_cast<uint64_t>(step_), i));
-    const TokenLoss tokens = token_loss(batches[i], distiller_.get());
-    auto loss = tokens.total / divisor;
-    if (tokens.divergence.defined())
-      accumulate(means["distillation_kl"], tokens.divergence.to(torch::kDouble) / divisor);
-    if (tokens.mixer_loss.defined())
-      accumulate(means["mixer_loss"], tokens.mixer_loss.to(torch::kDouble) / parts);
+    const BatchLoss part = objective_->loss(*model_, batches[i]);
+    auto loss = part.total / divisor;
+    for (const auto& [name, figure] : part.figures)
+      accumulate(means[name], figure.to(torch::kDouble) / divisor);
     const auto auxiliary = model_->take_auxiliary_losses();
     for (const auto& [name, weight] : weights) {
       const auto found = std::ranges::find(auxiliary, name, &AuxiliaryLoss::name);
@@ -94,7 +65,7 @@ StepReport Trainer::step() {
       accumulate(means[name], found->value.detach().to(torch::kDouble) / parts);
     }
     loss.backward();
-    total += tokens.cross_entropy;
+    total += part.shown;
   }
 
   StepReport report;
@@ -111,40 +82,40 @@ StepReport Trainer::step() {
     optimizer_.step(report.learning_rate);
   }
   report.step = ++step_;
-  report.batch_tokens = t.tokens_per_step();
+  report.batch_tokens = tokens;
   report.tokens = tokens_ += report.batch_tokens;
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return report;
 }
 
-double Trainer::validation_loss(const CorpusSplit& split, int64_t max_tokens) {
+Validation Trainer::validate(const BatchSource& source, int64_t max_tokens) {
   const torch::NoGradGuard no_grad;
-  const auto& t = config_.train;
-  const int64_t micro = t.micro_batch();
-  const auto windows = static_cast<int64_t>(split.tokens() - 1) / t.sequence_length;
-  const int64_t wanted =
-      max_tokens == 0 ? windows : (max_tokens + t.sequence_length - 1) / t.sequence_length;
-
   model_->eval();
-  const BatchOptions options{.length = t.sequence_length};
-  double sum = 0;
-  int64_t targets = 0;
-  for (int64_t first = 0; first < std::min(windows, wanted); first += micro) {
-    Batch batch;
-    batch.sequences = std::min(micro, std::min(windows, wanted) - first);
-    batch.length = t.sequence_length;
-    for (int64_t w = first; w < first + batch.sequences; ++w)
-      append_window(split, static_cast<uint64_t>(w * t.sequence_length), options, batch);
-    sum += token_loss(batch, nullptr).cross_entropy.item<double>();
-    targets += batch.target_count;
+  const uint64_t sequences = source.sequences_with(max_tokens);
+  const auto micro = static_cast<uint64_t>(config_.train.micro_batch());
+  Validation sums;
+  int64_t count = 0, tokens = 0;
+  for (uint64_t first = 0; first < sequences; first += micro) {
+    const Batch batch =
+        source.make(first, static_cast<int64_t>(std::min(micro, sequences - first)));
+    const BatchLoss part = objective_->validation(*model_, batch);
+    sums.loss += part.shown.item<double>();
+    sums.figures.resize(part.figures.size());
+    for (size_t i = 0; i < part.figures.size(); ++i) {
+      sums.figures[i].first = part.figures[i].first;
+      sums.figures[i].second += part.figures[i].second.item<double>();
+    }
+    count += objective_->count(batch);
+    tokens += batch.token_count;
   }
-  if (targets == 0) {
+  if (count == 0) {
     throw Error(ExitCode::kBadData,
-                {cat("nothing is marked as learnt in the first ",
-                     std::min(windows, wanted) * t.sequence_length, " tokens of validation"),
+                {cat("nothing is marked as learnt in the first ", tokens, " tokens of validation"),
                  "train.validate_tokens", "raise it, or give other chats for validation"});
   }
-  return sum / static_cast<double>(targets);
+  sums.loss /= static_cast<double>(count);
+  for (auto& [name, figure] : sums.figures) figure /= static_cast<double>(count);
+  return sums;
 }
 
 nlohmann::ordered_json Trainer::state() const {

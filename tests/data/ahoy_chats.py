@@ -14,14 +14,16 @@ SUMS = [(2, 3), (4, 4), (7, 2), (5, 6), (1, 9), (3, 8)]
 
 
 def questions():
+    """Yields questions, each with a sentence and a word that answer it."""
     for country, city in CAPITALS:
-        yield f"What is the capital of {country}?", f"The capital of {country} is {city}."
+        yield f"What is the capital of {country}?", f"The capital of {country} is {city}.", f"{city}."
     for thing, colour in COLOURS:
-        yield f"What colour is {thing}?", f"{thing[0].upper() + thing[1:]} is {colour}."
+        yield f"What colour is {thing}?", f"{thing[0].upper() + thing[1:]} is {colour}.", f"{colour.title()}."
     for a, b in SUMS:
-        yield f"What is {a} plus {b}?", f"{a} plus {b} is {a + b}."
+        yield f"What is {a} plus {b}?", f"{a} plus {b} is {a + b}.", f"{a + b}."
 
 
-for question, answer in questions():
-    print(json.dumps({"messages": [{"role": "user", "content": question},
-                                   {"role": "assistant", "content": f"Ahoy! {answer} Fair winds!"}]}))
+if __name__ == "__main__":
+    for question, sentence, _ in questions():
+        print(json.dumps({"messages": [{"role": "user", "content": question},
+                                       {"role": "assistant", "content": f"Ahoy! {sentence} Fair winds!"}]}))

@@ -100,10 +100,12 @@ TEST(LearntMarks, AreRefusedWhereTheyCannotBeRight) {
   EXPECT_THAT(
       error_of_file(2, {0, 1, 2}),
       AllOf(StartsWith("65: "), HasSubstr("/train/learnt: mark 2 at position 2 is neither 0 nor")));
+  EXPECT_THAT(error_of_file(3, {0, 1, 1}),
+              AllOf(StartsWith("65: "), HasSubstr("/train: holds pairs, and 1 documents")));
   EXPECT_THAT(
-      error_of_file(3, {0, 1, 1}),
-      AllOf(StartsWith("65: "), HasSubstr("version 3, expected \"kvsmith.corpus\" version "
-                                          "1 or 2; use the version of kvsmith that wrote")));
+      error_of_file(4, {0, 1, 1}),
+      AllOf(StartsWith("65: "), HasSubstr("version 4, expected \"kvsmith.corpus\" version "
+                                          "1 to 3; use the version of kvsmith that wrote")));
 }
 
 }  // namespace

@@ -7,7 +7,6 @@
 #include <gtest/gtest.h>
 
 #include "core/random.h"
-#include "data/batches.h"
 #include "tests/data/sample_corpus.h"
 
 namespace kvsmith {
@@ -75,20 +74,21 @@ TEST(Packing, BatchesHaveDocumentsThenPadding) {
   const TemporaryDirectory directory;
   const Corpus corpus = marked_corpus(
       directory / "c.h5", {{{11, 12, 13}, {0, 0, 1}}, {{21, 22, 23, 24}, {0, 1, 1, 1}}});
-  BatchOptions options{.length = 7, .document_mask = true, .packs = true, .shuffle = false};
-  BatchStream stream({{corpus.split("train")}}, options);
-  const Batch batch = stream.next();
+  BatchOptions options{.length = 7, .document_mask = true, .shuffle = false};
+  const PackedSource source({{corpus.split("train")}}, options);
+  const Batch batch = source.make(0, 1);
   EXPECT_EQ(batch.tokens, (std::vector<int64_t>{21, 22, 23, 11, 12, 0, 0}));
   EXPECT_EQ(batch.targets, (std::vector<int64_t>{22, 23, 24, -1, 13, -1, -1}));
   EXPECT_EQ(batch.positions, (std::vector<int64_t>{0, 1, 2, 0, 1, 0, 1}));
   EXPECT_EQ(batch.segments, (std::vector<int32_t>{0, 0, 0, 1, 1, 2, 2}));
   EXPECT_TRUE(batch.has_borders);
   EXPECT_EQ(batch.target_count, 4);
-  EXPECT_EQ(stream.sequences_per_epoch(), 1u);
-  EXPECT_NEAR(stream.padding(), 2.0 / 7, 1e-12);
+  EXPECT_EQ(batch.token_count, 5);
+  EXPECT_EQ(source.sequences_per_epoch(), 1u);
+  EXPECT_EQ(source.remark(), "packed into 1 sequences, of which 28.6 % is padding");
 
   options.document_mask = false;
-  const Batch seen = BatchStream({{corpus.split("train")}}, options).next();
+  const Batch seen = PackedSource({{corpus.split("train")}}, options).make(0, 1);
   EXPECT_EQ(seen.targets, batch.targets);
   EXPECT_EQ(seen.positions, (std::vector<int64_t>{0, 1, 2, 3, 4, 5, 6}));
   EXPECT_FALSE(seen.has_borders);
@@ -97,8 +97,9 @@ TEST(Packing, BatchesHaveDocumentsThenPadding) {
 TEST(Packing, AnEpochVisitsEverySequenceOnceAndSeeks) {
   const TemporaryDirectory directory;
   const Corpus corpus = corpus_of(directory / "c.h5", {5, 5, 5, 5, 5, 5, 3});
-  const BatchOptions options{.length = 5, .packs = true, .seed = 7};
-  BatchStream stream({{corpus.split("train")}}, options);
+  const std::vector<WeightedSplit> splits = {{corpus.split("train")}};
+  BatchStream stream(std::make_unique<PackedSource>(splits, BatchOptions{.length = 5, .seed = 7}),
+                     1);
   ASSERT_EQ(stream.sequences_per_epoch(), 7u);
   std::map<int64_t, int> firsts;
   std::vector<std::vector<int64_t>> all;

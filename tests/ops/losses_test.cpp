@@ -50,6 +50,37 @@ TEST(LinearCrossEntropy, SpendsNothingOnAFrozenWeight) {
   EXPECT_LT(peak_of(false), kGradient);
 }
 
+TEST(LinearLogProbabilities, EqualTheUnfusedOnesWithTheirGradients) {
+  torch::manual_seed(6);
+  const int64_t rows = 300, vocab = 70001;  // more than one slice
+  const auto hidden = torch::randn({rows, 6}), weight = torch::randn({vocab, 6}) * 0.3;
+  auto targets = torch::randint(0, vocab, {rows}, torch::kLong);
+  targets[7] = targets[299] = -1;
+  const auto fused = [&](const auto& t) { return linear_log_probabilities(t[0], t[1], targets); };
+  const auto plain = [&](const auto& t) {
+    return -at::cross_entropy_loss(torch::matmul(t[0], t[1].t()), targets, {}, at::Reduction::None,
+                                   -1);
+  };
+  const std::vector inputs = {hidden, weight};
+  EXPECT_TRUE(close(fused(inputs), plain(inputs), 1e-5));
+  EXPECT_EQ(fused(inputs)[7].item<double>(), 0);
+  const auto got = grads_of(fused, inputs), want = grads_of(plain, inputs);
+  EXPECT_TRUE(close(got[0], want[0], 1e-4));
+  EXPECT_TRUE(close(got[1], want[1], 1e-4));
+}
+
+TEST(LinearLogProbabilities, SpendNothingOnAFrozenWeight) {
+  auto hidden = torch::ones({3, 8}).requires_grad_(true);
+  const auto weight = torch::ones({11, 8});
+  linear_log_probabilities(hidden, weight, torch::arange(3, torch::kLong)).sum().backward();
+  EXPECT_TRUE(hidden.grad().defined());
+  EXPECT_FALSE(weight.grad().defined());
+  EXPECT_EQ(
+      linear_log_probabilities(hidden.narrow(0, 0, 0), weight, torch::empty({0}, torch::kLong))
+          .numel(),
+      0);
+}
+
 /// (1 - share) cross-entropy + share T^2 KL, written with all logits at once.
 at::Tensor plain_distillation(const at::Tensor& logits,
                               const at::Tensor& targets,

@@ -94,7 +94,7 @@ TEST_F(Chats, MisuseIsToldWithItsPlace) {
   expect_part(build(64, "--overflow drop"), "--overflow requires --max-tokens");
   expect_part(build(64, "--max-tokens 0"), "--max-tokens");
   expect_part(run_to(64, "data build ", at("text.txt"), " --template plain -o ", at("c.h5")),
-              "--template requires --chats");
+              "--template is for chats and pairs of answers; add --chats or --preferences");
   expect_part(run_to(64, "data inspect ", at("c.h5"), " --color red"), "--color");
 }
 

@@ -71,12 +71,20 @@ TEST_F(Distillation, OfItselfTeachesNothing) {
   options.mixer_loss = 1;
   Distiller distiller(options, *loaded.model, "");
   torch::manual_seed(1);
-  const auto tokens = torch::randint(0, 67, {2, 16}, torch::kLong);
-  const auto loss =
-      distiller.loss(*loaded.model, tokens, Positions::range(0, 16), tokens.roll(-1, 1));
+  const auto tokens = torch::randint(0, 67, {2, 16}, torch::kLong), targets = tokens.roll(-1, 1);
+  const auto values = [](const at::Tensor& all) {
+    return std::vector<int64_t>(all.const_data_ptr<int64_t>(),
+                                all.const_data_ptr<int64_t>() + all.numel());
+  };
+  const auto loss = distiller.loss(*loaded.model, {.sequences = 2,
+                                                   .length = 16,
+                                                   .tokens = values(tokens),
+                                                   .targets = values(targets),
+                                                   .target_count = 32});
   EXPECT_NEAR(loss.total.item<double>(), 0, 1e-4);
-  EXPECT_NEAR(loss.mixer_loss.item<double>(), 0, 1e-6);
-  EXPECT_GT(loss.cross_entropy.item<double>(), 1);
+  ASSERT_EQ(loss.figures.back().first, "mixer_loss");
+  EXPECT_NEAR(loss.figures.back().second.item<double>(), 0, 32 * 1e-6);
+  EXPECT_GT(loss.shown.item<double>(), 1);
 }
 
 TEST_F(Distillation, AsksOnceAboutEachSequence) {

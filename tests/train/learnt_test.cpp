@@ -60,6 +60,11 @@ struct Bench {
     trainer = std::make_unique<Trainer>(config, model, *stream);
   }
 
+  double validation_loss(int64_t max_tokens) const {
+    const WindowSource source({{split}}, {.length = kLength, .shuffle = false});
+    return trainer->validate(source, max_tokens).loss;
+  }
+
   TemporaryDirectory directory;
   RunConfig config;
   std::shared_ptr<const CorpusSplit> split;
@@ -170,16 +175,15 @@ TEST(LearntTokens, AloneAreValidated) {
   const auto tokens = marked_tokens(4);
   Bench bench(tokens);
   const torch::NoGradGuard no_grad;
-  EXPECT_NEAR(bench.trainer->validation_loss(*bench.split, 0),
-              loss_by_hand(*bench.model, tokens, 4).item<double>(), 1e-5);
-  EXPECT_NEAR(bench.trainer->validation_loss(*bench.split, kLength),
-              loss_by_hand(*bench.model, tokens, 1).item<double>(), 1e-5);
+  EXPECT_NEAR(bench.validation_loss(0), loss_by_hand(*bench.model, tokens, 4).item<double>(), 1e-5);
+  EXPECT_NEAR(bench.validation_loss(kLength), loss_by_hand(*bench.model, tokens, 1).item<double>(),
+              1e-5);
   auto late = tokens;
   for (size_t i = 0; i <= kLength; ++i) late[i].is_learnt = false;
   Bench other(late);
-  expect_error([&] { other.trainer->validation_loss(*other.split, kLength); }, ExitCode::kBadData,
+  expect_error([&] { other.validation_loss(kLength); }, ExitCode::kBadData,
                "nothing is marked as learnt in the first 16 tokens of validation");
-  EXPECT_GT(other.trainer->validation_loss(*other.split, 2 * kLength), 1);
+  EXPECT_GT(other.validation_loss(2 * kLength), 1);
 }
 
 }  // namespace

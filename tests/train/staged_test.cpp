@@ -253,8 +253,9 @@ TEST_F(AuxiliaryTraining, ValidationIsOnTokensOnly) {
   auto without = both();
   without.train.reconstruction_loss = without.train.kv_loss = 0;
   Bench a(both()), b(without);
-  EXPECT_EQ(a.trainer->validation_loss(*a.corpus.split("valid"), 0),
-            b.trainer->validation_loss(*b.corpus.split("valid"), 0));
+  const BatchOptions options{.length = without.train.sequence_length, .shuffle = false};
+  const WindowSource source({{a.corpus.split("valid")}}, options);
+  EXPECT_EQ(a.trainer->validate(source, 0).loss, b.trainer->validate(source, 0).loss);
 }
 
 TEST_F(AuxiliaryTraining, TheKvLossDrawsPassesTogether) {

@@ -29,6 +29,11 @@ struct Bench {
     trainer = std::make_unique<Trainer>(config, model, stream);
   }
 
+  double validation_loss() const {
+    const BatchOptions options{.length = config.train.sequence_length, .shuffle = false};
+    return trainer->validate(WindowSource({{corpus.split("valid")}}, options), 0).loss;
+  }
+
   RunConfig config;
   Corpus corpus;
   std::shared_ptr<const CorpusSplit> split;
@@ -49,9 +54,9 @@ TEST_F(TrainerTest, LearnsWhatThereIsToLearn) {
   auto run = config();
   run.train.max_steps = 150;
   Bench bench(run);
-  const double before = bench.trainer->validation_loss(*bench.corpus.split("valid"), 0);
+  const double before = bench.validation_loss();
   for (int i = 0; i < 150; ++i) bench.trainer->step();
-  const double after = bench.trainer->validation_loss(*bench.corpus.split("valid"), 0);
+  const double after = bench.validation_loss();
   EXPECT_NEAR(before, std::log(67), 0.5);
   EXPECT_LT(after, 2.0);  // nine of ten tokens follow from the one before
 }
