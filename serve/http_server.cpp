@@ -1,6 +1,8 @@
 #include "serve/http_server.h"
 
+#include <algorithm>
 #include <atomic>
+#include <deque>
 #include <exception>
 #include <functional>
 #include <optional>
@@ -63,17 +65,10 @@ void reuse_address(socket_t socket) {
 class HttpServer::Impl {
  public:
   Impl(Engine& engine, const HttpOptions& options)
-      : engine_(engine),
-        options_(options),
-        key_(sha256(options.api_key)),
-        context_{.model = engine.model(),
-                 .name = options.model_name.empty() ? engine.model().name : options.model_name,
-                 .max_tokens = options.max_tokens} {
-    try {
-      context_.chat = &chat_.emplace(engine.model());
-    } catch (const Error& error) {
-      context_.chat_problem = error.what();
-    }
+      : engine_(engine), options_(options), key_(sha256(options.api_key)) {
+    const LoadedModel& base = engine.model();
+    add_context(base, options.model_name.empty() ? base.name : options.model_name);
+    for (const auto& adapter : engine.adapters()) add_context(adapter, adapter.name);
     set_limits();
     set_routes();
   }
@@ -105,6 +100,34 @@ class HttpServer::Impl {
   using Request = httplib::Request;
   using Response = httplib::Response;
 
+  void add_context(const LoadedModel& model, const std::string& name) {
+    if (std::ranges::count(contexts_, name, &ApiContext::name) > 0)
+      throw Error(ExitCode::kUsage,
+                  {"two models are named " + in_quotes(name), "--adapter", "write NAME=PATH"});
+    ApiContext& context = contexts_.emplace_back(ApiContext{.model = model,
+                                                            .number = contexts_.size(),
+                                                            .name = name,
+                                                            .max_tokens = options_.max_tokens});
+    try {
+      context.chat = &chats_.emplace_back(model);
+    } catch (const Error& error) {
+      context.chat_problem = error.what();
+    }
+  }
+
+  nlohmann::ordered_json models() const {
+    auto list = nlohmann::ordered_json::array();
+    for (const ApiContext& context : contexts_) {
+      list.push_back({{"id", context.name},
+                      {"object", "model"},
+                      {"created", 0},
+                      {"owned_by", "kvsmith"},
+                      {"max_model_len", context.model.model->config().max_position_embeddings}});
+      if (context.number > 0) list.back()["parent"] = contexts_.front().name;
+    }
+    return {{"object", "list"}, {"data", list}};
+  }
+
   void set_limits() {
     server_.set_payload_max_length(static_cast<size_t>(options_.max_body));
     server_.set_read_timeout(kPause);
@@ -126,18 +149,9 @@ class HttpServer::Impl {
     server_.Get("/metrics", guarded([this](const Request&, Response& response) {
                   response.set_content(engine_.metrics().text(), "text/plain; version=0.0.4");
                 }));
-    server_.Get(
-        "/v1/models", guarded([this](const Request&, Response& response) {
-          answer(
-              response, 200,
-              {{"object", "list"},
-               {"data",
-                {{{"id", context_.name},
-                  {"object", "model"},
-                  {"created", 0},
-                  {"owned_by", "kvsmith"},
-                  {"max_model_len", engine_.model().model->config().max_position_embeddings}}}}});
-        }));
+    server_.Get("/v1/models", guarded([this](const Request&, Response& response) {
+                  answer(response, 200, models());
+                }));
     set_post("/v1/completions", completion_request, "cmpl-");
     set_post("/v1/chat/completions", chat_request, "chatcmpl-");
     server_.set_exception_handler(
@@ -218,10 +232,12 @@ class HttpServer::Impl {
       // not what a form on a foreign page can send to a server on this machine
       if (!request.get_header_value("Content-Type").starts_with(kJson))
         return invalid(response, {415, "the Content-Type is not application/json", ""});
-      exchange = std::make_shared<Exchange>(
-          engine_, context_, read(nlohmann::json::parse(body), context_), prefix + new_id(),
-          Connection(request.remote_addr, request.remote_port),
-          Exchange::Clock::now() + options_.timeout);
+      const auto json = nlohmann::json::parse(body);
+      const ApiContext& context = context_of(json, contexts_);
+      exchange =
+          std::make_shared<Exchange>(engine_, context, read(json, context), prefix + new_id(),
+                                     Connection(request.remote_addr, request.remote_port),
+                                     Exchange::Clock::now() + options_.timeout);
     } catch (const nlohmann::json::exception& error) {
       return invalid(response, {400, printable(error.what()), "invalid_json"});
     } catch (const Error& error) {
@@ -276,8 +292,8 @@ class HttpServer::Impl {
   Engine& engine_;
   HttpOptions options_;
   std::string key_;
-  ApiContext context_;
-  std::optional<Chat> chat_;
+  std::vector<ApiContext> contexts_;
+  std::deque<Chat> chats_;  ///< stay where they are when more come
   httplib::Server server_;
   std::thread thread_;
   uint32_t ids_from_ = std::random_device()();
