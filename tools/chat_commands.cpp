@@ -111,7 +111,7 @@ std::string ChatCommands::cache(const std::string& rest) {
 
 std::string ChatCommands::system(const std::string& rest) {
   session_.set_system(rest);
-  return rest.empty() ? "no system prompt\n" : "another system prompt\n";
+  return cat(rest.empty() ? "no" : "another", " system prompt\n");
 }
 
 std::string ChatCommands::set(const std::string& rest) {
@@ -146,12 +146,12 @@ std::string ChatCommands::undo(const std::string& /*rest*/) {
 
 std::string ChatCommands::reset(const std::string& /*rest*/) {
   session_.reset();
-  return "a new conversation\n";
+  return cat("a new conversation\n");
 }
 
 std::string ChatCommands::quit(const std::string& /*rest*/) {
   is_over_ = true;
-  return "";
+  return cat("the end, after ", session_.messages().size() / 2, " questions\n");
 }
 
 }  // namespace kvsmith
