@@ -4,7 +4,7 @@
 #include <torch/types.h>
 
 #include "checkpoints/gguf_source.h"
-#include "checkpoints/model_source.h"
+#include "checkpoints/own_checkpoint.h"
 #include "core/error.h"
 #include "core/text.h"
 
@@ -12,12 +12,6 @@ namespace kvsmith {
 namespace {
 
 namespace fs = std::filesystem;
-
-/// What `path` stands for now: a run in training moves its `latest`.
-fs::path followed(const fs::path& path) {
-  const fs::path link = path.has_filename() ? path : path.parent_path();  // "run/latest/"
-  return fs::is_symlink(link) ? link.parent_path() / fs::read_symlink(link) : path;
-}
 
 Decoder make(const ModelSource& source, const LoadOptions& options) {
   const torch::NoGradGuard no_grad;
@@ -41,9 +35,9 @@ ModelSource open_model(const fs::path& path) {
   }
   try {
     if (fs::is_regular_file(path)) return is_gguf(path) ? open_gguf(path) : open_single_file(path);
-    if (fs::exists(path / "manifest.json")) return open_checkpoint(followed(path));
-    if (fs::exists(path / "config.json")) return open_hf_folder(path);
-    if (fs::exists(path / "latest")) return open_checkpoint(followed(path / "latest"));
+    const bool is_ours = fs::exists(path / "manifest.json");
+    if (!is_ours && fs::exists(path / "config.json")) return open_hf_folder(path);
+    if (const auto directory = own_checkpoint(path)) return open_checkpoint(*directory);
   } catch (const nlohmann::json::exception& error) {  // a key of another type than expected
     throw Error(ExitCode::kBadData, {error.what(), path.string(), "the checkpoint is damaged"});
   }
@@ -51,17 +45,15 @@ ModelSource open_model(const fs::path& path) {
                                         "train one, or give a step-... directory"});
 }
 
-LoadedModel load_model(const fs::path& path, const LoadOptions& options) {
-  const ModelSource source = open_model(path);
+LoadedModel described(const ModelSource& source) {
   LoadedModel out;
-  out.model = make(source, options);
   if (!source.tokenizer.empty()) {
     const auto tokenizer = Tokenizer::from_bytes(source.tokenizer, source.path.string());
     if (tokenizer.vocab_size() > source.config.vocab_size) {
       throw Error(ExitCode::kConfig,
                   {cat("the tokenizer has ", tokenizer.vocab_size(), " pieces, the model ",
                        source.config.vocab_size, " token ids"),
-                   path.string(), "is this the tokenizer of another model?"});
+                   source.path.string(), "is this the tokenizer of another model?"});
     }
     out.bos_id = tokenizer.bos_id();
     out.eos_id = tokenizer.eos_id();
@@ -74,6 +66,13 @@ LoadedModel load_model(const fs::path& path, const LoadOptions& options) {
   out.path = source.path;
   out.step = source.step;
   out.tokens_seen = source.tokens_seen;
+  return out;
+}
+
+LoadedModel load_model(const fs::path& path, const LoadOptions& options) {
+  const ModelSource source = open_model(path);
+  LoadedModel out = described(source);
+  out.model = make(source, options);
   return out;
 }
 

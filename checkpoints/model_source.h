@@ -36,6 +36,11 @@ struct ModelSource {
 
 TensorShapes shapes_of(const ModelSource& source);
 
+struct LoadedModel;
+/// A model without weights: what `source` says besides them. Throws Error (78) where its tokenizer
+/// has more pieces than the model has token ids.
+LoadedModel described(const ModelSource& source);
+
 /// Opens whatever `load_model` reads.
 ModelSource open_model(const std::filesystem::path& path);
 

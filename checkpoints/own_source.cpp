@@ -1,10 +1,8 @@
 #include <memory>
 
 #include "checkpoints/adapter_source.h"
-#include "checkpoints/model_source.h"
-#include "checkpoints/store.h"
+#include "checkpoints/own_checkpoint.h"
 #include "checkpoints/tokenizer_file.h"
-#include "configs/run_config.h"
 #include "core/error.h"
 #include "core/files.h"
 #include "core/text.h"
@@ -28,23 +26,22 @@ ModelSource source_of(const std::shared_ptr<const SafetensorsFile>& file,
 }
 
 /// What the run of an adapter began from, with the adapter in it.
-ModelSource adapted_source(const std::shared_ptr<const SafetensorsFile>& file,
-                           const RunConfig& config,
-                           const CheckpointInfo& info) {
-  const fs::path base = config.train.init_from;
-  const std::string place = (info.path / "config.toml").string() + ": train.init_from";
+ModelSource adapted_source(const OwnCheckpoint& adapter) {
+  const fs::path base = adapter.config.train.init_from, directory = adapter.info.path;
+  const std::string place = (directory / "config.toml").string() + ": train.init_from";
   if (!fs::exists(base)) {
     throw Error(ExitCode::kMissingInput,
                 {cat("an adapter of ", base.string(), ", which is not there"), place,
                  "paths are relative to the working directory: go where it is found"});
   }
   ModelSource source = open_model(base);
-  if (fingerprint(source) != info.state.value("base", std::string())) {
+  if (fingerprint(source) != adapter.base()) {
     throw Error(ExitCode::kConfig,
                 {cat(base.string(), " has other weights than those that were adapted"), place,
                  "give the model that the run began from its place back"});
   }
-  return with_adapter(std::move(source), file, config.lora, info.path / "model.safetensors");
+  return with_adapter(std::move(source), adapter.tensors, adapter.config.lora,
+                      directory / "model.safetensors");
 }
 
 }  // namespace
@@ -55,26 +52,48 @@ TensorShapes shapes_of(const ModelSource& source) {
   return out;
 }
 
-ModelSource open_checkpoint(const fs::path& directory) {
-  const CheckpointInfo info = inspect_checkpoint(directory, true);
-  if (!info.complete)
+std::optional<fs::path> own_checkpoint(const fs::path& path) {
+  // a run in training moves its `latest`
+  const auto followed = [](const fs::path& at) {
+    const fs::path link = at.has_filename() ? at : at.parent_path();  // "run/latest/"
+    return fs::is_symlink(link) ? link.parent_path() / fs::read_symlink(link) : at;
+  };
+  if (fs::exists(path / "manifest.json")) return followed(path);
+  if (fs::exists(path / "latest")) return followed(path / "latest");
+  return {};
+}
+
+OwnCheckpoint read_own_checkpoint(const fs::path& directory) {
+  OwnCheckpoint out{inspect_checkpoint(directory, true), {}, {}};
+  if (!out.info.complete)
     throw Error(ExitCode::kBadData,
-                {info.problem, directory.string(), "choose another checkpoint"});
+                {out.info.problem, directory.string(), "choose another checkpoint"});
   const fs::path path = directory / "config.toml";
-  const RunConfig config = parse_run_config(read_file(path), path.string());
-  const auto file = std::make_shared<const SafetensorsFile>(directory / "model.safetensors");
-  ModelSource out =
-      config.lora.rank > 0 ? adapted_source(file, config, info) : source_of(file, config.model);
-  out.tokenizer = read_tokenizer(directory);
-  const fs::path place = fs::canonical(directory);
-  out.name = (info.state.contains("trainer") ? place.parent_path() : place).filename().string();
-  out.path = directory;
-  out.step = info.step;
-  out.bos_id = info.state.value("bos_id", out.bos_id);
-  out.eos_id = info.state.value("eos_id", out.eos_id);
-  out.end_ids = info.state.value("end_ids", out.end_ids);
-  if (info.state.contains("trainer"))
-    out.tokens_seen = info.state.at("trainer").at("tokens").get<int64_t>();
+  out.config = parse_run_config(read_file(path), path.string());
+  out.tensors = std::make_shared<const SafetensorsFile>(directory / "model.safetensors");
+  return out;
+}
+
+void describe(ModelSource& model, const OwnCheckpoint& checkpoint) {
+  const CheckpointInfo& info = checkpoint.info;
+  const bool is_of_run = info.state.contains("trainer");
+  const fs::path place = fs::canonical(info.path);
+  model.tokenizer = read_tokenizer(info.path);
+  model.name = (is_of_run ? place.parent_path() : place).filename().string();
+  model.path = info.path;
+  model.step = info.step;
+  model.bos_id = info.state.value("bos_id", model.bos_id);
+  model.eos_id = info.state.value("eos_id", model.eos_id);
+  model.end_ids = info.state.value("end_ids", model.end_ids);
+  if (is_of_run) model.tokens_seen = info.state.at("trainer").at("tokens").get<int64_t>();
+}
+
+ModelSource open_checkpoint(const fs::path& directory) {
+  const OwnCheckpoint checkpoint = read_own_checkpoint(directory);
+  ModelSource out = checkpoint.config.lora.rank > 0
+                        ? adapted_source(checkpoint)
+                        : source_of(checkpoint.tensors, checkpoint.config.model);
+  describe(out, checkpoint);
   return out;
 }
 

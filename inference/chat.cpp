@@ -14,7 +14,15 @@ Chat::Chat(const LoadedModel& model, const std::optional<std::string>& system)
     : tokenizer_(tokenizer_of(model)), template_(template_of(tokenizer_, system)) {}
 
 std::vector<int32_t> Chat::prompt(const std::vector<ChatMessage>& messages) const {
-  auto ids = template_.ids(tokenizer_, messages, /*asks=*/true);
+  return ids(messages, /*asks=*/true);
+}
+
+std::vector<int32_t> Chat::so_far(const std::vector<ChatMessage>& messages) const {
+  return ids(messages, /*asks=*/false);
+}
+
+std::vector<int32_t> Chat::ids(const std::vector<ChatMessage>& messages, bool asks) const {
+  auto ids = template_.ids(tokenizer_, messages, asks);
   // the other formats write begin-of-text themselves where they want it
   if (template_.format() == ChatTemplate::Format::kPlain && tokenizer_.bos_id() >= 0)
     ids.insert(ids.begin(), tokenizer_.bos_id());

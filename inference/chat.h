@@ -21,10 +21,15 @@ class Chat {
 
   /// Token ids up to where the answer begins.
   std::vector<int32_t> prompt(const std::vector<ChatMessage>& messages) const;
+  /// Token ids of a chat that goes on with a question; prompt() of the longer chat begins with
+  /// them.
+  std::vector<int32_t> so_far(const std::vector<ChatMessage>& messages) const;
   /// Adds what an answer ends with.
   void end_with_answer(GenerateOptions& options) const;
 
  private:
+  std::vector<int32_t> ids(const std::vector<ChatMessage>& messages, bool asks) const;
+
   Tokenizer tokenizer_;
   ChatTemplate template_;
 };

@@ -7,7 +7,7 @@
 
 #include "core/error.h"
 #include "core/text.h"
-#include "inference/growing_text.h"
+#include "inference/continuation.h"
 
 namespace kvsmith {
 namespace {
@@ -16,33 +16,6 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-/// One sequence of the batch while it grows.
-struct Sequence {
-  explicit Sequence(const GenerateOptions& options) : text(options.stop) {}
-
-  Generation result;
-  GrowingText text;
-  bool done = false;
-};
-
-void finish(Sequence& sequence, const char* reason) {
-  sequence.done = true;
-  sequence.result.finish = reason;
-}
-
-/// Takes in one sampled token.
-void extend(Sequence& sequence,
-            int64_t token,
-            const LoadedModel& model,
-            const GenerateOptions& options) {
-  if (ends_text(model, options.end_tokens, token)) return finish(sequence, "eos");
-  auto& tokens = sequence.result.tokens;
-  tokens.push_back(static_cast<int32_t>(token));
-  if (sequence.text.append(model.tokenizer->surface(static_cast<int32_t>(token))))
-    return finish(sequence, "stop");
-  if (static_cast<int64_t>(tokens.size()) >= options.max_new_tokens) finish(sequence, "length");
 }
 
 void check_lengths(const std::vector<std::vector<int32_t>>& prompts,
@@ -65,6 +38,10 @@ void check_lengths(const std::vector<std::vector<int32_t>>& prompts,
 }
 
 }  // namespace
+
+int64_t known_tokens(const LoadedModel& model) {
+  return std::min(model.model->config().vocab_size, tokenizer_of(model).vocab_size());
+}
 
 bool ends_text(const LoadedModel& model, const std::vector<int32_t>& end_tokens, int64_t token) {
   return token == model.eos_id || std::ranges::count(model.end_ids, token) > 0 ||
@@ -93,7 +70,7 @@ std::vector<Generation> generate(LoadedModel& model,
                                  const GenerateOptions& options,
                                  GenerateStats* stats,
                                  const std::function<void(size_t, std::string_view)>& on_text) {
-  const Tokenizer& tokenizer = tokenizer_of(model);
+  const int64_t known = known_tokens(model);
   check(options.sampling);
   check_lengths(prompts, options, model.model->config().max_position_embeddings);
   if (std::ranges::count(options.stop, "") > 0)
@@ -102,8 +79,6 @@ std::vector<Generation> generate(LoadedModel& model,
   const auto batch = static_cast<int64_t>(prompts.size());
   if (batch == 0) return {};
   const auto device = model.model->device();
-  // a vocabulary rounded up for speed has rows that stand for no token
-  const int64_t known = std::min(model.model->config().vocab_size, tokenizer.vocab_size());
   GenerateStats counted;
 
   std::vector<Span> spans;
@@ -131,7 +106,7 @@ std::vector<Generation> generate(LoadedModel& model,
                                longest + options.max_new_tokens)
                          .make(*model.model, allocation)
                    : model.model->make_cache(allocation);
-  std::vector<Sequence> sequences(prompts.size(), Sequence(options));
+  std::vector<Continuation> texts(prompts.size(), Continuation(model, options));
   auto start = Clock::now();
   auto hidden = model.model->step(tokens.to(device), place(), cache);
   std::vector<at::Tensor> last;
@@ -145,16 +120,15 @@ std::vector<Generation> generate(LoadedModel& model,
     auto next = torch::zeros({batch, 1}, torch::kLong);
     bool any = false;
     for (int64_t b = 0; b < batch; ++b) {
-      auto& sequence = sequences[static_cast<size_t>(b)];
+      auto& text = texts[static_cast<size_t>(b)];
       auto& span = spans[static_cast<size_t>(b)];
       span = {span.end(), 0};
-      if (sequence.done) continue;
+      if (text.is_over()) continue;
       const int64_t token = sample(logits[b].narrow(0, 0, known), options.sampling, b, span.first);
-      extend(sequence, token, model, options);
-      if (const auto fresh = sequence.text.take_fresh(sequence.done); on_text && !fresh.empty())
+      if (const auto fresh = text.take(token); on_text && !fresh.empty())
         on_text(static_cast<size_t>(b), fresh);
       ++counted.new_tokens;
-      if (sequence.done) continue;
+      if (text.is_over()) continue;
       next[b][0] = token;
       span.count = 1;
       any = true;
@@ -168,10 +142,7 @@ std::vector<Generation> generate(LoadedModel& model,
   counted.cache_bytes_reserved = cache.bytes_reserved();
   if (stats) *stats = counted;
   std::vector<Generation> out;
-  for (auto& sequence : sequences) {
-    sequence.result.text = sequence.text.text();
-    out.push_back(std::move(sequence.result));
-  }
+  for (const auto& text : texts) out.push_back(text.result());
   return out;
 }
 

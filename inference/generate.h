@@ -37,6 +37,10 @@ struct GenerateStats {
 /// Throws Error (64) where the model has none.
 const Tokenizer& tokenizer_of(const LoadedModel& model);
 
+/// How many of the logits stand for a token: a vocabulary that was rounded up for speed has more.
+/// Throws as tokenizer_of().
+int64_t known_tokens(const LoadedModel& model);
+
 /// Whether `token` ends a text of `model`: its end-of-text and what stands for it, or one of
 /// `end_tokens`.
 bool ends_text(const LoadedModel& model, const std::vector<int32_t>& end_tokens, int64_t token);

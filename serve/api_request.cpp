@@ -22,16 +22,9 @@ std::vector<std::string> with_common(std::vector<std::string> fields) {
   return fields;
 }
 
-void expect_model(const RequestFields& fields, const ApiContext& context) {
-  const auto name = fields.text("model", context.name);
-  if (name == context.name) return;
-  throw Error(ExitCode::kMissingInput, {in_quotes(name) + " is not here", "model",
-                                        "leave it out, or give " + in_quotes(context.name)});
-}
-
 /// What both kinds of request have.
 TextRequest common(const RequestFields& fields, const ApiContext& context, ApiRequest& out) {
-  expect_model(fields, context);
+  fields.text("model", "");
   fields.expect_neutral("n", 1);
   fields.expect_neutral("frequency_penalty", 0);
   fields.expect_neutral("presence_penalty", 0);
@@ -43,6 +36,7 @@ TextRequest common(const RequestFields& fields, const ApiContext& context, ApiRe
     out.tells_usage = options.flag("include_usage", false);
   }
   TextRequest text;
+  text.model = context.number;
   text.sampling.temperature = fields.number("temperature", 1, 0, 100);
   text.sampling.top_p = fields.number("top_p", 1, 1e-9, 1);
   text.sampling.top_k = fields.integer("top_k", 0, 0, INT32_MAX);
@@ -143,6 +137,20 @@ size_t longest_prompt(const LoadedModel& model) {
   for (int32_t id = 0; id < tokenizer.vocab_size(); ++id)
     longest = std::max(longest, tokenizer.surface(id).size());
   return longest * static_cast<size_t>(model.model->config().max_position_embeddings);
+}
+
+const ApiContext& context_of(const nlohmann::json& body, const std::vector<ApiContext>& contexts) {
+  // what else may be wrong with it is told where it is read
+  if (!body.is_object() || !body.contains("model") || !body["model"].is_string())
+    return contexts.front();
+  const auto name = body["model"].get<std::string>();
+  std::vector<std::string> names;
+  for (const ApiContext& context : contexts) {
+    if (name == context.name) return context;
+    names.push_back(in_quotes(context.name));
+  }
+  throw Error(ExitCode::kMissingInput, {in_quotes(name) + " is not here", "model",
+                                        "leave it out, or give " + join(names, " or ")});
 }
 
 ApiRequest completion_request(const nlohmann::json& body, const ApiContext& context) {

@@ -26,6 +26,7 @@ struct ApiRequest {
 /// What a request is read against.
 struct ApiContext {
   const LoadedModel& model;
+  size_t number = 0;              ///< of the model, in the engine
   std::string name;               ///< of the model, to clients
   int64_t max_tokens = 0;         ///< most that may be asked for; 0: as many as the context has
   size_t longest_prompt = 0;      ///< bytes that may fit the context; 0: any may
@@ -37,8 +38,12 @@ struct ApiContext {
 /// be told.
 size_t longest_prompt(const LoadedModel& model);
 
-/// The body of POST /v1/completions, or /v1/chat/completions. Throws Error: 64 that names the field
-/// which is wrong; 66 for a model that is not here.
+/// The context of the model that a request names; the first where it names none. Throws Error (66)
+/// for a model that is not here, with those that are.
+const ApiContext& context_of(const nlohmann::json& body, const std::vector<ApiContext>& contexts);
+
+/// The body of POST /v1/completions, or /v1/chat/completions. Throws Error (64) that names the
+/// field which is wrong.
 ApiRequest completion_request(const nlohmann::json& body, const ApiContext& context);
 ApiRequest chat_request(const nlohmann::json& body, const ApiContext& context);
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <exception>
+#include <map>
+#include <utility>
 
 #include <torch/types.h>
 
@@ -60,17 +62,23 @@ std::optional<Failure> attempted(const Work& work) {
 
 }  // namespace
 
-Engine::Engine(LoadedModel& model, const EngineOptions& options)
+Engine::Engine(LoadedModel& model, const EngineOptions& options, std::vector<LoadedModel> adapters)
     : model_(model),
+      adapters_(std::move(adapters)),
       options_(options),
       plan_(options.cache,
             model.model->config(),
             model.model->compute_type(),
             model.model->config().max_position_embeddings),
-      known_(std::min(model.model->config().vocab_size, tokenizer_of(model).vocab_size())),
       budget_(options.cache_budget),
       prefixes_(model.model->graph(), options.cache, budget_) {
-  plan_.make(*model.model, {.batch = 1});  // what cannot be made is found now
+  // what cannot be made is found now, by a plan for each: one asks but once whose weights they are
+  const auto try_out = [](const LoadedModel& one, const CachePlan& plan) {
+    tokenizer_of(one);
+    plan.make(*one.model, {.batch = 1});
+  };
+  for (const auto& adapter : adapters_) try_out(adapter, CachePlan(plan_));
+  try_out(model, plan_);
   publish();
   thread_ = std::thread([this] { run(); });
 }
@@ -213,11 +221,12 @@ void Engine::admit() {
 Engine::Sequence Engine::begun(Waiting waiting) {
   const auto& request = waiting.request;
   std::optional<PrefixStore::Start> start;
-  if (!request.scores_prompt) start = prefixes_.start_of(request.prompt, waiting.bytes);
+  if (!request.scores_prompt)
+    start = prefixes_.start_of(request.prompt, waiting.bytes, request.model);
   prefixes_.make_room(waiting.bytes);
   const auto prompt = static_cast<int64_t>(request.prompt.size());
   auto cache = start ? std::move(start->cache)
-                     : plan_.make(*model_.model,
+                     : plan_.make(*model_of(request).model,
                                   {.batch = 1, .initial_rows = prompt, .growth_rows = kGrowthRows});
   const int64_t reused = start ? start->tokens : 0;
   budget_.promise(waiting.bytes);
@@ -236,16 +245,18 @@ void Engine::prefill() {
 }
 
 void Engine::read_chunk(Sequence& sequence) {
+  const TextRequest& request = sequence.from.request;
+  LoadedModel& loaded = model_of(request);
+  DecoderImpl& model = *loaded.model;
   const int64_t left = sequence.prompt_size() - sequence.seen;
   const int64_t count =
       prefixes_.exactness().by_chunks ? std::min(left, options_.prefill_chunk) : left;
   const auto first = sequence.tokens.begin() + sequence.seen;
   const auto ids = torch::tensor(std::vector<int64_t>(first, first + count), torch::kLong)
                        .unsqueeze(0)
-                       .to(model_.model->device());
-  const auto hidden = model_.model->step(
-      ids, Positions::range(sequence.seen, count, model_.model->device()), sequence.cache)[0];
-  const TextRequest& request = sequence.from.request;
+                       .to(model.device());
+  const auto hidden =
+      model.step(ids, Positions::range(sequence.seen, count, model.device()), sequence.cache)[0];
   sequence.seen += count;
   if (request.scores_prompt) {
     if (sequence.prompt_scores.empty())
@@ -254,25 +265,30 @@ void Engine::read_chunk(Sequence& sequence) {
     const auto next =
         std::span(request.prompt)
             .subspan(static_cast<size_t>(sequence.seen - count) + 1, static_cast<size_t>(known));
-    for (auto& score : score_tokens(*model_.model, hidden, next, request.alternatives, known_))
+    for (auto& score :
+         score_tokens(model, hidden, next, request.alternatives, known_tokens(loaded)))
       sequence.prompt_scores.push_back(std::move(score));
   }
-  if (!sequence.is_reading()) extend(sequence, model_.model->logits(hidden[count - 1]).cpu());
+  if (!sequence.is_reading()) extend(sequence, model.logits(hidden[count - 1]).cpu());
 }
 
 void Engine::decode() {
-  std::vector<Sequence*> lanes;
-  std::vector<NextToken> next;
-  for (auto& sequence : running_) {
+  std::map<size_t, std::vector<Sequence*>> lanes;  // by model
+  for (auto& sequence : running_)
     // one whose prompt has just been read has a token that the cache has not seen
-    if (sequence.is_over || sequence.new_tokens() == 0) continue;
-    lanes.push_back(&sequence);
-    next.push_back({&sequence.cache, sequence.tokens.back(), sequence.seen});
-  }
-  if (lanes.empty()) return;
+    if (!sequence.is_over && sequence.new_tokens() > 0)
+      lanes[sequence.from.request.model].push_back(&sequence);
+  for (const auto& [model, together] : lanes) decode_together(together);
+}
+
+void Engine::decode_together(const std::vector<Sequence*>& lanes) {
+  std::vector<NextToken> next;
+  for (auto* sequence : lanes)
+    next.push_back({&sequence->cache, sequence->tokens.back(), sequence->seen});
+  DecoderImpl& model = *model_of(lanes[0]->from.request).model;
   at::Tensor logits;
-  if (const auto failure = attempted(
-          [&] { logits = model_.model->logits(step_together(*model_.model, next)).cpu(); })) {
+  if (const auto failure =
+          attempted([&] { logits = model.logits(step_together(model, next)).cpu(); })) {
     for (auto* sequence : lanes) fail(*sequence, Finish::kFailed, *failure);
     return;
   }
@@ -285,6 +301,8 @@ void Engine::decode() {
 
 void Engine::extend(Sequence& sequence, const at::Tensor& logits) {
   const TextRequest& request = sequence.from.request;
+  const LoadedModel& model = model_of(request);
+  const int64_t known = known_tokens(model);
   ReplyPart part;
   const bool is_first = sequence.new_tokens() == 0;
   if (is_first) {
@@ -296,19 +314,19 @@ void Engine::extend(Sequence& sequence, const at::Tensor& logits) {
     return end(sequence, std::move(part));
   }
   const auto token = static_cast<int32_t>(
-      sample(logits.narrow(0, 0, known_), request.sampling, request.sequence, sequence.seen));
+      sample(logits.narrow(0, 0, known), request.sampling, request.sequence, sequence.seen));
   if (is_first)
     metrics_.observe_first_token(
         std::chrono::duration<double>(Clock::now() - sequence.from.since).count());
-  if (ends_text(model_, request.end_tokens, token)) {
+  if (ends_text(model, request.end_tokens, token)) {
     part.finish = Finish::kStop;
   } else {
     metrics_.count_generated(1);
     sequence.tokens.push_back(token);
     part.tokens.push_back(request.alternatives < 0
                               ? ScoredToken{token, {}, {}}
-                              : score_token(logits, token, request.alternatives, known_));
-    if (sequence.text.append(model_.tokenizer->surface(token))) {
+                              : score_token(logits, token, request.alternatives, known));
+    if (sequence.text.append(model.tokenizer->surface(token))) {
       part.finish = Finish::kStop;
     } else if (sequence.new_tokens() >= request.max_tokens) {
       part.finish = Finish::kLength;
@@ -325,7 +343,9 @@ void Engine::end(Sequence& sequence, ReplyPart last) {
   sequence.is_over = true;
   budget_.release(sequence.from.bytes);
   sequence.tokens.resize(static_cast<size_t>(sequence.seen));
-  if (is_sound) prefixes_.keep(std::move(sequence.tokens), std::move(sequence.cache));
+  if (is_sound)
+    prefixes_.keep(std::move(sequence.tokens), std::move(sequence.cache),
+                   sequence.from.request.model);
   sequence.cache = KvCache({});
   sequence.from.reply->push(std::move(last));
 }

@@ -29,15 +29,16 @@ struct EngineOptions {
   int64_t prefill_chunk = 512;  ///< tokens of a prompt between two steps, where that is exact
 };
 
-/// Continues many texts at once: every step runs the model once for all that have a next token, and
-/// texts come and go between steps. Clients take turns, and of each it is first come, first served:
-/// the next text is admitted once all bytes that its cache may grow to are free; so those of all
-/// caches never exceed the budget. Has a thread that alone uses the model.
+/// Continues many texts at once: every step runs the model once for all that have a next token, one
+/// adapter after the other, and texts come and go between steps. Clients take turns, and of each it
+/// is first come, first served: the next text is admitted once all bytes that its cache may grow to
+/// are free; so those of all caches never exceed the budget. Has a thread that alone uses the
+/// model.
 class Engine {
  public:
-  /// Throws Error: 64 without tokenizer, 78 for a cache that the model cannot have. The model
-  /// outlives this object.
-  Engine(LoadedModel& model, const EngineOptions& options);
+  /// `adapters`: as load_adapters() makes them of the model. Throws Error: 64 without tokenizer, 78
+  /// for a cache that the model cannot have. The model outlives this object.
+  Engine(LoadedModel& model, const EngineOptions& options, std::vector<LoadedModel> adapters = {});
   /// As stop() without grace.
   ~Engine();
   Engine(const Engine&) = delete;
@@ -51,6 +52,7 @@ class Engine {
   bool is_accepting() const;
 
   const LoadedModel& model() const { return model_; }
+  const std::vector<LoadedModel>& adapters() const { return adapters_; }
   const EngineOptions& options() const { return options_; }
   Metrics& metrics() { return metrics_; }
 
@@ -79,6 +81,9 @@ class Engine {
     bool is_reading() const { return seen < prompt_size(); }
   };
 
+  LoadedModel& model_of(const TextRequest& request) {
+    return request.model == 0 ? model_ : adapters_.at(request.model - 1);
+  }
   /// What is wrong with a request, if anything.
   std::optional<Failure> impossible(const TextRequest& request) const;
   /// Why a text of `client` that may need so many bytes can never run, or cannot wait now. Where
@@ -98,6 +103,8 @@ class Engine {
   void read_chunk(Sequence& sequence);
   /// One token of every text whose prompt has been read.
   void decode();
+  /// The same of some that have one model.
+  void decode_together(const std::vector<Sequence*>& lanes);
   /// Chooses the next token. logits: [vocab_size] on the host.
   void extend(Sequence& sequence, const at::Tensor& logits);
   void end(Sequence& sequence, ReplyPart last);
@@ -105,9 +112,9 @@ class Engine {
   void publish();
 
   LoadedModel& model_;
+  std::vector<LoadedModel> adapters_;
   EngineOptions options_;
   CachePlan plan_;
-  int64_t known_;  ///< of the logits, those that stand for a token
   CacheBudget budget_;
   PrefixStore prefixes_;
   Metrics metrics_;

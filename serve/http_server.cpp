@@ -1,6 +1,8 @@
 #include "serve/http_server.h"
 
+#include <algorithm>
 #include <atomic>
+#include <deque>
 #include <exception>
 #include <functional>
 #include <optional>
@@ -70,18 +72,12 @@ class HttpServer::Impl {
         options_(options),
         // as httplib gives what is sent in a header: without its percent signs
         key_(sha256(httplib::detail::decode_url(options.api_key, false))),
-        context_{.model = engine.model(),
-                 .name = options.model_name.empty() ? engine.model().name : options.model_name,
-                 .max_tokens = options.max_tokens,
-                 .longest_prompt = longest_prompt(engine.model())},
         server_({.at_once = static_cast<size_t>(options.max_connections),
                  .body_bytes = static_cast<size_t>(options.max_body),
                  .answer = 2 * options.timeout + kLastWords}) {
-    try {
-      context_.chat = &chat_.emplace(engine.model());
-    } catch (const Error& error) {
-      context_.chat_problem = error.what();
-    }
+    const LoadedModel& base = engine.model();
+    add_context(base, options.model_name.empty() ? base.name : options.model_name);
+    for (const auto& adapter : engine.adapters()) add_context(adapter, adapter.name);
     server_.set_tcp_nodelay(true);
     server_.set_socket_options(reuse_address);
     set_routes();
@@ -118,6 +114,34 @@ class HttpServer::Impl {
   using Request = httplib::Request;
   using Response = httplib::Response;
 
+  void add_context(const LoadedModel& model, const std::string& name) {
+    if (std::ranges::count(contexts_, name, &ApiContext::name) > 0)
+      throw Error(ExitCode::kUsage,
+                  {"two models are named " + in_quotes(name), "--adapter", "write NAME=PATH"});
+    ApiContext& context = contexts_.emplace_back(ApiContext{.model = model,
+                                                            .number = contexts_.size(),
+                                                            .name = name,
+                                                            .max_tokens = options_.max_tokens});
+    try {
+      context.chat = &chats_.emplace_back(model);
+    } catch (const Error& error) {
+      context.chat_problem = error.what();
+    }
+  }
+
+  nlohmann::ordered_json models() const {
+    auto list = nlohmann::ordered_json::array();
+    for (const ApiContext& context : contexts_) {
+      list.push_back({{"id", context.name},
+                      {"object", "model"},
+                      {"created", 0},
+                      {"owned_by", "kvsmith"},
+                      {"max_model_len", context.model.model->config().max_position_embeddings}});
+      if (context.number > 0) list.back()["parent"] = contexts_.front().name;
+    }
+    return {{"object", "list"}, {"data", list}};
+  }
+
   void set_routes() {
     server_.set_pre_routing_handler([this](const Request& request, Response& response) {
       const auto fault = server_.fault_of(request);
@@ -136,18 +160,9 @@ class HttpServer::Impl {
     server_.Get("/metrics", guarded([this](const Request&, Response& response) {
                   response.set_content(engine_.metrics().text(), "text/plain; version=0.0.4");
                 }));
-    server_.Get(
-        "/v1/models", guarded([this](const Request&, Response& response) {
-          answer(
-              response, 200,
-              {{"object", "list"},
-               {"data",
-                {{{"id", context_.name},
-                  {"object", "model"},
-                  {"created", 0},
-                  {"owned_by", "kvsmith"},
-                  {"max_model_len", engine_.model().model->config().max_position_embeddings}}}}});
-        }));
+    server_.Get("/v1/models", guarded([this](const Request&, Response& response) {
+                  answer(response, 200, models());
+                }));
     set_post("/v1/completions", completion_request, "cmpl-");
     set_post("/v1/chat/completions", chat_request, "chatcmpl-");
     server_.set_exception_handler(
@@ -225,9 +240,11 @@ class HttpServer::Impl {
              const std::string& prefix) {
     std::shared_ptr<Exchange> exchange;
     try {
-      auto asked = read(parsed_request(body), context_);
+      const auto json = parsed_request(body);
+      const ApiContext& context = context_of(json, contexts_);
+      auto asked = read(json, context);
       for (auto& text : asked.texts) text.client = cat(request.remote_addr, " ", asked.user);
-      exchange = std::make_shared<Exchange>(engine_, context_, std::move(asked), prefix + new_id(),
+      exchange = std::make_shared<Exchange>(engine_, context, std::move(asked), prefix + new_id(),
                                             Connection(request.remote_addr, request.remote_port),
                                             Exchange::Clock::now() + options_.timeout);
     } catch (const nlohmann::json::exception& error) {
@@ -284,8 +301,8 @@ class HttpServer::Impl {
   Engine& engine_;
   HttpOptions options_;
   std::string key_;
-  ApiContext context_;
-  std::optional<Chat> chat_;
+  std::vector<ApiContext> contexts_;
+  std::deque<Chat> chats_;       ///< stay where they are when more come
   std::set<std::string> posts_;  ///< paths
   BoundedServer server_;
   std::thread thread_;

@@ -10,19 +10,10 @@ constexpr int64_t kLeastShared = 16;  // fewer tokens are read faster than a cac
 
 }  // namespace
 
-CacheExactness CacheExactness::of(const KvGraph& graph, const CacheConfig& cache) {
-  constexpr const char* kAsComputed = "model";
-  CacheExactness out;
-  out.by_chunks = !graph.is_cyclic() && cache.retention == "full" && cache.depth_merge == "none" &&
-                  cache.codec_k == kAsComputed && cache.codec_v == kAsComputed;
-  out.rewinds = out.by_chunks;
-  for (int64_t layer = 0; layer < graph.size(); ++layer)
-    if (graph.is_owner(layer) && (!has_rows(graph[layer]) || graph[layer].window > 0))
-      out.rewinds = false;
-  return out;
-}
-
-int64_t PrefixStore::shared(const Entry& entry, const std::vector<int32_t>& prompt) const {
+int64_t PrefixStore::shared(const Entry& entry,
+                            const std::vector<int32_t>& prompt,
+                            size_t model) const {
+  if (entry.model != model) return 0;
   const auto [mine, other] = std::ranges::mismatch(entry.tokens, prompt);
   const int64_t alike = mine - entry.tokens.begin();
   const auto most = static_cast<int64_t>(prompt.size()) - 1;
@@ -42,10 +33,11 @@ void PrefixStore::make_room(int64_t bytes) {
 }
 
 std::optional<PrefixStore::Start> PrefixStore::start_of(const std::vector<int32_t>& prompt,
-                                                        int64_t bytes) {
+                                                        int64_t bytes,
+                                                        size_t model) {
   const auto best = std::ranges::max_element(
-      entries_, {}, [&](const Entry& entry) { return shared(entry, prompt); });
-  const int64_t tokens = best == entries_.end() ? 0 : shared(*best, prompt);
+      entries_, {}, [&](const Entry& entry) { return shared(entry, prompt, model); });
+  const int64_t tokens = best == entries_.end() ? 0 : shared(*best, prompt, model);
   if (tokens < kLeastShared) return {};
   entries_.splice(entries_.begin(), entries_, best);
   while (entries_.size() > 1 && !budget_.fits(bytes)) remove(std::prev(entries_.end()));
@@ -58,7 +50,7 @@ std::optional<PrefixStore::Start> PrefixStore::start_of(const std::vector<int32_
   return start;
 }
 
-void PrefixStore::keep(std::vector<int32_t> tokens, KvCache cache) {
+void PrefixStore::keep(std::vector<int32_t> tokens, KvCache cache, size_t model) {
   const int64_t bytes = cache.bytes_reserved();
   if (!exactness_.by_chunks || tokens.empty() || !can_make_room(bytes)) return;
   const auto begins = [](const std::vector<int32_t>& text, const std::vector<int32_t>& start) {
@@ -66,16 +58,16 @@ void PrefixStore::keep(std::vector<int32_t> tokens, KvCache cache) {
   };
   if (exactness_.rewinds) {  // of two caches of one text the longer serves for both
     for (const auto& entry : entries_)
-      if (begins(entry.tokens, tokens)) return;
+      if (entry.model == model && begins(entry.tokens, tokens)) return;
     for (auto entry = entries_.begin(); entry != entries_.end();) {
       const auto here = entry++;
-      if (begins(tokens, here->tokens)) remove(here);
+      if (here->model == model && begins(tokens, here->tokens)) remove(here);
     }
   }
   make_room(bytes);
   budget_.promise(bytes);
   bytes_ += bytes;
-  entries_.push_front({std::move(tokens), std::move(cache), bytes});
+  entries_.push_front({std::move(tokens), std::move(cache), bytes, model});
 }
 
 int64_t PrefixStore::bytes_used() const {

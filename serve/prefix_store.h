@@ -5,25 +5,15 @@
 #include <optional>
 #include <vector>
 
-#include "cache/cache_plan.h"
+#include "cache/exactness.h"
 #include "models/decoder.h"
 #include "serve/cache_budget.h"
 
 namespace kvsmith {
 
-/// How far what a cache holds depends on how its text was split into steps.
-struct CacheExactness {
-  /// Chunks of a prompt give what the whole prompt gives: nothing is dropped or rounded, and no
-  /// layer reads ahead.
-  bool by_chunks = false;
-  /// The end of a text can be taken back besides: every layer has all rows.
-  bool rewinds = false;
-
-  static CacheExactness of(const KvGraph& graph, const CacheConfig& cache);
-};
-
 /// Caches of texts that are over, for prompts that begin alike; those that were not used for
-/// longest go first. Their bytes count as promised. Not thread-safe.
+/// longest go first. Their bytes count as promised. Rows of one model serve no other. Not
+/// thread-safe.
 class PrefixStore {
  public:
   /// Keeps nothing unless by_chunks.
@@ -37,17 +27,18 @@ class PrefixStore {
     KvCache cache;
     int64_t tokens = 0;
   };
-  /// The longest start of `prompt` that is here, at least its last token left out; none where it is
-  /// too short to pay. The original
-  /// stays where `bytes` more fit beside it, after older ones have gone; else it is handed out.
-  /// Only with can_make_room(bytes).
-  std::optional<Start> start_of(const std::vector<int32_t>& prompt, int64_t bytes);
+  /// The longest start of `prompt` that is here of `model`, at least its last token left out; none
+  /// where it is too short to pay. The original stays where `bytes` more fit beside it, after older
+  /// ones have gone; else it is handed out. Only with can_make_room(bytes).
+  std::optional<Start> start_of(const std::vector<int32_t>& prompt,
+                                int64_t bytes,
+                                size_t model = 0);
   /// Whether `bytes` more fit once everything here has gone.
   bool can_make_room(int64_t bytes) const { return budget_.fits(bytes - bytes_); }
   /// Lets the oldest go until they do.
   void make_room(int64_t bytes);
-  /// Keeps the cache of `tokens`, where it fits.
-  void keep(std::vector<int32_t> tokens, KvCache cache);
+  /// Keeps the cache of `tokens`, which `model` has read, where it fits.
+  void keep(std::vector<int32_t> tokens, KvCache cache, size_t model = 0);
   /// Storage held.
   int64_t bytes() const { return bytes_; }
   int64_t bytes_used() const;
@@ -57,11 +48,12 @@ class PrefixStore {
     std::vector<int32_t> tokens;
     KvCache cache;
     int64_t bytes = 0;
+    size_t model = 0;
   };
   using Place = std::list<Entry>::iterator;
 
-  /// Tokens of `entry` that `prompt` can start from.
-  int64_t shared(const Entry& entry, const std::vector<int32_t>& prompt) const;
+  /// Tokens of `entry` that `prompt` of `model` can start from.
+  int64_t shared(const Entry& entry, const std::vector<int32_t>& prompt, size_t model) const;
   void remove(Place entry);
 
   const KvGraph& graph_;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -12,6 +13,7 @@ namespace kvsmith {
 
 /// One text to continue.
 struct TextRequest {
+  size_t model = 0;  ///< of the engine: 0 its base, others its adapters in order, from 1
   std::vector<int32_t> prompt;
   int64_t max_tokens = 16;  ///< 0 only with scores_prompt
   SamplingOptions sampling;

@@ -9,11 +9,13 @@
 #include <nlohmann/json.hpp>
 
 #include "cache/cache_options.h"
+#include "checkpoints/adapters.h"
 #include "core/error.h"
 #include "core/files.h"
 #include "core/text.h"
 #include "inference/chat.h"
 #include "tools/model_flags.h"
+#include "tools/sampling_flags.h"
 #include "tools/verbs.h"
 
 namespace kvsmith {
@@ -26,7 +28,7 @@ struct Flags {
   GenerateOptions options;
   bool chat = false, verbose = false, json = false;
   std::optional<std::string> system;
-  std::vector<std::string> cache;
+  std::vector<std::string> adapters, cache;
 };
 
 /// One prompt a line; a file that ends in .jsonl has one JSON string a line.
@@ -61,44 +63,46 @@ void print_stats(const GenerateStats& stats) {
             << stats.cache_bytes_reserved << " reserved\n";
 }
 
-/// Their token ids; of a chat, what the answers to them end with goes into the options.
+/// Their token ids; of a chat, what the answers to them end with goes into `options`.
 std::vector<std::vector<int32_t>> prompt_ids(const LoadedModel& model,
                                              const std::vector<std::string>& prompts,
-                                             Flags& flags) {
+                                             const Flags& flags,
+                                             GenerateOptions& options) {
   std::vector<std::vector<int32_t>> out;
   if (!flags.chat) {
     for (const auto& prompt : prompts) out.push_back(text_prompt(model, prompt));
     return out;
   }
   const Chat chat(model, flags.system);
-  chat.end_with_answer(flags.options);
+  chat.end_with_answer(options);
   for (const auto& prompt : prompts) out.push_back(chat.prompt({{"user", prompt}}));
   return out;
 }
 
-void generate_it(Flags& flags) {
-  const bool single = flags.prompts.empty();
-  const auto prompts =
-      single ? std::vector<std::string>{flags.prompt} : read_prompts(flags.prompts);
-  if (!flags.cache.empty()) flags.options.cache = cache_config_of(flags.cache);
-  LoadedModel model = load(flags.model);
-  const auto ids = prompt_ids(model, prompts, flags);
+/// With `heading`, a line before the texts, where there are several models.
+void generate_with(LoadedModel& model,
+                   const std::vector<std::string>& prompts,
+                   const Flags& flags,
+                   const std::string& heading) {
+  auto options = flags.options;
+  const auto ids = prompt_ids(model, prompts, flags, options);
   // a chat shows answers alone
   const auto shown = flags.chat ? std::vector<std::string>(prompts.size()) : prompts;
-  const bool streams = single && !flags.json;
+  const bool streams = flags.prompts.empty() && !flags.json;
+  if (!flags.json) std::cout << heading;
   bool begun = false;  // the prompt is shown once the model has taken it
   const auto show = [&](std::string_view piece) {
     std::cout << (begun ? "" : shown[0]) << piece << std::flush;
     begun = true;
   };
   GenerateStats stats;
-  const auto results =
-      generate(model, ids, flags.options, &stats, [&](size_t, std::string_view piece) {
-        if (streams) show(piece);
-      });
+  const auto results = generate(model, ids, options, &stats, [&](size_t, std::string_view piece) {
+    if (streams) show(piece);
+  });
   if (streams) show("\n");
   for (size_t i = 0; i < results.size() && !streams; ++i) {
     nlohmann::ordered_json json;
+    if (!flags.adapters.empty()) json["adapter"] = model.name;
     if (!flags.chat) json["prompt"] = prompts[i];
     json["text"] = results[i].text;
     json["finish"] = results[i].finish;
@@ -108,6 +112,17 @@ void generate_it(Flags& flags) {
               << "\n";
   }
   if (flags.verbose) print_stats(stats);
+}
+
+void generate_it(Flags& flags) {
+  const auto prompts =
+      flags.prompts.empty() ? std::vector<std::string>{flags.prompt} : read_prompts(flags.prompts);
+  if (!flags.cache.empty()) flags.options.cache = cache_config_of(flags.cache);
+  LoadedModel model = load(flags.model);
+  auto adapted = load_adapters(model, flags.adapters);
+  if (adapted.empty()) generate_with(model, prompts, flags, "");
+  for (auto& one : adapted)
+    generate_with(one, prompts, flags, adapted.size() > 1 ? one.name + ":\n" : "");
 }
 
 }  // namespace
@@ -125,17 +140,10 @@ void add_generate(CLI::App& app) {
                      "answer each prompt, in the chat template of the model; show answers only");
   verb->add_option("--system", flags->system, "system prompt instead of the template's; \"\": none")
       ->needs(chat);
-  verb->add_option("--max-new-tokens,-n", flags->options.max_new_tokens, "tokens to add")
-      ->capture_default_str();
-  verb->add_option("--temperature", flags->options.sampling.temperature, "0: greedy")
-      ->capture_default_str();
-  verb->add_option("--top-k", flags->options.sampling.top_k, "only the k likeliest tokens; 0: all");
-  verb->add_option("--top-p", flags->options.sampling.top_p,
-                   "only the likeliest tokens of this total probability")
-      ->capture_default_str();
-  verb->add_option("--seed", flags->options.sampling.seed, "same seed, same text");
+  add_sampling_flags(*verb, flags->options);
   verb->add_option("--stop", flags->options.stop, "text that ends the output; may be repeated")
       ->take_all();
+  add_adapter_flag(*verb, flags->adapters, "; each answers in turn");
   add_cache_flag(*verb, flags->cache);
   verb->add_flag("--json", flags->json, "one JSON object a prompt instead of streaming");
   verb->add_flag("--verbose,-v", flags->verbose, "speed and cache bytes on stderr");

@@ -34,6 +34,14 @@ void add_cache_flag(CLI::App& verb, std::vector<std::string>& words) {
       ->take_all();
 }
 
+void add_adapter_flag(CLI::App& verb, std::vector<std::string>& words, const std::string& use) {
+  verb.add_option("--adapter", words,
+                  "NAME=RUN, or RUN: what a run with lora.rank learned for this model; may be "
+                  "repeated" +
+                      use)
+      ->allow_extra_args(false);
+}
+
 LoadedModel load(const ModelFlags& flags) {
   TrainConfig runtime;
   runtime.precision = flags.dtype;

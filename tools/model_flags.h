@@ -26,6 +26,9 @@ struct ModelFlags {
 void add_model_flags(CLI::App& verb, ModelFlags& flags);
 LoadedModel load(const ModelFlags& flags);
 
+/// Adds --adapter, whose words load_adapters() reads; `use` ends the help.
+void add_adapter_flag(CLI::App& verb, std::vector<std::string>& words, const std::string& use);
+
 /// Adds --cache, whose words cache_config_of() reads.
 void add_cache_flag(CLI::App& verb, std::vector<std::string>& words);
 

@@ -4,12 +4,14 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <CLI/CLI.hpp>
 #include <malloc.h>
 
 #include "cache/cache_options.h"
+#include "checkpoints/adapters.h"
 #include "core/process.h"
 #include "core/text.h"
 #include "serve/http_server.h"
@@ -24,7 +26,7 @@ constexpr const char* kKeyVariable = "KVSMITH_API_KEY";
 
 struct Flags {
   ModelFlags model;
-  std::vector<std::string> cache;
+  std::vector<std::string> adapters, cache;
   std::string cache_budget = "1GiB", max_body = "1MiB";
   int64_t timeout_seconds = 600, grace_seconds = 25;
   EngineOptions engine;
@@ -41,8 +43,9 @@ void serve_it(Flags& flags) {
   if (flags.http.api_key.empty() && key) flags.http.api_key = key;
 
   LoadedModel model = load(flags.model);
+  auto adapters = load_adapters(model, flags.adapters);
   const StopSignals signals;
-  Engine engine(model, flags.engine);
+  Engine engine(model, flags.engine, std::move(adapters));
   HttpServer server(engine, flags.http);
   const int port = server.start();
   std::cerr << "serving on http://" << flags.http.host << ":" << port << "/v1, caches within "
@@ -68,6 +71,7 @@ void add_serve(CLI::App& app) {
                    cat("that clients must know; better in the environment, as ", kKeyVariable));
   verb->add_option("--model-name", flags->http.model_name,
                    "of the model, to clients; default: the checkpoint's");
+  add_adapter_flag(*verb, flags->adapters, "; answers where a request gives its name as `model`");
   add_cache_flag(*verb, flags->cache);
   verb->add_option("--cache-budget", flags->cache_budget, "bytes of all caches together")
       ->capture_default_str();

@@ -77,6 +77,7 @@ void add_verbs(CLI::App& app, int& exit_code) {
   add_head_distances(app);
   add_calibrate(app);
   add_generate(app);
+  add_chat(app, exit_code);
   add_merge(app);
   add_serve(app);
   add_export(app);

@@ -21,6 +21,7 @@ void add_logits(CLI::App& app);
 void add_head_distances(CLI::App& app);
 void add_calibrate(CLI::App& app);
 void add_generate(CLI::App& app);
+void add_chat(CLI::App& app, int& exit_code);
 void add_merge(CLI::App& app);
 void add_serve(CLI::App& app);
 void add_export(CLI::App& app);

@@ -62,28 +62,13 @@ TEST_F(PrefixStoreTest, OfTextsThatBeginAlikeTheLongestStays) {
   EXPECT_EQ(store_.bytes_used(), bytes(40));
 }
 
-TEST(CacheExactness, IsThatOfTheMethodAndOfEveryLayer) {
-  const auto of = [](const std::function<void(ModelConfig&)>& change, const std::string& cache) {
-    const auto config = tiny_model(2, change);
-    const auto out = CacheExactness::of(KvGraph(config), cache_config_of(words_of(cache)));
-    return std::pair(out.by_chunks, out.rewinds);
-  };
-  const auto plain = [](ModelConfig&) {};
-  const auto window = [](ModelConfig& config) {
-    config.layer_types = {"full", "sliding"};
-    config.sliding_window = 8;
-  };
-  const auto state = [](ModelConfig& config) { config.layer_types = {"gated_delta"}; };
-  const auto ahead = [](ModelConfig& config) {
-    config.num_hidden_layers = 4;
-    config.pattern = "lckv";
-  };
-  EXPECT_EQ(of(plain, "full"), std::pair(true, true));
-  EXPECT_EQ(of(window, "full"), std::pair(true, false));
-  EXPECT_EQ(of(state, "full"), std::pair(true, false));
-  EXPECT_EQ(of(ahead, "full"), std::pair(false, false));
-  for (const char* cache : {"int8", "h2o", "model/int8", "minicache"})
-    EXPECT_EQ(of(plain, cache), std::pair(false, false)) << cache;
+TEST_F(PrefixStoreTest, RowsOfOneModelServeNoOther) {
+  store_.keep(some_prompt(40), read(some_prompt(40)), 1);
+  EXPECT_EQ(tokens_of(store_.start_of(some_prompt(50), bytes(10))), 0);
+  store_.keep(some_prompt(30), read(some_prompt(30)));  // does not begin the other's text
+  EXPECT_EQ(store_.bytes(), bytes(70));
+  EXPECT_EQ(tokens_of(store_.start_of(some_prompt(50), bytes(10), 1)), 40);
+  EXPECT_EQ(tokens_of(store_.start_of(some_prompt(50), bytes(10))), 30);
 }
 
 TEST(MostBytes, IsThatOfTheLongestTextButWhereGroupsFill) {

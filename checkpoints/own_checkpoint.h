@@ -1,0 +1,37 @@
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "checkpoints/model_source.h"
+#include "checkpoints/store.h"
+#include "configs/run_config.h"
+#include "core/safetensors.h"
+
+namespace kvsmith {
+
+/// A checkpoint directory of ours, whose tensors are those of a model, or with lora.rank those of
+/// an adapter alone.
+struct OwnCheckpoint {
+  CheckpointInfo info;
+  RunConfig config;
+  std::shared_ptr<const SafetensorsFile> tensors;
+
+  /// Fingerprint of the weights that the adapter was learned for.
+  std::string base() const { return info.state.value("base", std::string()); }
+};
+
+/// The directory that `path` stands for now: itself, or that of the latest checkpoint of a run.
+/// None where it is neither.
+std::optional<std::filesystem::path> own_checkpoint(const std::filesystem::path& path);
+
+/// Reads all but the tensors, after comparing every file with its SHA-256. Throws Error (65).
+OwnCheckpoint read_own_checkpoint(const std::filesystem::path& directory);
+
+/// Says of `model` what the checkpoint says besides configuration and tensors: its name, its
+/// tokenizer, the tokens that end a text.
+void describe(ModelSource& model, const OwnCheckpoint& checkpoint);
+
+}  // namespace kvsmith
