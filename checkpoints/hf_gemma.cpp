@@ -1,6 +1,7 @@
 #include "checkpoints/hf_gemma.h"
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include <torch/types.h>
@@ -164,6 +165,8 @@ std::string gemma_obstacle(const ModelConfig& c, const KvGraph& graph) {
     return "Gemma 4's block (v_norm), and query_pre_attn_scalar is not 1";
   if (c.v_norm && c.layer_types.back() != "full")
     return "Gemma 4's block (v_norm), and the last layer is not full";
+  if (!c.v_norm && c.query_pre_attn_scalar != std::floor(c.query_pre_attn_scalar))
+    return "Gemma 3's block (v_norm is off), and query_pre_attn_scalar is no whole number";
   if (!c.v_norm && c.attention_k_eq_v)
     return "Gemma 3's block (v_norm is off), and attention_k_eq_v is on";
   const auto sources = trailing_sources(c.layer_types, shared_layers(c));
@@ -211,7 +214,7 @@ void write_gemma(const ModelConfig& c, Json& json) {
   json["pad_token_id"] = Json();  // the class's own may be a token of the text
   if (!c.v_norm) {
     json["query_pre_attn_scalar"] =
-        c.query_pre_attn_scalar > 0 ? c.query_pre_attn_scalar : static_cast<double>(c.head_dim);
+        c.query_pre_attn_scalar > 0 ? std::llround(c.query_pre_attn_scalar) : c.head_dim;
     return;
   }
   const int64_t shared = shared_layers(c);

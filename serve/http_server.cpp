@@ -118,10 +118,12 @@ class HttpServer::Impl {
     if (std::ranges::count(contexts_, name, &ApiContext::name) > 0)
       throw Error(ExitCode::kUsage,
                   {"two models are named " + in_quotes(name), "--adapter", "write NAME=PATH"});
-    ApiContext& context = contexts_.emplace_back(ApiContext{.model = model,
-                                                            .number = contexts_.size(),
-                                                            .name = name,
-                                                            .max_tokens = options_.max_tokens});
+    ApiContext& context =
+        contexts_.emplace_back(ApiContext{.model = model,
+                                          .number = contexts_.size(),
+                                          .name = name,
+                                          .max_tokens = options_.max_tokens,
+                                          .longest_prompt = longest_prompt(model)});
     try {
       context.chat = &chats_.emplace_back(model);
     } catch (const Error& error) {

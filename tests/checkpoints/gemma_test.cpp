@@ -126,6 +126,11 @@ TEST(Gemma, RefusesModelsThatItCannotHold) {
        "Gemma 3's block (v_norm is off), and attention_k_eq_v"},
       {[](auto& c) {
          c.v_norm = false;
+         c.query_pre_attn_scalar = 1.5;
+       },
+       "query_pre_attn_scalar is no whole number"},
+      {[](auto& c) {
+         c.v_norm = false;
          c.pattern = "trailing-reuse-2";
        },
        "layer 4 reads keys of layer 3, in Gemma 3's block"},
