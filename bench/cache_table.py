@@ -39,9 +39,9 @@ def show(lines):
 def over_seeds(points):
     groups = {}
     for point in points:
-        groups.setdefault((point["method"], point["context"]), []).append(point)
+        groups.setdefault((point["checkpoint"], point["method"], point["context"]), []).append(point)
     lines = [["method", "seeds", "bytes", "perplexity", "+-", "KL", "+-", "same top", "+-"]]
-    for (method, _), group in groups.items():
+    for (_, method, _), group in groups.items():
         def spread(key, scale, digits, unit=""):
             values = [scale * float(point[key]) for point in group]
             deviation = statistics.stdev(values) if len(values) > 1 else 0

@@ -280,31 +280,25 @@ class Attack:
     async def dribble(self, chance):
         """A client that sends a byte now and then, and comes back when it is thrown out."""
         while True:
-            data = chance.choice((completion(), request("GET", "/health"), completion(prompt="x" * 5000), b""))
+            data = chance.choice((completion(), request("GET", "/health"), completion(prompt="x" * 5000), b"")) + b" " * 100
+            writer, start = None, time.monotonic()
             try:
                 reader, writer = await asyncio.open_connection("127.0.0.1", self.server.port)
-                start = time.monotonic()
-                for byte in data + b" " * 100:
+                for byte in data:
                     writer.write(bytes([byte]))
-                    await asyncio.wait_for(reader.read(1), chance.uniform(0.2, 3))
-                    break
-            except TimeoutError:
-                await self.wait_for_end(reader, writer, data, start, chance)
+                    try:
+                        await asyncio.wait_for(reader.read(1), chance.uniform(0.2, 3))
+                        break  # an answer, or the end
+                    except TimeoutError:
+                        continue
+                self.counts["dribbled"] += 1
             except ConnectionError:
                 pass
-
-    async def wait_for_end(self, reader, writer, data, start, chance):
-        for byte in data[1:]:
-            writer.write(bytes([byte]))
-            try:
-                if await asyncio.wait_for(reader.read(1), chance.uniform(0.2, 3)) is not None:
-                    break
-            except TimeoutError:
-                continue
-        self.counts["dribbled"] += 1
-        if time.monotonic() - start > HANG + 10:
-            self.faults.append(f"a slow client was borne for {time.monotonic() - start:.0f} s")
-        writer.close()
+            finally:
+                if writer:
+                    writer.close()
+            if time.monotonic() - start > HANG + 10:
+                self.faults.append(f"a slow client was borne for {time.monotonic() - start:.0f} s")
 
     async def check_good(self):
         reply = await asyncio.wait_for(ask(self.server.port, {**GOOD, "logprobs": 1}), 120)

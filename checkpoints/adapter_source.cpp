@@ -6,6 +6,7 @@
 #include <torch/types.h>
 
 #include "checkpoints/tensor_file.h"
+#include "configs/run_config.h"
 #include "core/error.h"
 #include "core/hash.h"
 #include "core/text.h"
@@ -19,6 +20,14 @@ namespace fs = std::filesystem;
 
 [[noreturn]] void refuse(const std::string& what, const fs::path& where) {
   throw Error(ExitCode::kBadData, {what, where.string(), "the adapter is damaged"});
+}
+
+/// What of a resolved configuration shapes what is computed.
+ModelConfig computed(ModelConfig config) {
+  const ModelConfig usual;
+  config.pattern = usual.pattern;  // the lists that it stands for are there
+  config.initializer_range = usual.initializer_range;
+  return config;
 }
 
 /// The two matrices that adapt a tensor, checked against it.
@@ -48,6 +57,23 @@ std::string fingerprint(const ModelSource& source) {
     hash.update(tensor.const_data_ptr(), tensor.nbytes());
   }
   return hash.hex();
+}
+
+std::string fingerprint(const std::string& weights, const ModelConfig& config) {
+  return sha256(weights + to_toml(run_config_of(computed(config))));
+}
+
+void expect_same_model(const ModelConfig& config,
+                       const ModelConfig& base,
+                       const std::string& where) {
+  if (computed(config) == computed(base)) return;
+  std::string text;
+  for (const auto& d :
+       differences(run_config_of(computed(base)), run_config_of(computed(config)), /*all=*/true))
+    text += cat("\n  ", d.key, ": ", d.before, " -> ", d.after);
+  throw Error(ExitCode::kConfig,
+              {"an adapter runs as the model that it adapts, and this one is another:" + text,
+               where, "`kvsmith convert` the base, or train it, as it should be"});
 }
 
 ModelSource with_adapter(ModelSource base,

@@ -71,6 +71,7 @@ std::vector<LoadedModel> load_adapters(const LoadedModel& base,
           {cat("an adapter of other weights than those of ", base.path.string()), path.string(),
            cat("give the model that it was learned for, ", adapter.config.train.init_from)});
     }
+    expect_same_model(adapter.config.model, source.config, path.string());
     ModelSource about = source;
     describe(about, adapter);
     LoadedModel& model = out.emplace_back(described(about));

@@ -145,8 +145,8 @@ ExportReport export_folder(const LoadedModel& source,
   bool is_rounded = !form.is_exact();
   for (auto& [name, value] : weights) {
     if (!is_offset_norm(json, name)) continue;
-    value = (value.to(torch::kFloat) - 1).to(value.scalar_type());
-    is_rounded = true;  // where the weight is below 0.5
+    value = value.to(torch::kFloat) - 1;  // more digits than the weight may need
+    is_rounded = true;                    // where the weight is below 0.5
   }
   for (auto& [name, value] : constants_of(config, type)) {
     weights.emplace_back(name, value.to(source.model->compute_type()));

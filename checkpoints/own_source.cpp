@@ -40,6 +40,7 @@ ModelSource adapted_source(const OwnCheckpoint& adapter) {
                 {cat(base.string(), " has other weights than those that were adapted"), place,
                  "give the model that the run began from its place back"});
   }
+  expect_same_model(adapter.config.model, source.config, (directory / "config.toml").string());
   return with_adapter(std::move(source), adapter.tensors, adapter.config.lora,
                       directory / "model.safetensors");
 }

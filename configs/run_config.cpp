@@ -80,6 +80,8 @@ void check_preference(const RunConfig& config, const Expect& expect) {
   if (!p.is_wanted()) {
     expect(p.reference.empty(), "preference.reference",
            "nothing is compared with it; set preference.method, such as \"dpo\"");
+    expect(p.cache.empty(), "preference.cache",
+           "there is nothing to keep; set preference.method, such as \"dpo\"");
     return;
   }
   expect(config.distill.teacher.empty(), "distill.teacher",
@@ -90,6 +92,8 @@ void check_preference(const RunConfig& config, const Expect& expect) {
          cat("a pair is two sequences, and batch_size ", t.batch_size, " is odd"));
   expect(t.micro_batch() % 2 == 0, "train.micro_batch_size",
          cat("a pair is two sequences, and micro_batch_size ", t.micro_batch(), " is odd"));
+  expect(!config.data.document_mask, "data.document_mask",
+         "a sequence of a pair holds one document; leave it out");
   expect(config.data.packing == "wrapped", "data.packing",
          "a pair is two sequences that hold nothing else; leave it at \"wrapped\"");
 }

@@ -43,12 +43,6 @@ std::vector<uint64_t> windows_of(const std::vector<WeightedSplit>& splits,
   return windows;
 }
 
-std::vector<double> weights_of(const std::vector<WeightedSplit>& splits) {
-  std::vector<double> weights;
-  for (const WeightedSplit& s : splits) weights.push_back(s.weight);
-  return weights;
-}
-
 /// Which of the tokens `ids`, from token `first` of the split on, begin a document.
 std::vector<bool> document_begins(const CorpusSplit& split,
                                   uint64_t first,
@@ -71,6 +65,14 @@ std::vector<bool> document_begins(const CorpusSplit& split,
 }
 
 }  // namespace
+
+Mixture mixture_of(const std::vector<WeightedSplit>& splits,
+                   std::vector<uint64_t> items,
+                   const BatchOptions& options) {
+  std::vector<double> weights;
+  for (const WeightedSplit& s : splits) weights.push_back(s.weight);
+  return {std::move(items), weights, options.shuffle, options.seed};
+}
 
 void append_window(const CorpusSplit& split,
                    uint64_t first,
@@ -103,7 +105,7 @@ void append_window(const CorpusSplit& split,
 WindowSource::WindowSource(std::vector<WeightedSplit> splits, const BatchOptions& options)
     : splits_(std::move(splits)),
       options_(options),
-      mixture_(windows_of(splits_, options), weights_of(splits_), options.shuffle, options.seed) {}
+      mixture_(mixture_of(splits_, windows_of(splits_, options), options)) {}
 
 Batch WindowSource::make(uint64_t first, int64_t sequences) const {
   Batch batch;

@@ -62,6 +62,11 @@ class BatchSource {
   virtual std::string remark() const { return ""; }
 };
 
+/// Sequences of splits with so many each, drawn by the weights of the splits.
+Mixture mixture_of(const std::vector<WeightedSplit>& splits,
+                   std::vector<uint64_t> items,
+                   const BatchOptions& options);
+
 /// Every split cut into non-overlapping windows of options.length tokens.
 class WindowSource final : public BatchSource {
  public:

@@ -86,7 +86,7 @@ ChatDocument ChatWriter::enclosed(const ChatTokens& tokens, int32_t bos, int32_t
   if (bos >= 0) add(out, bos, false);
   out.ids.insert(out.ids.end(), tokens.ids.begin(), tokens.ids.end());
   out.learnt.insert(out.learnt.end(), tokens.learnt.begin(), tokens.learnt.end());
-  if (eos >= 0) add(out, eos, tokens.learnt.back() != 0);
+  if (eos >= 0) add(out, eos, !tokens.learnt.empty() && tokens.learnt.back() != 0);
   return out;
 }
 

@@ -37,16 +37,10 @@ std::vector<Packing> packings_of(const std::vector<WeightedSplit>& splits, int64
   return out;
 }
 
-Mixture mixture_of(const std::vector<WeightedSplit>& splits,
-                   const std::vector<Packing>& packings,
-                   const BatchOptions& options) {
-  std::vector<uint64_t> items;
-  std::vector<double> weights;
-  for (size_t i = 0; i < splits.size(); ++i) {
-    items.push_back(packings[i].sequences());
-    weights.push_back(splits[i].weight);
-  }
-  return {std::move(items), weights, options.shuffle, options.seed};
+std::vector<uint64_t> sequences_of(const std::vector<Packing>& packings) {
+  std::vector<uint64_t> out;
+  for (const Packing& packing : packings) out.push_back(packing.sequences());
+  return out;
 }
 
 /// A sequence with `pieces`, then padding.
@@ -127,7 +121,7 @@ PackedSource::PackedSource(std::vector<WeightedSplit> splits, const BatchOptions
     : splits_(std::move(splits)),
       options_(options),
       packings_(packings_of(splits_, options.length)),
-      mixture_(mixture_of(splits_, packings_, options)) {}
+      mixture_(mixture_of(splits_, sequences_of(packings_), options)) {}
 
 Batch PackedSource::make(uint64_t first, int64_t sequences) const {
   Batch batch{.sequences = sequences, .length = options_.length};

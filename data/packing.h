@@ -21,7 +21,8 @@ struct Piece {
 /// arXiv:2404.10830). A document that is longer than a sequence is cut into pieces of its length.
 /// Nothing is left out but the last token of a document, which predicts nothing.
 ///
-/// A pure function of the documents' lengths. Memory: 24 bytes a document.
+/// A pure function of the documents' lengths. Memory: 24 bytes a piece, and about four times that
+/// while it is made.
 class Packing {
  public:
   /// Sequences of `length` tokens.

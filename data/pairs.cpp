@@ -47,12 +47,11 @@ void append(Sequence sequence, Batch& batch) {
 PairSource::PairSource(std::vector<WeightedSplit> splits, const BatchOptions& options)
     : splits_(std::move(splits)),
       length_(static_cast<uint64_t>(options.length)),
-      mixture_(make_mixture(options.shuffle, options.seed)) {}
+      mixture_(mixture_of(splits_, find_fitting(), options)) {}
 
-Mixture PairSource::make_mixture(bool shuffle, uint64_t seed) {
+std::vector<uint64_t> PairSource::find_fitting() {
   std::vector<uint64_t> items;
-  std::vector<double> weights;
-  for (const auto& [split, weight] : splits_) {
+  for (const auto& [split, _] : splits_) {
     std::vector<uint64_t>& fitting = fitting_.emplace_back();
     const uint64_t pairs = split->documents() / 2;
     for (uint64_t pair = 0; pair < pairs; ++pair) {
@@ -68,9 +67,8 @@ Mixture PairSource::make_mixture(bool shuffle, uint64_t seed) {
     }
     pairs_ += pairs;
     items.push_back(fitting.size());
-    weights.push_back(weight);
   }
-  return {std::move(items), weights, shuffle, seed};
+  return items;
 }
 
 Batch PairSource::make(uint64_t first, int64_t sequences) const {

@@ -24,7 +24,8 @@ class PairSource final : public BatchSource {
   std::string remark() const override;
 
  private:
-  Mixture make_mixture(bool shuffle, uint64_t seed);
+  /// Fills fitting_; how many pairs of each split there are.
+  std::vector<uint64_t> find_fitting();
 
   std::vector<WeightedSplit> splits_;
   std::vector<std::vector<uint64_t>> fitting_;  ///< pairs of each split

@@ -14,7 +14,7 @@ struct CacheMeasurement {
   int64_t bytes_used = 0, bytes_reserved = 0, bytes_formula = 0;
 };
 
-/// The longest text whose cache is always measured, in tokens.
+/// The longest text whose cache measure_lengths() measures, in tokens.
 inline constexpr int64_t kLongestMeasured = 8192;
 
 /// What the cache of a model holds when nothing is done to it.

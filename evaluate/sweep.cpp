@@ -90,7 +90,9 @@ SweepConfig sweep_config_of(const fs::path& file) {
   for (const auto& method : config.methods) cache_config_of(words_of(method));
   for (const int64_t context : config.contexts)
     expect(config.prefill >= 0 || context + config.prefill > 0,
-           cat("all but ", -config.prefill, " tokens of a context of ", context), "prefill");
+           context == 0 ? std::string("is counted from the end of a context; set contexts")
+                        : cat("all but ", -config.prefill, " tokens of a context of ", context),
+           "prefill");
   for (const auto& codec : config.codecs) {
     const CacheConfig own = cache_settings_of({codec});
     expect(own.retention == "full" && own.depth_merge == "none", codec + " is no codec", "codecs");

@@ -13,7 +13,7 @@
 namespace kvsmith {
 
 /// What answers have cost.
-struct ChatStats {
+struct TalkStats {
   /// prompt_tokens: those that were read, in `last` of the last question and what goes before it.
   GenerateStats last, all;
   int64_t reused = 0;  ///< of the last question and what goes before it, tokens not read again
@@ -55,7 +55,7 @@ class ChatSession {
   const GenerateOptions& options() const { return options_; }
   const std::vector<ChatMessage>& messages() const { return messages_; }
   const KeptCache& cache() const { return cache_; }
-  const ChatStats& stats() const { return stats_; }
+  const TalkStats& stats() const { return stats_; }
   /// Tokens of the conversation, and those that there may be.
   int64_t tokens() const;
   int64_t context() const { return model_->model->config().max_position_embeddings; }
@@ -72,7 +72,7 @@ class ChatSession {
   Chat chat_;
   KeptCache cache_;
   std::vector<ChatMessage> messages_;
-  ChatStats stats_;
+  TalkStats stats_;
 };
 
 }  // namespace kvsmith

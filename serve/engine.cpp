@@ -120,7 +120,7 @@ std::optional<Failure> Engine::no_room(int64_t bytes, const std::string& client)
   if (is_stopping_) return shutting_down();
   if (static_cast<int64_t>(queue_.size()) < options_.max_queued) return {};
   Failure full{429, cat(queue_.size(), " texts are waiting; try later"), "queue_full"};
-  if (queue_.longest() <= queue_.size_of(client) + 1) return full;
+  if (queue_.size() == 0 || queue_.longest() <= queue_.size_of(client) + 1) return full;
   refuse(*queue_.take_newest_of_longest().reply, std::move(full));
   return {};
 }

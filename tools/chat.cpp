@@ -71,6 +71,10 @@ int talk(Flags& flags) {
     } catch (const Error& error) {
       std::cout << std::flush;
       std::cerr << "kvsmith: error: " << error.what() << std::endl;
+    } catch (const std::exception& error) {  // memory, above all
+      const std::string what = error.what();
+      std::cout << std::flush;
+      std::cerr << "kvsmith: error: " << what.substr(0, what.find('\n')) << std::endl;
     }
   }
   return signal == 0 ? 0 : 128 + signal;

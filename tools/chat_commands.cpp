@@ -83,7 +83,7 @@ std::string ChatCommands::help(const std::string& /*rest*/) {
 }
 
 std::string ChatCommands::stats(const std::string& /*rest*/) {
-  const ChatStats& stats = session_.stats();
+  const TalkStats& stats = session_.stats();
   std::string out = cat("model    ", session_.model().name, "\ncache    ",
                         method_name(session_.cache().plan()), ": ", cache_bytes(session_.cache()),
                         "\ncontext  ", session_.tokens(), " of ", session_.context(), " tokens\n");

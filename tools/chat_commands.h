@@ -1,7 +1,7 @@
 #pragma once
 
-#include <list>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "inference/chat_session.h"
@@ -11,7 +11,8 @@ namespace kvsmith {
 /// What is said to a chat about itself: lines such as "/cache h2o budget_tokens=256".
 class ChatCommands {
  public:
-  /// `models`: the base and its adapters; `cache`: the words of --cache. All outlive this object.
+  /// `models`: the base and its adapters; `cache`: the words of --cache. The session and the
+  /// models outlive this object.
   ChatCommands(ChatSession& session,
                std::vector<LoadedModel*> models,
                std::vector<std::string> cache)

@@ -11,7 +11,9 @@ std::string adapt(DecoderImpl& model,
                   const RunConfig& config,
                   const std::function<void(const std::string&)>& note) {
   const auto& lora = config.lora;
-  auto base = fingerprint(open_model(config.train.init_from));
+  const ModelSource source = open_model(config.train.init_from);
+  expect_same_model(config.model, source.config, "train.init_from: " + config.train.init_from);
+  auto base = fingerprint(source);
   const auto maps = add_adapters(model, lora, static_cast<uint64_t>(config.train.seed));
   note(cat("adapter of rank ", lora.rank, " on ", maps.size(), " linear maps"));
   if (lora.base != "as_is") {

@@ -4,6 +4,7 @@
 
 #include <torch/types.h>
 
+#include "checkpoints/adapter_source.h"
 #include "core/error.h"
 #include "core/text.h"
 #include "models/weights_hash.h"
@@ -53,7 +54,8 @@ Distiller::Distiller(const DistillConfig& config,
   const std::string where = "distill.teacher: " + config.teacher;
   const auto &theirs = teacher_->config(), &ours = student.config();
   if (!config.cache.empty())
-    cache_.emplace(config.cache, fingerprint_, config.temperature, config.top_k);
+    cache_.emplace(config.cache, kvsmith::fingerprint(fingerprint_, theirs), config.temperature,
+                   config.top_k);
   expect_same_vocabulary(loaded, ours.vocab_size, tokenizer_sha256, where);
   if (config.top_k > ours.vocab_size) {
     throw Error(ExitCode::kConfig, {cat(config.top_k, " of ", ours.vocab_size, " token ids"),

@@ -1,6 +1,7 @@
 #include "train/make_objective.h"
 
 #include <utility>
+#include <vector>
 
 #include "train/distiller.h"
 #include "train/preference.h"
@@ -22,8 +23,10 @@ std::unique_ptr<Objective> make_objective(const RunConfig& config,
   if (!config.preference.is_wanted()) return std::make_unique<NextTokens>();
   Reference reference(config, model, base, tokenizer);
   note("compared with " + reference.name());
-  if (!config.preference.cache.empty()) reference.prepare(texts.pairs(), note);
-  return std::make_unique<PreferenceObjective>(config.preference, std::move(reference));
+  std::vector<std::unique_ptr<const BatchSource>> pairs;
+  if (!config.preference.cache.empty()) pairs = texts.pairs();
+  return std::make_unique<PreferenceObjective>(config.preference, std::move(reference),
+                                               std::move(pairs));
 }
 
 }  // namespace kvsmith

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <utility>
@@ -31,6 +32,8 @@ class Objective {
   virtual BatchLoss validation(DecoderImpl& model, const Batch& batch) {
     return loss(model, batch);
   }
+  /// Asks other models what can be asked before the first step, and tells `note` so.
+  virtual void prepare(const std::function<void(const std::string&)>& /*note*/) {}
   /// Hashes of other models that it asks, by the key that names each: a run must go on with those
   /// that it began with.
   virtual std::map<std::string, std::string> fingerprints() const { return {}; }

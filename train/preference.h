@@ -1,8 +1,11 @@
 #pragma once
 
+#include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "configs/preference_config.h"
 #include "train/objective.h"
@@ -29,8 +32,17 @@ PairLosses preference_losses(const PreferenceConfig& config,
 /// "rewards/margins", and the share of pairs where it is positive, "rewards/accuracies".
 class PreferenceObjective final : public Objective {
  public:
-  PreferenceObjective(const PreferenceConfig& config, Reference reference)
-      : config_(config), reference_(std::move(reference)) {}
+  /// `pairs`: all that may be asked about, for preference.cache; none: each is asked about when it
+  /// comes.
+  PreferenceObjective(const PreferenceConfig& config,
+                      Reference reference,
+                      std::vector<std::unique_ptr<const BatchSource>> pairs = {})
+      : config_(config), reference_(std::move(reference)), pairs_(std::move(pairs)) {}
+
+  void prepare(const std::function<void(const std::string&)>& note) override {
+    reference_.prepare(pairs_, note);
+    pairs_.clear();
+  }
 
   /// Pairs.
   int64_t count(const Batch& batch) const override { return batch.sequences / 2; }
@@ -40,6 +52,7 @@ class PreferenceObjective final : public Objective {
  private:
   PreferenceConfig config_;
   Reference reference_;
+  std::vector<std::unique_ptr<const BatchSource>> pairs_;
 };
 
 }  // namespace kvsmith

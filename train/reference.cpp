@@ -1,7 +1,6 @@
 #include "train/reference.h"
 
 #include <algorithm>
-#include <bit>
 #include <filesystem>
 #include <utility>
 
@@ -110,8 +109,13 @@ Reference::Reference(const RunConfig& config,
       path_(config.preference.reference),
       tokenizer_sha256_(std::move(tokenizer_sha256)) {
   if (path_.empty() && base.empty()) path_ = config.train.init_from;
-  if (!is_base()) fingerprint_ = kvsmith::fingerprint(open_model(path_));
-  folder_ = is_base() ? cat(base.substr(0, 16), "-", config.lora.base) : fingerprint_.substr(0, 16);
+  if (is_base()) {
+    folder_ = cat(kvsmith::fingerprint(base, config.model).substr(0, 16), "-", config.lora.base);
+  } else {
+    const ModelSource source = open_model(path_);
+    fingerprint_ = kvsmith::fingerprint(kvsmith::fingerprint(source), source.config);
+    folder_ = fingerprint_.substr(0, 16);
+  }
   folder_ += "-" + config.train.precision;
 }
 

@@ -120,6 +120,7 @@ class Run {
       const auto before = checkpoint ? checkpoint->state.value(name_in_state(key), now) : now;
       if (before != now) refuse_differences({{key, before, now}}, options_);
     }
+    objective->prepare([&](const std::string& text) { note(text); });
     trainer_ = std::make_unique<Trainer>(config_, model, *batches_, std::move(objective));
     if (checkpoint) {
       load_into(trainer_->optimizer().state(),

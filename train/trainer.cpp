@@ -47,7 +47,7 @@ StepReport Trainer::step() {
   optimizer_.zero_gradients();
   auto total = torch::zeros({}, torch::dtype(torch::kDouble).device(model_->device()));
   const auto weights = t.auxiliary_weights();
-  const auto parts = static_cast<double>(batches.size());  // micro-batches have as many tokens each
+  const auto parts = static_cast<double>(batches.size());
   std::map<std::string, at::Tensor> means;
   for (size_t i = 0; i < batches.size(); ++i) {
     // dropout is the only user of the global generator: keyed, so a resumed run draws the same

@@ -48,8 +48,8 @@ class Trainer {
 
   /// Accumulates the gradient of sum(losses) / (what the objective counts in the global batch) +
   /// the weighted auxiliary losses / (micro-batches), so that the split into micro-batches does not
-  /// change the result (but for distill.mixer_loss, which is relative within a micro-batch); clips;
-  /// updates.
+  /// change the result (but for distill.mixer_loss, which is relative within a micro-batch, and for
+  /// auxiliary losses of pairs, of which each micro-batch has its own length); clips; updates.
   StepReport step();
 
   /// Mean loss over what is to be learnt of the first `max_tokens` (0: all) of an epoch, without

@@ -272,6 +272,23 @@ TEST(Gemma3, ReadsBackEqualAndKeepsTheConfiguration) {
   }
 }
 
+TEST(Gemma3, SmallNormsAreWrittenInBothTypes) {
+  const TemporaryDirectory directory;
+  LoadedModel source = random_model(six_layers([&](ModelConfig& c) {
+    gemma_block(c);
+    c.v_norm = false;
+    c.query_pre_attn_scalar = 8;
+  }));
+  {
+    const torch::NoGradGuard no_grad;
+    for (auto& [name, value] : named_parameters(*source.model))
+      if (name.ends_with("norm.weight")) value.uniform_(0.1, 0.5);
+  }
+  EXPECT_LT(export_hf(source, directory / "fp32", false).max_logit_difference, 1e-4);
+  const LoadedModel coarse = load_model(directory / "fp32", {.type = at::kBFloat16});
+  EXPECT_EQ(export_hf(coarse, directory / "bf16", false).max_logit_difference, 0);
+}
+
 /// A folder of `gemma3_text`, as transformers 5 or, with `old`, earlier ones and the hub have it.
 LoadedModel write_gemma3(const fs::path& folder, at::ScalarType type, bool old) {
   LoadedModel source = random_model(six_layers([](ModelConfig& c) {

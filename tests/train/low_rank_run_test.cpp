@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "checkpoints/adapter_source.h"
 #include "checkpoints/export_peft.h"
 #include "checkpoints/load.h"
 #include "checkpoints/model_source.h"
@@ -100,6 +101,19 @@ TEST_F(LowRankRun, CheckpointingLayersChangesNothing) {
   run.train.gradient_checkpointing = true;
   train(run, "lean");
   EXPECT_EQ(file("lean", "model.safetensors"), file("plain", "model.safetensors"));
+}
+
+TEST_F(LowRankRun, RefusesAnotherModelThanItsBase) {
+  auto run = config();
+  run.model = tiny_model(2, [](ModelConfig& c) {
+    c.layer_types = {"sliding", "full"};
+    c.sliding_window = 5;
+  });
+  expect_error([&] { train(run, "windows"); }, ExitCode::kConfig,
+               "an adapter runs as the model that it adapts");
+  // what the same tensors compute is another question to a reference or a teacher
+  EXPECT_NE(fingerprint("weights", run.model), fingerprint("weights", config().model));
+  EXPECT_EQ(fingerprint("weights", config().model), fingerprint("weights", config().model));
 }
 
 TEST_F(LowRankRun, IsExportedInTheLayoutOfPeft) {

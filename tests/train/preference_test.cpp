@@ -306,6 +306,9 @@ TEST(PreferenceConfig, SaysWhatDoesNotFitTogether) {
   refused(begin + "reference = \"m\"\n[train]\nmicro_batch_size = 1\n",
           "micro_batch_size 1 is odd");
   refused(begin + "reference = \"m\"\n[distill]\nteacher = \"t\"\n", "leave one of them out");
+  refused(begin + "reference = \"m\"\n[data]\npacking = \"bfd\"\n", "leave it at \"wrapped\"");
+  refused(begin + "reference = \"m\"\n[data]\ndocument_mask = true\n", "leave it out");
+  refused("[preference]\ncache = \"c\"\n", "there is nothing to keep");
   refused("[preference]\nreference = \"m\"\n", "set preference.method");
   refused("[preference]\nmethod = \"ipo\"\n", "preference.method");
 }
