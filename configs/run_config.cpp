@@ -132,7 +132,7 @@ void check_relations(const RunConfig& config,
          cat("head_dim ", m.head_dim, " is odd, and the rotary embedding turns pairs"));
   expect(t.batch_size % t.micro_batch() == 0, "train.micro_batch_size",
          cat("micro_batch_size ", t.micro_batch_size, " does not divide batch_size ", t.batch_size,
-             "; choose one of ", divisors(t.batch_size)));
+             "; choose one of ", divisors(t.batch_size), ", or 0 for the whole batch"));
   expect(t.sequence_length <= m.max_position_embeddings, "train.sequence_length",
          cat("sequence_length ", t.sequence_length, " is longer than max_position_embeddings ",
              m.max_position_embeddings));
@@ -141,7 +141,8 @@ void check_relations(const RunConfig& config,
       cat("min_learning_rate ", t.min_learning_rate, " is above learning_rate ", t.learning_rate));
   const int64_t steps = t.total_steps();
   expect(steps == 0 || t.warmup_steps <= steps, "train.warmup_steps",
-         cat("warmup_steps ", t.warmup_steps, " is more than the ", steps, " steps of the run"));
+         cat("warmup_steps ", t.warmup_steps, " is more than the ", steps,
+             " steps of the run; lower it, or train longer"));
   expect(!t.gradient_checkpointing || m.dropout == 0, "train.gradient_checkpointing",
          cat("what is computed again would drop other elements; set it to false, or dropout = 0 "
              "(it is ",

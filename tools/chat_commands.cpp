@@ -130,7 +130,7 @@ std::string ChatCommands::adapter(const std::string& rest) {
   std::vector<std::string> names = {kNoAdapter};
   for (size_t i = 1; i < models_.size(); ++i) names.push_back(models_[i]->name);
   if (rest.empty())
-    return cat("answers: ", session_.model().name, "; there are ", join(names), "\n");
+    return cat("answers: ", session_.model().name, "; choose one of: ", join(names), "\n");
   const auto place = std::ranges::find(names, rest);
   if (place == names.end())
     throw Error(ExitCode::kUsage,

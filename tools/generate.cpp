@@ -1,5 +1,6 @@
 #include "inference/generate.h"
 
+#include <cmath>
 #include <filesystem>
 #include <iostream>
 #include <memory>
@@ -54,7 +55,7 @@ std::vector<std::string> read_prompts(const std::filesystem::path& path) {
 
 void print_stats(const GenerateStats& stats) {
   const auto speed = [](int64_t tokens, double seconds) {
-    return static_cast<double>(tokens) / std::max(seconds, 1e-9);
+    return std::round(10 * static_cast<double>(tokens) / std::max(seconds, 1e-9)) / 10;
   };
   std::cerr << stats.prompt_tokens << " prompt tokens at "
             << speed(stats.prompt_tokens, stats.prefill_seconds) << " tokens/s, "

@@ -43,9 +43,11 @@ void refuse_differences(std::vector<Difference> all, const RunOptions& options) 
   if (all.empty()) return;
   std::string text;
   for (const auto& d : all) text += cat("\n  ", d.key, ": ", d.before, " -> ", d.after);
-  throw Error(ExitCode::kConfig,
-              {"the run was started with another configuration:" + text, options.output.string(),
-               "change it back, or accept each with --accept KEY"});
+  throw Error(
+      ExitCode::kConfig,
+      {"the run was started with another configuration:" + text, options.output.string(),
+       "to go on with it, change it back, or accept each with --accept KEY; for another run give "
+       "another --output, or begin it anew with --resume never --force"});
 }
 
 /// "distill.teacher" is "teacher" in a checkpoint's state.

@@ -128,7 +128,7 @@ TEST_F(ChatVerb, AdaptersAreChosenByName) {
                      "(cut after 8 tokens; /set max-new-tokens N)\na new conversation\n",
                      "base, context 8000, cache full\n", single("base"),
                      "(cut after 8 tokens; /set max-new-tokens N)\n",
-                     "answers: base; there are none, red, b\n"));
+                     "answers: base; choose one of: none, red, b\n"));
   const std::string generate = cat("generate ", at("base"), " --threads 1 -n 8 --temperature 0 ",
                                    "--chat --prompt 'the cat' ", flags);
   EXPECT_EQ(run_to(0, generate), cat("red:\n", single("red"), "b:\n", single("blue")));
