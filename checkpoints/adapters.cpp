@@ -1,7 +1,6 @@
 #include "checkpoints/adapters.h"
 
 #include <algorithm>
-#include <optional>
 #include <utility>
 
 #include <torch/types.h>
@@ -25,17 +24,6 @@ std::pair<fs::path, std::string> parted(const std::string& word) {
   if (at == 0 || at + 1 == word.size())
     throw Error(ExitCode::kUsage, {in_quotes(word), "--adapter", "write NAME=PATH, or PATH"});
   return {word.substr(at + 1), word.substr(0, at)};
-}
-
-OwnCheckpoint opened(const fs::path& path) {
-  if (!fs::exists(path))
-    throw Error(ExitCode::kMissingInput, {"no such adapter", path.string(), "give its run"});
-  if (const auto directory = own_checkpoint(path)) {
-    auto checkpoint = read_own_checkpoint(*directory);
-    if (checkpoint.config.lora.rank > 0) return checkpoint;
-  }
-  throw Error(ExitCode::kUsage,
-              {"no adapter in it", path.string(), "give a run that was trained with lora.rank"});
 }
 
 /// A model on the same storage as `base`, with an adapter of its own.
@@ -64,7 +52,7 @@ std::vector<LoadedModel> load_adapters(const LoadedModel& base,
   const std::string weights = fingerprint(source);
   for (const auto& word : words) {
     const auto [path, name] = parted(word);
-    const OwnCheckpoint adapter = opened(path);
+    const OwnCheckpoint adapter = read_adapter_checkpoint(path);
     if (adapter.base() != weights) {
       throw Error(
           ExitCode::kConfig,

@@ -7,10 +7,9 @@
 #include <torch/types.h>
 
 #include "checkpoints/hf_family.h"
-#include "checkpoints/model_source.h"
 #include "checkpoints/output_directory.h"
+#include "checkpoints/own_checkpoint.h"
 #include "checkpoints/tensor_file.h"
-#include "configs/run_config.h"
 #include "core/error.h"
 #include "core/files.h"
 #include "core/text.h"
@@ -25,21 +24,6 @@ constexpr const char* kPrefix = "base_model.model.";  // PEFT wraps the model tw
 
 /// "model.layers.0.self_attn.q_proj" of "model.layers.0.self_attn.q_proj.lora_A.weight".
 std::string map_of(const std::string& tensor) { return tensor.substr(0, tensor.find(".lora_")); }
-
-RunConfig adapter_run(const ModelSource& source, const fs::path& run) {
-  const fs::path path = source.path / "config.toml";
-  const RunConfig config =
-      fs::exists(path) ? parse_run_config(read_file(path), path.string()) : RunConfig{};
-  if (config.lora.rank == 0) {
-    throw Error(ExitCode::kUsage,
-                {"no adapter in it", run.string(), "give a run that was trained with lora.rank"});
-  }
-  if (hf_family_of(config.model).is_latent) {
-    throw Error(ExitCode::kConfig, {"Hugging Face's classes hold latent layers with other weights",
-                                    run.string(), "`kvsmith merge` it, and export the model"});
-  }
-  return config;
-}
 
 Json adapter_config(const RunConfig& config, const std::set<std::string>& maps) {
   return {{"peft_type", "LORA"},
@@ -57,9 +41,12 @@ Json adapter_config(const RunConfig& config, const std::set<std::string>& maps) 
 }  // namespace
 
 uint64_t export_peft(const fs::path& run, const fs::path& output, bool force) {
-  const ModelSource source = open_model(run);
-  const RunConfig config = adapter_run(source, run);
-  const SafetensorsFile file(source.path / "model.safetensors");
+  const OwnCheckpoint adapter = read_adapter_checkpoint(run);
+  if (hf_family_of(adapter.config.model).is_latent) {
+    throw Error(ExitCode::kConfig, {"Hugging Face's classes hold latent layers with other weights",
+                                    run.string(), "`kvsmith merge` it, and export the model"});
+  }
+  const SafetensorsFile& file = *adapter.tensors;
   NamedTensors tensors;
   std::set<std::string> maps;
   for (const auto& [name, info] : file.tensors()) {
@@ -70,7 +57,7 @@ uint64_t export_peft(const fs::path& run, const fs::path& output, bool force) {
   AtomicDirectory directory(output);
   const fs::path config_file = directory.path() / "adapter_config.json",
                  weights = directory.path() / "adapter_model.safetensors";
-  write_file(config_file, adapter_config(config, maps).dump(2) + "\n");
+  write_file(config_file, adapter_config(adapter.config, maps).dump(2) + "\n");
   save_tensors(weights, tensors, {{"format", "pt"}});
   const SafetensorsFile written(weights);
   for (const auto& [name, value] : tensors) {

@@ -30,6 +30,10 @@ std::optional<std::filesystem::path> own_checkpoint(const std::filesystem::path&
 /// Reads all but the tensors, after comparing every file with its SHA-256. Throws Error (65).
 OwnCheckpoint read_own_checkpoint(const std::filesystem::path& directory);
 
+/// The same of the checkpoint of an adapter that `path` stands for; what it adapts is not read.
+/// Throws Error besides: 66 where nothing is there, 64 where it is no adapter.
+OwnCheckpoint read_adapter_checkpoint(const std::filesystem::path& path);
+
 /// Says of `model` what the checkpoint says besides configuration and tensors: its name, its
 /// tokenizer, the tokens that end a text.
 void describe(ModelSource& model, const OwnCheckpoint& checkpoint);

@@ -75,6 +75,17 @@ OwnCheckpoint read_own_checkpoint(const fs::path& directory) {
   return out;
 }
 
+OwnCheckpoint read_adapter_checkpoint(const fs::path& path) {
+  if (!fs::exists(path))
+    throw Error(ExitCode::kMissingInput, {"no such adapter", path.string(), "give its run"});
+  if (const auto directory = own_checkpoint(path)) {
+    auto checkpoint = read_own_checkpoint(*directory);
+    if (checkpoint.config.lora.rank > 0) return checkpoint;
+  }
+  throw Error(ExitCode::kUsage,
+              {"no adapter in it", path.string(), "give a run that was trained with lora.rank"});
+}
+
 void describe(ModelSource& model, const OwnCheckpoint& checkpoint) {
   const CheckpointInfo& info = checkpoint.info;
   const bool is_of_run = info.state.contains("trainer");

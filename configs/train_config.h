@@ -53,7 +53,10 @@ struct TrainConfig {
   static void fields(Self& self, Visit&& visit) {
     visit(Key{.name = "max_steps", .help = "optimizer steps; 0: no limit", .min = 0, .max = 1e15},
           self.max_steps);
-    visit(Key{.name = "max_tokens", .help = "tokens read, padding among them; 0: no limit", .min = 0, .max = 1e15},
+    visit(Key{.name = "max_tokens",
+              .help = "tokens read, padding among them; 0: no limit",
+              .min = 0,
+              .max = 1e15},
           self.max_tokens);
     visit(Key{.name = "max_time",
               .help = "seconds of training in this process; then save and end; 0: no limit",

@@ -4,9 +4,7 @@
 #include <CLI/CLI.hpp>
 
 #include "checkpoints/model_directory.h"
-#include "configs/run_config.h"
-#include "core/error.h"
-#include "core/files.h"
+#include "checkpoints/own_checkpoint.h"
 #include "core/text.h"
 #include "tools/console.h"
 #include "tools/verbs.h"
@@ -26,13 +24,7 @@ void merge(const MergeFlags& flags) {
   Console console(flags.quiet);
   expect_model_output(flags.output, flags.force);
   const ModelSource source = open_model(flags.run);
-  const fs::path path = source.path / "config.toml";
-  const RunConfig config =
-      fs::exists(path) ? parse_run_config(read_file(path), path.string()) : RunConfig{};
-  if (config.lora.rank == 0) {
-    throw Error(ExitCode::kUsage, {"no adapter in it", flags.run.string(),
-                                   "give a run that was trained with lora.rank"});
-  }
+  const RunConfig config = read_adapter_checkpoint(flags.run).config;
   write_model(source, flags.output, flags.force,
               {{"merged_from", flags.run.string()}, {"base", config.train.init_from}},
               flags.dtype == "bf16" ? at::kBFloat16 : at::kFloat);

@@ -345,8 +345,8 @@ TEST(LatentExport, RefusesModelsThatNoStockClassHolds) {
       {[](auto& m) { m.layer_types = {"grouped_latent"}; }, "is of kind \"grouped_latent\""},
   };
   for (const auto& [change, part] : cases) {
-    expect_error([&] { to_hf_config(latent_layers(change), {1, {2}}, "float32"); }, ExitCode::kConfig,
-                 part);
+    expect_error([&] { to_hf_config(latent_layers(change), {1, {2}}, "float32"); },
+                 ExitCode::kConfig, part);
   }
 }
 
