@@ -230,7 +230,14 @@ RunConfig load_run_config(const std::vector<std::filesystem::path>& files,
                           const std::vector<std::string>& assignments,
                           const RunConfig& base) {
   Settings settings;
-  for (const auto& file : files) settings.merge(Settings::from_file(file));
+  for (const auto& file : files) {
+    if (file.extension() == ".h5") {
+      throw Error(ExitCode::kConfig,
+                  {"is a corpus, and a configuration in TOML is expected", file.string(),
+                   cat("give --set data.corpus=", file.string())});
+    }
+    settings.merge(Settings::from_file(file));
+  }
   for (const auto& assignment : assignments) settings.set(assignment);
   return resolve(settings, base);
 }

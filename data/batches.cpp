@@ -25,10 +25,9 @@ constexpr size_t kReadAhead = 4;  ///< batches
 /// Windows of each split; its last token is a target only.
 std::vector<uint64_t> windows_of(const std::vector<WeightedSplit>& splits,
                                  const BatchOptions& options) {
-  if (options.sequences < 1 || options.length < 1) {
-    refuse(ExitCode::kConfig,
-           cat("batches of ", options.sequences, " sequences of ", options.length, " tokens"),
-           "both must be at least 1");
+  if (options.length < 1) {
+    refuse(ExitCode::kConfig, cat("sequences of ", options.length, " tokens"),
+           "they have at least 1");
   }
   std::vector<uint64_t> windows;
   for (const WeightedSplit& s : splits) {
@@ -175,8 +174,10 @@ struct BatchStream::Impl {
 BatchStream::BatchStream(std::unique_ptr<const BatchSource> source, int64_t sequences)
     : impl_(std::make_unique<Impl>(std::move(source), sequences)) {}
 
-BatchStream::BatchStream(std::vector<WeightedSplit> splits, const BatchOptions& options)
-    : BatchStream(std::make_unique<WindowSource>(std::move(splits), options), options.sequences) {}
+BatchStream::BatchStream(std::vector<WeightedSplit> splits,
+                         const BatchOptions& options,
+                         int64_t sequences)
+    : BatchStream(std::make_unique<WindowSource>(std::move(splits), options), sequences) {}
 
 BatchStream::~BatchStream() = default;
 

@@ -29,7 +29,6 @@ struct WeightedSplit {
 };
 
 struct BatchOptions {
-  int64_t sequences = 1;
   int64_t length = 128;        ///< tokens a sequence; of pairs the most
   bool document_mask = false;  ///< reset positions at documents, let no token see another document
   /// Begins documents; -1, and of a split with marks: they are those of its index.
@@ -91,7 +90,9 @@ class BatchStream {
   /// Batches of so many sequences.
   BatchStream(std::unique_ptr<const BatchSource> source, int64_t sequences);
   /// Of windows; throws as WindowSource.
-  BatchStream(std::vector<WeightedSplit> splits, const BatchOptions& options);
+  BatchStream(std::vector<WeightedSplit> splits,
+              const BatchOptions& options,
+              int64_t sequences = 1);
   ~BatchStream();
   BatchStream(const BatchStream&) = delete;
   BatchStream& operator=(const BatchStream&) = delete;

@@ -36,7 +36,7 @@ ChatStyle chat_style_of(std::string_view line, const std::string& where) {
     chat.refuse("both \"messages\" and \"conversations\"", "keep one of them");
   if (openai) return ChatStyle::kOpenAi;
   if (sharegpt) return ChatStyle::kShareGpt;
-  chat.refuse("neither \"messages\" nor \"conversations\"", kExpected);
+  chat.refuse_kind("neither \"messages\" nor \"conversations\"");
 }
 
 std::vector<ChatMessage> parse_chat(std::string_view line,

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/text.h"
+#include "data/json_field.h"
 #include "data/utf8.h"
 
 namespace kvsmith {
@@ -53,6 +54,11 @@ std::vector<ChatMessage> ChatLine::messages(const std::string& key,
 }
 
 std::string ChatLine::text(const std::string& key) const { return text_of(object_, "", key); }
+
+void ChatLine::refuse_kind(const std::string& what) const {
+  const auto way = way_of_building([&](const std::string& key) { return has(key); });
+  refuse(what, way.empty() ? expected_ : way);
+}
 
 void ChatLine::refuse(const std::string& what, const std::string& remedy) const {
   throw Error(ExitCode::kBadData, {.what = what, .where = where_, .remedy = remedy});

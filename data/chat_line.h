@@ -36,6 +36,8 @@ class ChatLine {
   /// The text under `key`. Throws where it is none or not there, and for a NUL byte.
   std::string text(const std::string& key) const;
 
+  /// A line that may be meant for another way of building a corpus.
+  [[noreturn]] void refuse_kind(const std::string& what) const;
   [[noreturn]] void refuse(const std::string& what, const std::string& remedy) const;
 
  private:

@@ -239,6 +239,10 @@ struct Corpus::Impl {
 };
 
 Corpus Corpus::open(const std::filesystem::path& path) {
+  if (!std::filesystem::exists(path)) {
+    throw Error(ExitCode::kMissingInput,
+                {"no such corpus", path.string(), "build it with `kvsmith data build`"});
+  }
   const Hdf5File file = Hdf5File::open(path);
   auto impl = std::make_shared<Impl>();
   impl->path = path.string();

@@ -1,5 +1,6 @@
 #include "data/json_field.h"
 
+#include <algorithm>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -20,8 +21,7 @@ class FieldListener : public nlohmann::json_sax<Json> {
 
   std::string take() {
     if (!found_)
-      fail(cat("no field \"", field_, "\""),
-           keys_.empty() ? "the object is empty" : suggestion(field_, keys_));
+      fail(cat("no field \"", field_, "\""), keys_.empty() ? "the object is empty" : remedy());
     return std::move(value_);
   }
 
@@ -65,6 +65,11 @@ class FieldListener : public nlohmann::json_sax<Json> {
     if (at_field_) fail(cat("the field \"", field_, "\" is ", what, ", not a string"), "");
     return true;
   }
+  std::string remedy() const {
+    const auto has = [&](const auto& key) { return std::ranges::find(keys_, key) != keys_.end(); };
+    const auto way = way_of_building(has);
+    return way.empty() ? suggestion(field_, keys_) : way;
+  }
   [[noreturn]] void fail(const std::string& what, const std::string& remedy) const {
     throw Error(ExitCode::kBadData, {.what = what, .where = where_, .remedy = remedy});
   }
@@ -85,6 +90,13 @@ std::string json_string_field(std::string_view line,
   FieldListener listener(field, where);
   Json::sax_parse(line.begin(), line.end(), &listener);
   return listener.take();
+}
+
+std::string way_of_building(const std::function<bool(const std::string&)>& has) {
+  if (has("chosen")) return "pairs of answers are built with --preferences";
+  if (has("messages") || has("conversations")) return "chats are built with --chats";
+  if (has("text")) return "texts are built without --chats and --preferences";
+  return "";
 }
 
 }  // namespace kvsmith

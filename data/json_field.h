@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <string>
 #include <string_view>
 
@@ -11,5 +12,9 @@ namespace kvsmith {
 std::string json_string_field(std::string_view line,
                               const std::string& field,
                               const std::string& where);
+
+/// Where a line with such keys is not what was asked for: how it is built into a corpus, as a
+/// remedy; "" where its keys do not tell. `has`: whether the line has a key.
+std::string way_of_building(const std::function<bool(const std::string&)>& has);
 
 }  // namespace kvsmith

@@ -61,7 +61,7 @@ void expect_answer(const ChatLine& line,
 
 Preference parse_preference(std::string_view text, const std::string& where) {
   const ChatLine line(text, where, kExpected);
-  if (!line.has(kChosen)) line.refuse(cat("no \"", kChosen, '"'), kExpected);
+  if (!line.has(kChosen)) line.refuse_kind(cat("no \"", kChosen, '"'));
   if (!line.has_array(kChosen)) return parse_texts(line);
   static const MessageNames names = {"role", "content", {"system", "user", "assistant"}};
   Preference out{.chosen = line.messages(kChosen, names),

@@ -38,22 +38,4 @@ CacheLengths measure_lengths(DecoderImpl& model, int64_t context);
 /// the context, and four times the context.
 std::vector<int64_t> telling_lengths(const KvGraph& graph, int64_t context);
 
-/// While it lives, layers that read ahead (LCKV) make so many passes.
-class PassesFor {
- public:
-  PassesFor(DecoderImpl& model, int64_t forward, int64_t backward)
-      : model_(model),
-        forward_(model.config().forward_passes),
-        backward_(model.config().backward_passes) {
-    model.set_passes(forward, backward);
-  }
-  ~PassesFor() { model_.set_passes(forward_, backward_); }
-  PassesFor(const PassesFor&) = delete;
-  PassesFor& operator=(const PassesFor&) = delete;
-
- private:
-  DecoderImpl& model_;
-  int64_t forward_, backward_;
-};
-
 }  // namespace kvsmith

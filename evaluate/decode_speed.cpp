@@ -1,21 +1,16 @@
 #include "evaluate/decode_speed.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 
 #include <torch/types.h>
 
+#include "core/stopwatch.h"
+
 namespace kvsmith {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 constexpr int64_t kWarmUp = 2;  // steps before those that are timed
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 /// Rows of `options.context` tokens in every memory of rows.
 void fill(DecoderImpl& model, KvCache& cache, const SpeedOptions& options) {
@@ -57,12 +52,12 @@ DecodeSpeed decode_speed(DecoderImpl& model, const CachePlan& plan, const SpeedO
   out.batch = options.batch;
   for (int64_t i = 0; i < kWarmUp + options.tokens; ++i) {
     const auto token = noise_tokens(model, options.batch, 1);
-    const auto start = Clock::now();
+    const Stopwatch watch;
     const auto hidden =
         model.step(token, Positions::range(options.context + i, 1, model.device()), cache);
     // the choice of a token waits for the device
     model.logits(hidden).argmax(-1).cpu();
-    if (i >= kWarmUp) out.seconds.push_back(seconds_since(start));
+    if (i >= kWarmUp) out.seconds.push_back(watch.seconds());
     out.reserved_bytes = std::max(out.reserved_bytes, cache.bytes_reserved());
   }
   std::ranges::sort(out.seconds);
@@ -74,10 +69,10 @@ double first_token_seconds(DecoderImpl& model, const CachePlan& plan, int64_t co
   const torch::InferenceMode inference;
   auto cache = plan.make(model, {.batch = 1, .initial_rows = context});
   const auto tokens = noise_tokens(model, 1, context);
-  const auto start = Clock::now();
+  const Stopwatch watch;
   const auto hidden = model.step(tokens, Positions::range(0, context, model.device()), cache);
   model.logits(hidden.select(1, context - 1)).argmax(-1).cpu();
-  return seconds_since(start);
+  return watch.seconds();
 }
 
 int64_t largest_batch(const CachePlan& plan, int64_t context, int64_t tokens, int64_t memory) {

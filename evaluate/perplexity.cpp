@@ -1,7 +1,6 @@
 #include "evaluate/perplexity.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <iterator>
 #include <numbers>
@@ -11,6 +10,7 @@
 
 #include "cache/cache_options.h"
 #include "core/error.h"
+#include "core/stopwatch.h"
 #include "core/text.h"
 #include "evaluate/decoding.h"
 #include "evaluate/unigram.h"
@@ -297,7 +297,7 @@ Evaluation evaluate(LoadedModel& loaded,
   double unigram_nll = 0;
   const bool counts_bytes = loaded.tokenizer && !corpus.info().tokenizer_sha256.empty();
   int64_t bytes = 0, read = 0;
-  const auto start = std::chrono::steady_clock::now();
+  const Stopwatch watch;
   for (size_t first = 0; first < windows.size(); first += static_cast<size_t>(options.batch)) {
     const auto count =
         std::min<int64_t>(options.batch, static_cast<int64_t>(windows.size() - first));
@@ -324,7 +324,7 @@ Evaluation evaluate(LoadedModel& loaded,
     throw Error(ExitCode::kBadData, {"the corpus marks none of these tokens as learnt",
                                      "split " + options.split, "score more tokens"});
   }
-  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  result.seconds = watch.seconds();
   if (!std::isfinite(result.nll)) {
     throw Error(ExitCode::kNumerical, {"the loss is not finite", loaded.path.string(),
                                        "the checkpoint may be damaged, or bf16 too coarse for it"});

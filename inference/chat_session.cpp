@@ -1,21 +1,15 @@
 #include "inference/chat_session.h"
 
 #include <algorithm>
-#include <chrono>
 #include <utility>
 
 #include "core/error.h"
+#include "core/stopwatch.h"
 #include "core/text.h"
 #include "inference/continuation.h"
 
 namespace kvsmith {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 void add(GenerateStats& sum, const GenerateStats& more) {
   sum.prompt_tokens += more.prompt_tokens;
@@ -81,11 +75,11 @@ Generation ChatSession::answer(const std::function<void(std::string_view)>& on_t
   };
 
   GenerateStats counted;
-  auto start = Clock::now();
+  Stopwatch watch;
   auto logits = cache_.read(prompt);
   counted.prompt_tokens = asked - cache_.reused();
-  counted.prefill_seconds = seconds_since(start);
-  start = Clock::now();
+  counted.prefill_seconds = watch.seconds();
+  watch.restart();
   while (true) {
     const int64_t token =
         sample(logits.narrow(0, 0, known), options.sampling, /*sequence=*/0, cache_.tokens());
@@ -95,7 +89,7 @@ Generation ChatSession::answer(const std::function<void(std::string_view)>& on_t
     if (text.is_over()) break;
     logits = cache_.append(static_cast<int32_t>(token));
   }
-  counted.decode_seconds = seconds_since(start);
+  counted.decode_seconds = watch.seconds();
   counted.cache_bytes = cache_.bytes_used();
   counted.cache_bytes_reserved = cache_.bytes_reserved();
   stats_.last = counted;

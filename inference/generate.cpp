@@ -1,22 +1,16 @@
 #include "inference/generate.h"
 
 #include <algorithm>
-#include <chrono>
 
 #include <torch/types.h>
 
 #include "core/error.h"
+#include "core/stopwatch.h"
 #include "core/text.h"
 #include "inference/continuation.h"
 
 namespace kvsmith {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 void check_lengths(const std::vector<std::vector<int32_t>>& prompts,
                    const GenerateOptions& options,
@@ -107,15 +101,15 @@ std::vector<Generation> generate(LoadedModel& model,
                          .make(*model.model, allocation)
                    : model.model->make_cache(allocation);
   std::vector<Continuation> texts(prompts.size(), Continuation(model, options));
-  auto start = Clock::now();
+  Stopwatch watch;
   auto hidden = model.model->step(tokens.to(device), place(), cache);
   std::vector<at::Tensor> last;
   for (int64_t b = 0; b < batch; ++b)
     last.push_back(hidden[b][spans[static_cast<size_t>(b)].count - 1]);
   auto logits = model.model->logits(torch::stack(last)).cpu();
-  counted.prefill_seconds = seconds_since(start);
+  counted.prefill_seconds = watch.seconds();
 
-  start = Clock::now();
+  watch.restart();
   while (true) {
     auto next = torch::zeros({batch, 1}, torch::kLong);
     bool any = false;
@@ -137,7 +131,7 @@ std::vector<Generation> generate(LoadedModel& model,
     logits =
         model.model->logits(model.model->step(next.to(device), place(), cache).select(1, 0)).cpu();
   }
-  counted.decode_seconds = seconds_since(start);
+  counted.decode_seconds = watch.seconds();
   counted.cache_bytes = cache.bytes_used();
   counted.cache_bytes_reserved = cache.bytes_reserved();
   if (stats) *stats = counted;

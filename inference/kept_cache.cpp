@@ -23,9 +23,7 @@ void KeptCache::return_to_start_of(const std::vector<int32_t>& text) {
     cache_ = plan_.make(*model_, {.batch = 1, .initial_rows = most + 1});
     reused_ = 0;
   } else if (!is_whole) {
-    for (int64_t layer = 0; layer < model_->graph().size(); ++layer)
-      if (model_->graph().is_owner(layer))
-        cache_.rows_of(layer).rewind(Positions::range(reused_, 1));
+    cache_.rewind(reused_);
   }
   text_.resize(static_cast<size_t>(reused_));
 }

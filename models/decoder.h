@@ -115,6 +115,24 @@ class DecoderImpl : public torch::nn::Module {
 };
 TORCH_MODULE(Decoder);
 
+/// While it lives, layers that read ahead (LCKV) make so many passes.
+class PassesFor {
+ public:
+  PassesFor(DecoderImpl& model, int64_t forward, int64_t backward)
+      : model_(model),
+        forward_(model.config().forward_passes),
+        backward_(model.config().backward_passes) {
+    model.set_passes(forward, backward);
+  }
+  ~PassesFor() { model_.set_passes(forward_, backward_); }
+  PassesFor(const PassesFor&) = delete;
+  PassesFor& operator=(const PassesFor&) = delete;
+
+ private:
+  DecoderImpl& model_;
+  int64_t forward_, backward_;
+};
+
 /// The parameter that is the output matrix where the embedding is not.
 inline constexpr const char* kOutputMatrix = "lm_head.weight";
 

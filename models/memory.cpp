@@ -354,6 +354,12 @@ void KvCache::clear() {
   }
 }
 
+void KvCache::rewind(int64_t tokens) {
+  for (auto& layer : layers_) {
+    if (layer) dynamic_cast<RowMemory&>(*layer).rewind(Positions::range(tokens, 1));
+  }
+}
+
 KvCache KvCache::fork() const {
   std::vector<std::unique_ptr<Memory>> layers;
   for (const auto& layer : layers_) layers.push_back(layer ? layer->clone() : nullptr);

@@ -214,6 +214,9 @@ class KvCache {
   int64_t bytes_used() const;
   int64_t bytes_reserved() const;
   void clear();
+  /// Forgets everything from position `tokens` on. Only where every layer that owns a memory has
+  /// rows.
+  void rewind(int64_t tokens);
   /// A cache that continues from the same point on its own.
   KvCache fork() const;
 

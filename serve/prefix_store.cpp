@@ -45,8 +45,7 @@ std::optional<PrefixStore::Start> PrefixStore::start_of(const std::vector<int32_
   Start start{stays ? best->cache.fork() : std::move(best->cache), tokens};
   const bool is_longer = static_cast<int64_t>(best->tokens.size()) > tokens;
   if (!stays) remove(best);
-  for (int64_t layer = 0; layer < graph_.size() && is_longer; ++layer)
-    if (graph_.is_owner(layer)) start.cache.rows_of(layer).rewind(Positions::range(tokens, 1));
+  if (is_longer) start.cache.rewind(tokens);
   return start;
 }
 

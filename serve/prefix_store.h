@@ -18,7 +18,7 @@ class PrefixStore {
  public:
   /// Keeps nothing unless by_chunks.
   PrefixStore(const KvGraph& graph, const CacheConfig& cache, CacheBudget& budget)
-      : graph_(graph), exactness_(CacheExactness::of(graph, cache)), budget_(budget) {}
+      : exactness_(CacheExactness::of(graph, cache)), budget_(budget) {}
 
   const CacheExactness& exactness() const { return exactness_; }
 
@@ -56,7 +56,6 @@ class PrefixStore {
   int64_t shared(const Entry& entry, const std::vector<int32_t>& prompt, size_t model) const;
   void remove(Place entry);
 
-  const KvGraph& graph_;
   CacheExactness exactness_;
   CacheBudget& budget_;
   std::list<Entry> entries_;  ///< the newest first

@@ -1,7 +1,6 @@
 #include "train/device.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstdlib>
 #include <limits>
 #include <thread>
@@ -13,6 +12,7 @@
 #include <torch/version.h>
 
 #include "core/error.h"
+#include "core/stopwatch.h"
 
 namespace kvsmith {
 
@@ -69,12 +69,10 @@ double measure_peak_flops(at::Device device, at::ScalarType type) {
   const auto a = torch::ones({n, n}, options), b = torch::ones({n, n}, options);
   double best = 0;
   for (int trial = 0; trial < 4; ++trial) {  // the first one warms up
-    const auto start = std::chrono::steady_clock::now();
+    const Stopwatch watch;
     torch::matmul(a, b);
     if (device.is_cuda()) torch::cuda::synchronize();
-    const double seconds =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    best = std::max(best, 2.0 * static_cast<double>(n * n * n) / seconds);
+    best = std::max(best, 2.0 * static_cast<double>(n * n * n) / watch.seconds());
   }
   return best;
 }

@@ -1,7 +1,6 @@
 #include "train/head_gates.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <deque>
 #include <memory>
@@ -10,6 +9,7 @@
 #include <torch/types.h>
 
 #include "core/error.h"
+#include "core/stopwatch.h"
 #include "core/text.h"
 #include "models/weights_hash.h"
 #include "train/optimizer.h"
@@ -153,7 +153,7 @@ HeadGatesFile learn_head_gates(DecoderImpl& model,
                     .layers = {}};
   uint64_t next = 0;
   for (int64_t step = 0; step < options.steps; ++step) {
-    const auto begin = std::chrono::steady_clock::now();
+    const Stopwatch watch;
     double changed = 0;
     optimizer.zero_gradients();
     for (int64_t i = 0; i < options.batch; ++i) {
@@ -172,12 +172,11 @@ HeadGatesFile learn_head_gates(DecoderImpl& model,
     optimizer.step(rate);
     gates.clamp();
     if (!on_step) continue;
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
     on_step({.step = step + 1,
              .difference = changed,
              .mean_gate = gates.mean().item<double>(),
              .learning_rate = rate,
-             .seconds = seconds.count()});
+             .seconds = watch.seconds()});
   }
   out.layers = gates.values();
   return out;

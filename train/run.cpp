@@ -1,7 +1,6 @@
 #include "train/run.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -15,6 +14,7 @@
 #include "core/error.h"
 #include "core/files.h"
 #include "core/process.h"
+#include "core/stopwatch.h"
 #include "core/text.h"
 #include "data/tokenizer.h"
 #include "models/footprint.h"
@@ -88,6 +88,9 @@ class Run {
     const CorpusInfo& info = texts_.info();
     auto training = texts_.training();
     if (const auto text = training->remark(); !text.empty()) note(text);
+    if (!validation_)
+      note(cat("note: no corpus has a split \"", config_.data.validation_split,
+               "\": nothing is validated"));
     batches_ = std::make_unique<BatchStream>(std::move(training), t.micro_batch());
     Decoder model(config_.model);
     environment_ = runtime_environment(device_);
@@ -174,14 +177,11 @@ class Run {
     const double flops = training_flops_per_token(config_.model, t.sequence_length) -
                          spared_flops_per_token(*trainer_->model());
     const StopSignals signals;
-    const auto start = std::chrono::steady_clock::now();
-    const auto elapsed = [&] {
-      return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    };
+    const Stopwatch watch;
     const int64_t first = trainer_step();
     while (total == 0 || trainer_step() < total) {
       const StepReport report = trainer_->step();
-      const bool at_end = report.step == total || (t.max_time > 0 && elapsed() >= t.max_time);
+      const bool at_end = report.step == total || (t.max_time > 0 && watch.seconds() >= t.max_time);
       const int signal = StopSignals::requested();
       const bool validates = validation_ && (at_end || due(t.validate_every, report.step));
 
@@ -196,7 +196,7 @@ class Run {
       const double mfu = flops * static_cast<double>(report.batch_tokens) / report.seconds / peak;
       metrics.log(report, validation, mfu);
       remember(report);
-      const double per_step = elapsed() / static_cast<double>(report.step - first);
+      const double per_step = watch.seconds() / static_cast<double>(report.step - first);
       if (hooks_.on_step) {
         hooks_.on_step(report, total, mfu,
                        total > 0 ? per_step * static_cast<double>(total - report.step) : -1);

@@ -1,7 +1,6 @@
 #include "train/trainer.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <map>
 
@@ -9,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/random.h"
+#include "core/stopwatch.h"
 #include "core/text.h"
 #include "ops/layers.h"
 #include "train/schedule.h"
@@ -30,7 +30,7 @@ Trainer::Trainer(const RunConfig& config,
 }
 
 StepReport Trainer::step() {
-  const auto start = std::chrono::steady_clock::now();
+  const Stopwatch watch;
   const auto& t = config_.train;
   const int64_t micro = t.micro_batch();
   std::vector<Batch> batches;
@@ -84,7 +84,7 @@ StepReport Trainer::step() {
   report.step = ++step_;
   report.batch_tokens = tokens;
   report.tokens = tokens_ += report.batch_tokens;
-  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  report.seconds = watch.seconds();
   return report;
 }
 

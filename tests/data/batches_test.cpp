@@ -123,7 +123,7 @@ TEST(Permute, LeavesNeighboursUnrelatedAndDependsOnSeedAndRound) {
 
 TEST(BatchStream, HandsOutWindowsAndTheTokensThatFollow) {
   // 10 tokens hold two windows of 4 with a last target, not three of 3 plus rest.
-  BatchStream stream({{counting(10)}}, {.sequences = 2, .length = 4, .shuffle = false});
+  BatchStream stream({{counting(10)}}, {.length = 4, .shuffle = false}, 2);
   EXPECT_EQ(stream.sequences_per_epoch(), 2u);
   const Batch batch = stream.next();
   EXPECT_EQ(batch.sequences, 2);
@@ -147,7 +147,7 @@ TEST(BatchStream, UsesTheLastWindowOnlyWithItsLastTarget) {
 
 TEST(BatchStream, VisitsEveryWindowOnceAnEpochInAnotherOrderEachTime) {
   constexpr int32_t kWindows = 37;
-  BatchStream stream({{counting(kWindows * 8 + 3)}}, {.sequences = 5, .length = 8, .seed = 9});
+  BatchStream stream({{counting(kWindows * 8 + 3)}}, {.length = 8, .seed = 9}, 5);
   ASSERT_EQ(stream.sequences_per_epoch(), uint64_t{kWindows});
   const std::vector<int64_t> firsts = first_tokens(stream, size_t{4} * kWindows);
   std::set<std::vector<int64_t>> orders;
@@ -161,14 +161,13 @@ TEST(BatchStream, VisitsEveryWindowOnceAnEpochInAnotherOrderEachTime) {
 }
 
 TEST(BatchStream, ContinuesAfterASeekAsIfNothingHadHappened) {
-  const BatchOptions options{
-      .sequences = 3, .length = 7, .document_mask = true, .bos_id = 100, .seed = 4};
+  const BatchOptions options{.length = 7, .document_mask = true, .bos_id = 100, .seed = 4};
   const std::vector<WeightedSplit> splits = {{counting(500), 3}, {counting(90, 60), 1}};
-  BatchStream whole(splits, options);
+  BatchStream whole(splits, options, 3);
   std::vector<Batch> batches;
   for (int i = 0; i < 60; ++i) batches.push_back(whole.next());
 
-  BatchStream other(splits, options);
+  BatchStream other(splits, options, 3);
   for (uint64_t i = 0; i < batches.size(); ++i) {
     other.seek(3 * i);
     EXPECT_EQ(other.position(), 3 * i);
@@ -179,8 +178,8 @@ TEST(BatchStream, ContinuesAfterASeekAsIfNothingHadHappened) {
 }
 
 TEST(BatchStream, DependsOnPositionAndNotOnBatchSize) {
-  BatchStream ones({{counting(1'000)}}, {.sequences = 1, .length = 9, .seed = 2});
-  BatchStream sevens({{counting(1'000)}}, {.sequences = 7, .length = 9, .seed = 2});
+  BatchStream ones({{counting(1'000)}}, {.length = 9, .seed = 2}, 1);
+  BatchStream sevens({{counting(1'000)}}, {.length = 9, .seed = 2}, 7);
   EXPECT_EQ(first_tokens(ones, 500), first_tokens(sevens, 500));
 }
 
@@ -209,7 +208,7 @@ TEST(BatchStream, GivesEverySplitItsShareOfEveryCycle) {
       const auto first = static_cast<int32_t>(i) * 100'000;
       splits.push_back({counting(50 + 400 * static_cast<int32_t>(i), first), c.weights[i]});
     }
-    BatchStream stream(splits, {.sequences = 64, .length = 2});
+    BatchStream stream(splits, {.length = 2}, 64);
     for (int cycle = 0; cycle < 3; ++cycle) {
       std::vector<int> drawn(c.slots.size());
       for (const int64_t token : first_tokens(stream, 1024)) {
@@ -239,9 +238,8 @@ TEST(BatchStream, MasksDocumentsAsWorkedByHand) {
   const auto split = std::make_shared<FakeSplit>(std::vector<int32_t>{1, 11, 12, 1, 21, 22,  //
                                                                       23, 24, 1, 1, 41, 42,  //
                                                                       1, 51, 52, 53, 54, 55, 1});
-  BatchStream stream(
-      {{split}},
-      {.sequences = 3, .length = 6, .document_mask = true, .bos_id = 1, .shuffle = false});
+  BatchStream stream({{split}}, {.length = 6, .document_mask = true, .bos_id = 1, .shuffle = false},
+                     3);
   const Batch batch = stream.next();
   EXPECT_EQ(batch.tokens, (std::vector<int64_t>{1, 11, 12, 1, 21, 22,  //
                                                 23, 24, 1, 1, 41, 42,  //
@@ -309,8 +307,7 @@ TEST(BatchStream, ThrowsTheErrorOfADamagedChunkAndCanBeMovedPastIt) {
     file.seekp(static_cast<std::streamoff>(at));
     file.put(static_cast<char>(bytes[at] ^ 4));
   }
-  BatchStream stream({{Corpus::open(path).split("train")}},
-                     {.sequences = 4, .length = 1'000, .shuffle = false});
+  BatchStream stream({{Corpus::open(path).split("train")}}, {.length = 1'000, .shuffle = false}, 4);
   testing::internal::CaptureStderr();  // the library likes to print its own errors
   for (int i = 0; i < 16; ++i) EXPECT_EQ(stream.next().target_count, 4'000);
   EXPECT_EQ(stream.position(), 64u);

@@ -179,7 +179,8 @@ TEST_F(BuildPairsTest, BothAnswersOfAPairAreInOneSplitForAnyThreadCount) {
 TEST_F(BuildPairsTest, RefusesBrokenLinesWithTheirPlace) {
   expect_refused("{\"chosen\": [", "malformed JSON (");
   expect_refused("[]", "the line is an array; one JSON object a line is expected");
-  expect_refused("{}", "no \"chosen\"");
+  expect_refused("{}", "no \"chosen\"; one JSON object a line is expected");
+  expect_refused(R"({"messages": []})", "no \"chosen\"; chats are built with --chats");
   expect_refused(R"({"chosen": "a", "rejected": "b"})", "texts without a \"prompt\"");
   expect_refused(R"({"prompt": "x", "chosen": "a"})", "no \"rejected\"");
   expect_refused(R"({"prompt": "x", "chosen": "a", "rejected": " "})",

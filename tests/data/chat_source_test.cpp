@@ -139,7 +139,9 @@ TEST_F(ChatSourceTest, RefusesFilesOfOtherKinds) {
     return [path] { read({path}); };
   };
   expect_error(first(R"({"text": "x"})"), ExitCode::kBadData,
-               "x.jsonl:1: neither \"messages\" nor \"conversations\"");
+               "x.jsonl:1: neither \"messages\" nor \"conversations\"; texts are built without");
+  expect_error(first(R"({"chosen": "x", "rejected": "y"})"), ExitCode::kBadData,
+               "pairs of answers are built with --preferences");
   expect_error(first(R"({"messages": [], "conversations": []})"), ExitCode::kBadData,
                "x.jsonl:1: both \"messages\" and \"conversations\"");
   expect_error([&] { read({put("x.txt", "Hi")}); }, ExitCode::kBadData, "chats are .jsonl");

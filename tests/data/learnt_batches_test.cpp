@@ -13,8 +13,8 @@ TEST(LearntBatches, HaveNoTargetWhereTheNextTokenIsNotLearnt) {
   const TemporaryDirectory directory;
   const Corpus corpus = marked_corpus(directory / "c.h5", {{{11, 12, 13, 14, 15}, {0, 0, 1, 1, 0}},
                                                            {{21, 22, 23, 24}, {0, 0, 0, 1}}});
-  const BatchOptions options{.sequences = 2, .length = 4, .shuffle = false};
-  const Batch batch = BatchStream({{corpus.split("train")}}, options).next();
+  const BatchOptions options{.length = 4, .shuffle = false};
+  const Batch batch = BatchStream({{corpus.split("train")}}, options, 2).next();
   EXPECT_EQ(batch.tokens, (std::vector<int64_t>{11, 12, 13, 14, 15, 21, 22, 23}));
   EXPECT_EQ(batch.targets, (std::vector<int64_t>{-1, 13, 14, -1, -1, -1, -1, 24}));
   EXPECT_EQ(batch.target_count, 3);
@@ -30,9 +30,8 @@ TEST(LearntBatches, TakeDocumentsOfChatsFromTheIndex) {
                                          {{}, {}},
                                          {{31, 32, 33}, {1, 1, 0}},
                                          {{41, 42, 43, 44, 45}, {1, 1, 1, 1, 1}}});
-  BatchStream stream(
-      {{corpus.split("train")}},
-      {.sequences = 3, .length = 4, .document_mask = true, .bos_id = 1, .shuffle = false});
+  BatchStream stream({{corpus.split("train")}},
+                     {.length = 4, .document_mask = true, .bos_id = 1, .shuffle = false}, 3);
   const Batch batch = stream.next();
   EXPECT_EQ(batch.tokens, (std::vector<int64_t>{11, 12, 1, 14,   //
                                                 21, 31, 32, 33,  //

@@ -163,6 +163,7 @@ TEST_F(TextSourceTest, BadJsonNamesFileAndLine) {
                {"[1]", "the line is an array"},
                {"\"x\"", "the line is a string"},
                {"{\"txt\": \"x\"}", "no field \"text\"; did you mean \"txt\""},
+               {"{\"messages\": []}", "no field \"text\"; chats are built with --chats"},
                {"{\"text\": 5}", "\"text\" is a number, not a string"},
                {"{\"text\": {\"text\": \"x\"}}", "\"text\" is an object"},
                {"{\"text\": \"x\", \"text\": \"y\"}", "is there twice"},

@@ -52,9 +52,9 @@ struct Bench {
     config.train.micro_batch_size = micro_batch;
     config.train.max_grad_norm = 0;
     split = Corpus::open(directory / "c.h5").split("train");
-    stream = std::make_unique<BatchStream>(
-        std::vector<WeightedSplit>{{split, 1.0}},
-        BatchOptions{.sequences = config.train.micro_batch(), .length = kLength, .shuffle = false});
+    stream = std::make_unique<BatchStream>(std::vector<WeightedSplit>{{split, 1.0}},
+                                           BatchOptions{.length = kLength, .shuffle = false},
+                                           config.train.micro_batch());
     model = Decoder(config.model);
     initialize(*model, 3);
     trainer = std::make_unique<Trainer>(config, model, *stream);

@@ -160,10 +160,10 @@ struct Bench {
       : config(std::move(run)),
         corpus(Corpus::open(config.data.corpus[0])),
         stream({{corpus.split("train"), 1.0}},
-               {.sequences = config.train.micro_batch(),
-                .length = config.train.sequence_length,
+               {.length = config.train.sequence_length,
                 .document_mask = config.data.document_mask,
-                .bos_id = 1}),
+                .bos_id = 1},
+               config.train.micro_batch()),
         model(config.model) {
     initialize(*model, 3);
     trainer = std::make_unique<Trainer>(config, model, stream);

@@ -18,11 +18,10 @@ struct Bench {
         corpus(Corpus::open(config.data.corpus[0])),
         split(corpus.split("train")),
         stream({{split, 1.0}},
-               {.sequences = config.train.micro_batch_size ? config.train.micro_batch_size
-                                                           : config.train.batch_size,
-                .length = config.train.sequence_length,
+               {.length = config.train.sequence_length,
                 .document_mask = config.data.document_mask,
-                .bos_id = 1}),
+                .bos_id = 1},
+               config.train.micro_batch()),
         model(config.model) {
     at::set_num_threads(1);
     initialize(*model, 3);
