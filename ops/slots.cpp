@@ -9,14 +9,22 @@
 namespace kvsmith {
 namespace {
 
-using torch::indexing::Slice;
-
 /// [batch, heads, n, width] -> [batch, kv_heads, group, n, width].
 at::Tensor by_group(const at::Tensor& q, int64_t kv_heads) {
   return q.unflatten(1, {kv_heads, q.size(1) / kv_heads});
 }
 
-/// Logits of slots from q . (sum of keys) and mass; -inf where nothing has been absorbed.
+/// The logit of what is not seen: far below any score, and finite, so that a query that sees
+/// nothing (padding) gets a finite answer. softmax gives it weight 0 beside anything that is seen.
+constexpr double kHidden = -1e30;
+
+/// What to add to logits: 0 where `seen`, else kHidden. fp32.
+at::Tensor added_where(const at::Tensor& seen) {
+  return torch::zeros(seen.sizes(), seen.options().dtype(torch::kFloat))
+      .masked_fill_(seen.logical_not(), kHidden);
+}
+
+/// Logits of slots from q . (sum of keys) and mass; kHidden where nothing has been absorbed.
 /// dots: [batch, kv_heads, group, n, slots]; mass: [batch, kv_heads, n, slots].
 at::Tensor slot_logits(const at::Tensor& dots,
                        const at::Tensor& mass,
@@ -24,14 +32,7 @@ at::Tensor slot_logits(const at::Tensor& dots,
                        double scale) {
   const auto empty = mass.le(0).unsqueeze(2);
   const auto safe = mass.unsqueeze(2).masked_fill(empty, 1);  // no 0 / 0 in the backward pass
-  return (dots / safe * scale + safe.log() + bias).masked_fill(empty, -INFINITY);
-}
-
-/// softmax over the last dimension that gives zeros where every logit is -inf.
-at::Tensor safe_softmax(const at::Tensor& logits) {
-  const auto hidden = logits.isneginf();
-  const auto nothing = hidden.all(-1, /*keepdim=*/true);
-  return torch::softmax(logits.masked_fill(nothing, 0), -1).masked_fill(hidden, 0);
+  return (dots / safe * scale + safe.log() + bias).masked_fill(empty, kHidden);
 }
 
 /// Tokens of a text in storage order: their positions and documents, and what follows from them.
@@ -56,141 +57,172 @@ struct Carry {
   at::Tensor segment;  ///< [batch, 1]
 };
 
+/// A text chunk by chunk. What is read of a chunk comes out of one split of the whole: the backward
+/// pass of a slice fills and adds a tensor as large as the text for each chunk.
 class Reader {
  public:
   Reader(const BoundedRows& rows,
          const SlotWrites& writes,
          const at::Tensor& bias,
          const Positions& positions,
-         const BoundedShape& shape)
+         const BoundedShape& shape,
+         int64_t chunk)
       : shape_(shape),
+        chunk_(chunk),
+        seq_(rows.k.size(2)),
         kv_heads_(rows.k.size(1)),
         layout_(positions, rows.k.size(0)),
-        q_(by_group(rows.q.to(torch::kFloat), kv_heads_)),
-        rotated_q_(by_group(rows.rotated_q.to(torch::kFloat), kv_heads_)),
-        k_(rows.k.to(torch::kFloat)),
-        rotated_k_(rows.rotated_k.to(torch::kFloat)),
-        v_(rows.v.to(torch::kFloat)),
         bias_(bias.to(torch::kFloat).view({1, kv_heads_, -1, 1, bias.size(1)})),
         scale_(1 / std::sqrt(static_cast<double>(rows.q.size(3)))) {
+    const auto k = rows.k.to(torch::kFloat), v = rows.v.to(torch::kFloat);
+    const auto rotated_q = by_group(rows.rotated_q.to(torch::kFloat), kv_heads_);
+    const auto rotated_k = rows.rotated_k.to(torch::kFloat);
+    q_ = by_group(rows.q.to(torch::kFloat), kv_heads_).split(chunk, 3);
+    rotated_q_ = rotated_q.split(chunk, 3);
+    window_ = {rotated_k.split(chunk, 2), v.split(chunk, 2)};
+    if (shape.sinks > 0) {
+      const auto at_sinks = sink_index();
+      sink_logits_ = sink_logits(rotated_q, sink_rows(rotated_k, at_sinks)).split(chunk, 3);
+      sink_values_ = sink_rows(v, at_sinks).split(chunk, 2);
+    }
     // sinks and padding are never absorbed
-    const auto absorbable = layout_.at.ge(shape.sinks).unsqueeze(1).unsqueeze(3);
-    log_keep_ = writes.log_keep.masked_fill(absorbable.logical_not(), 0);
-    take_ = writes.take.masked_fill(absorbable.logical_not(), 0);
-    const int64_t batch = k_.size(0), slots = take_.size(3), width = k_.size(3);
-    carry_ = {torch::zeros({batch, kv_heads_, slots, width}, k_.options()),
-              torch::zeros({batch, kv_heads_, slots, v_.size(3)}, k_.options()),
-              torch::zeros({batch, kv_heads_, slots}, k_.options()),
+    const auto kept = layout_.at.ge(shape.sinks).unsqueeze(1).unsqueeze(3).logical_not();
+    std::vector<int64_t> sizes;
+    for (int64_t first = 0; first < seq_; first += chunk)
+      sizes.push_back(leave_end(first) - leave_end(first - chunk));
+    sizes.push_back(seq_ - leave_end(seq_ - 1));
+    const auto dealt = [&](const at::Tensor& x) { return x.split_with_sizes(sizes, 2); };
+    leaving_ = {dealt(k), dealt(v), dealt(writes.log_keep.masked_fill(kept, 0)),
+                dealt(writes.take.masked_fill(kept, 0))};
+    const int64_t batch = k.size(0), slots = writes.take.size(3);
+    carry_ = {torch::zeros({batch, kv_heads_, slots, k.size(3)}, k.options()),
+              torch::zeros({batch, kv_heads_, slots, v.size(3)}, k.options()),
+              torch::zeros({batch, kv_heads_, slots}, k.options()),
               torch::full({batch, 1}, -1, layout_.segment.options())};
   }
 
-  at::Tensor run(int64_t chunk) {
-    const int64_t seq = k_.size(2);
+  at::Tensor run() {
     std::vector<at::Tensor> out;
-    for (int64_t first = 0; first < seq; first += chunk)
-      out.push_back(read(first, std::min(seq, first + chunk)));
+    for (size_t i = 0; i < q_.size(); ++i) out.push_back(read(i));
     return torch::cat(out, 3).flatten(1, 2);
   }
 
  private:
-  /// Queries [first, end); takes over what leaves the window with them.
-  at::Tensor read(int64_t first, int64_t end) {
-    const int64_t window_first = std::max<int64_t>(0, first - shape_.window + 1);
-    const int64_t leave_first = std::max<int64_t>(0, first - shape_.window);
-    const int64_t leave_end = std::max<int64_t>(0, end - shape_.window);
+  int64_t first_of(size_t chunk) const { return static_cast<int64_t>(chunk) * chunk_; }
+  /// How many rows have left the window of the last query of the chunk that begins at `first`.
+  int64_t leave_end(int64_t first) const {
+    return std::max<int64_t>(0, std::min(seq_, first + chunk_) - shape_.window);
+  }
 
-    std::vector<at::Tensor> logits = {window_logits(first, end, window_first)};
-    const int64_t window_rows = end - window_first;
-    if (shape_.sinks > 0) logits.push_back(sink_logits(first, end));
+  /// The queries of a chunk; takes over what leaves the window with them.
+  at::Tensor read(size_t i) {
+    const int64_t first = first_of(i), end = std::min(seq_, first + chunk_);
+    const int64_t leave_first = leave_end(first - chunk_), leave_last = leave_end(first);
+    // whole chunks from the one on in which the first query's window begins
+    const auto window =
+        static_cast<size_t>(std::max<int64_t>(0, first - shape_.window + 1) / chunk_);
+    const auto in_window = [&](const std::vector<at::Tensor>& pieces) {
+      const auto at = [&](size_t n) { return pieces.begin() + static_cast<std::ptrdiff_t>(n); };
+      return torch::cat(std::vector<at::Tensor>(at(window), at(i + 1)), 2).unsqueeze(2);
+    };
+    std::vector<at::Tensor> logits = {
+        window_logits(rotated_q_[i], in_window(window_.k), first_of(window), first)};
+    const int64_t window_rows = end - first_of(window);
+    if (shape_.sinks > 0) logits.push_back(sink_logits_[i]);
 
     // how much of each leaving token is in each slot when each query reads it
-    const auto log_keep = log_keep_.slice(2, leave_first, leave_end);
-    const auto take = take_.slice(2, leave_first, leave_end);
+    const auto &log_keep = leaving_.log_keep[i], &take = leaving_.take[i];
     const auto total = log_keep.cumsum(2);  // [batch, kv_heads, leaving, slots]
-    const auto leaving = absorbed_by(first, end, leave_first, leave_end);
+    const auto seen = absorbed_by(first, end, leave_first, leave_last);
     const auto carried = layout_.segment.slice(1, first, end).eq(carry_.segment);
-    const auto at_query = total_at(total, first, end, leave_first, leave_end);
+    const auto at_query = total_at(total, first, end, leave_first, leave_last);
     const auto kept = at_query.exp() * carried.unsqueeze(1).unsqueeze(3);  // of the carried slots
-    at::Tensor share;  // [batch, kv_heads, queries, leaving, slots]
-    auto dots = torch::matmul(q_.slice(3, first, end), carry_.key.unsqueeze(2).transpose(3, 4)) *
-                kept.unsqueeze(2);
+    at::Tensor share;  // [batch, kv_heads, queries, leaving, slots]; whether seen or not
+    auto dots = torch::matmul(q_[i], carry_.key.unsqueeze(2).transpose(3, 4)) * kept.unsqueeze(2);
     auto mass = kept * carry_.mass.unsqueeze(2);
-    if (leave_end > leave_first) {
-      const auto hidden = leaving.logical_not().unsqueeze(1).unsqueeze(4);
-      share = (at_query.unsqueeze(3) - total.unsqueeze(2)).masked_fill(hidden, -INFINITY).exp() *
-              take.unsqueeze(2);
-      const auto scores =
-          torch::matmul(q_.slice(3, first, end),
-                        k_.slice(2, leave_first, leave_end).unsqueeze(2).transpose(3, 4));
-      dots = dots + torch::einsum("bgqem,bgrqe->bgrqm", {share, scores});
-      mass = mass + share.sum(3);
+    if (leave_last > leave_first) {
+      // An exponent of what a query sees is not positive. The sum over what it sees costs no pass
+      // over shares: it is one more product with them.
+      share = (at_query.unsqueeze(3) - total.unsqueeze(2)).clamp_max(0).exp() * take.unsqueeze(2);
+      const auto scores = torch::matmul(q_[i], leaving_.k[i].unsqueeze(2).transpose(3, 4));
+      const auto counted = seen.expand({-1, kv_heads_, 1, -1, -1});
+      const auto sums =
+          torch::einsum("bgqem,bgrqe->bgrqm", {share, torch::cat({scores * seen, counted}, 2)});
+      dots = dots + sums.narrow(2, 0, dots.size(2));
+      mass = mass + sums.select(2, dots.size(2));
     }
     logits.push_back(slot_logits(dots, mass, bias_, scale_));
 
-    const auto weights = safe_softmax(torch::cat(logits, 4));
-    auto out = torch::matmul(weights.narrow(4, 0, window_rows),
-                             v_.slice(2, window_first, end).unsqueeze(2));
+    const auto weights = torch::softmax(torch::cat(logits, 4), 4);
+    auto out = torch::matmul(weights.narrow(4, 0, window_rows), in_window(window_.v));
     if (shape_.sinks > 0) {
       const auto of_sinks = weights.narrow(4, window_rows, shape_.sinks);
-      out = out + torch::einsum("bgrqs,bgqsd->bgrqd", {of_sinks, sink_rows(v_, first, end)});
+      out = out + torch::einsum("bgrqs,bgqsd->bgrqd", {of_sinks, sink_values_[i]});
     }
     const auto of_slots = weights.slice(4, weights.size(4) - bias_.size(4));
     const auto per_mass =
         of_slots / mass.masked_fill(mass.le(0), 1).unsqueeze(2);  // [b, g, r, queries, slots]
     out = out + torch::matmul(per_mass * kept.unsqueeze(2), carry_.value.unsqueeze(2));
     if (share.defined()) {
-      const auto of_leaving = torch::einsum("bgrqm,bgqem->bgrqe", {per_mass, share});
-      out = out + torch::matmul(of_leaving, v_.slice(2, leave_first, leave_end).unsqueeze(2));
-      take_over(total, take, leave_first, leave_end);
+      const auto of_leaving = torch::einsum("bgrqm,bgqem->bgrqe", {per_mass, share}) * seen;
+      out = out + torch::matmul(of_leaving, leaving_.v[i].unsqueeze(2));
+      take_over(i, total, leave_first, leave_last);
     }
     return out;
   }
 
-  at::Tensor window_logits(int64_t first, int64_t end, int64_t window_first) const {
-    const auto scores =
-        torch::matmul(rotated_q_.slice(3, first, end),
-                      rotated_k_.slice(2, window_first, end).unsqueeze(2).transpose(3, 4));
-    const auto index = torch::arange(k_.size(2), layout_.at.options());
+  /// `k`: rows from `row_first` on, [batch, kv_heads, 1, rows, head_dim].
+  at::Tensor window_logits(const at::Tensor& q,
+                           const at::Tensor& k,
+                           int64_t row_first,
+                           int64_t first) const {
+    const int64_t end = first + q.size(3);
+    const auto index = torch::arange(seq_, layout_.at.options());
     const auto behind =
-        index.slice(0, first, end).unsqueeze(1) - index.slice(0, window_first, end).unsqueeze(0);
+        index.slice(0, first, end).unsqueeze(1) - index.slice(0, row_first, end).unsqueeze(0);
     auto seen = behind.ge(0).logical_and(behind.lt(shape_.window)).unsqueeze(0);
-    seen = seen.logical_and(layout_.same_document(first, end, window_first, end));
-    seen = seen.logical_and(layout_.at.slice(1, window_first, end).ge(0).unsqueeze(1));
-    return (scores * scale_).masked_fill(seen.logical_not().unsqueeze(1).unsqueeze(1), -INFINITY);
+    seen = seen.logical_and(layout_.same_document(first, end, row_first, end));
+    seen = seen.logical_and(layout_.at.slice(1, row_first, end).ge(0).unsqueeze(1));
+    return torch::add(added_where(seen).unsqueeze(1).unsqueeze(1),
+                      torch::matmul(q, k.transpose(3, 4)), scale_);
   }
 
-  /// Storage index of each query's sink tokens: [batch, queries, sinks].
-  at::Tensor sink_index(int64_t first, int64_t end) const {
-    const auto index = torch::arange(first, end, layout_.at.options());
+  /// Storage index of each query's sink tokens: [batch, seq, sinks].
+  at::Tensor sink_index() const {
+    const auto index = torch::arange(seq_, layout_.at.options());
     const auto sink = torch::arange(shape_.sinks, layout_.at.options());
-    const auto start = (index.unsqueeze(0) - layout_.at.slice(1, first, end)).unsqueeze(2);
-    return (start + sink).clamp(0, k_.size(2) - 1);
+    return ((index.unsqueeze(0) - layout_.at).unsqueeze(2) + sink).clamp(0, seq_ - 1);
   }
 
-  /// rows: [batch, kv_heads, seq, width] -> [batch, kv_heads, queries, sinks, width].
-  at::Tensor sink_rows(const at::Tensor& rows, int64_t first, int64_t end) const {
-    const auto index = sink_index(first, end).flatten(1);
-    const auto wide = index.unsqueeze(1).unsqueeze(3).expand({-1, rows.size(1), -1, rows.size(3)});
-    return rows.gather(2, wide).unflatten(2, {end - first, shape_.sinks});
+  /// rows: [batch, kv_heads, seq, width] -> [batch, kv_heads, seq, sinks, width].
+  at::Tensor sink_rows(const at::Tensor& rows, const at::Tensor& index) const {
+    const auto wide = index.flatten(1).unsqueeze(1).unsqueeze(3);
+    return rows.gather(2, wide.expand({-1, rows.size(1), -1, rows.size(3)}))
+        .unflatten(2, {seq_, shape_.sinks});
   }
 
-  at::Tensor sink_logits(int64_t first, int64_t end) const {
-    const auto scores = torch::einsum(
-        "bgrqd,bgqsd->bgrqs", {rotated_q_.slice(3, first, end), sink_rows(rotated_k_, first, end)});
+  at::Tensor sink_logits(const at::Tensor& q, const at::Tensor& sinks) const {
     const auto sink = torch::arange(shape_.sinks, layout_.at.options());
     // within the window a sink is an ordinary row
-    const auto outside = sink.le(layout_.at.slice(1, first, end).unsqueeze(2) - shape_.window);
-    return (scores * scale_)
-        .masked_fill(outside.logical_not().unsqueeze(1).unsqueeze(1), -INFINITY);
+    const auto outside = sink.le(layout_.at.unsqueeze(2) - shape_.window);
+    return torch::add(added_where(outside).unsqueeze(1).unsqueeze(1),
+                      torch::einsum("bgrqd,bgqsd->bgrqs", {q, sinks}), scale_);
   }
 
-  /// Which leaving rows each query finds in the slots: [batch, queries, leaving].
-  at::Tensor absorbed_by(int64_t first, int64_t end, int64_t leave_first, int64_t leave_end) const {
+  /// 1 where a query finds a leaving row in the slots, else 0: [batch, 1, 1, queries, leaving]
+  /// fp32.
+  at::Tensor absorbed_by(int64_t first,
+                         int64_t end,
+                         int64_t leave_first,
+                         int64_t leave_last) const {
     const auto query = torch::arange(first, end, layout_.at.options()).unsqueeze(1);
-    const auto row = torch::arange(leave_first, leave_end, layout_.at.options()).unsqueeze(0);
+    const auto row = torch::arange(leave_first, leave_last, layout_.at.options()).unsqueeze(0);
     return row.le(query - shape_.window)
         .unsqueeze(0)
-        .logical_and(layout_.same_document(first, end, leave_first, leave_end));
+        .logical_and(layout_.same_document(first, end, leave_first, leave_last))
+        .to(torch::kFloat)
+        .unsqueeze(1)
+        .unsqueeze(1);
   }
 
   /// Sum of log_keep over the leaving rows that stand before each query's window, other documents'
@@ -199,38 +231,45 @@ class Reader {
                       int64_t first,
                       int64_t end,
                       int64_t leave_first,
-                      int64_t leave_end) const {
+                      int64_t leave_last) const {
     const auto& like = carry_.mass;
     auto padded = torch::cat({torch::zeros_like(like).unsqueeze(2), total}, 2);
     const auto query = torch::arange(first, end, layout_.at.options());
-    const auto count = (query - shape_.window + 1 - leave_first).clamp(0, leave_end - leave_first);
+    const auto count = (query - shape_.window + 1 - leave_first).clamp(0, leave_last - leave_first);
     return padded.index_select(2, count);
   }
 
-  void take_over(const at::Tensor& total,
-                 const at::Tensor& take,
-                 int64_t leave_first,
-                 int64_t leave_end) {
-    const auto segment = layout_.segment.slice(1, leave_end - 1, leave_end);
-    const auto same = layout_.segment.slice(1, leave_first, leave_end).eq(segment);
+  void take_over(size_t i, const at::Tensor& total, int64_t leave_first, int64_t leave_last) {
+    const auto segment = layout_.segment.slice(1, leave_last - 1, leave_last);
+    const auto same = layout_.segment.slice(1, leave_first, leave_last).eq(segment);
     const auto last = total.slice(2, total.size(2) - 1);
     const auto hidden = same.logical_not().unsqueeze(1).unsqueeze(3);
-    const auto share = (last - total).masked_fill(hidden, -INFINITY).exp() * take;
+    const auto share = (last - total).masked_fill(hidden, -INFINITY).exp() * leaving_.take[i];
     const auto kept = last.squeeze(2).exp() * segment.eq(carry_.segment).unsqueeze(2);
-    const auto from = [&](const at::Tensor& rows) {
-      return torch::matmul(share.transpose(2, 3), rows.slice(2, leave_first, leave_end));
+    const auto sum = [&](const at::Tensor& rows) {
+      return torch::matmul(share.transpose(2, 3), rows);
     };
-    carry_.key = carry_.key * kept.unsqueeze(3) + from(k_);
-    carry_.value = carry_.value * kept.unsqueeze(3) + from(v_);
+    carry_.key = carry_.key * kept.unsqueeze(3) + sum(leaving_.k[i]);
+    carry_.value = carry_.value * kept.unsqueeze(3) + sum(leaving_.v[i]);
     carry_.mass = carry_.mass * kept + share.sum(2);
     carry_.segment = segment;
   }
 
+  /// By chunk.
+  using Pieces = std::vector<at::Tensor>;
+
   BoundedShape shape_;
-  int64_t kv_heads_;
+  int64_t chunk_, seq_, kv_heads_;
   Layout layout_;
-  at::Tensor q_, rotated_q_, k_, rotated_k_, v_, bias_, log_keep_, take_;
+  at::Tensor bias_;
   double scale_;
+  Pieces q_, rotated_q_, sink_logits_, sink_values_;
+  struct {
+    Pieces k, v;
+  } window_;  ///< exact rows, keys rotated
+  struct {
+    Pieces k, v, log_keep, take;
+  } leaving_;  ///< what leaves the window with each chunk; last what stays
   Carry carry_;
 };
 
@@ -242,7 +281,7 @@ at::Tensor bounded_attention(const BoundedRows& rows,
                              const Positions& positions,
                              const BoundedShape& shape,
                              int64_t chunk) {
-  return Reader(rows, writes, slot_bias, positions, shape).run(chunk).to(rows.q.scalar_type());
+  return Reader(rows, writes, slot_bias, positions, shape, chunk).run().to(rows.q.scalar_type());
 }
 
 Slots absorbed(const BoundedRows& rows,
@@ -292,12 +331,13 @@ at::Tensor bounded_read(const at::Tensor& q,
   const auto exact =
       (torch::matmul(by_group(rotated_q, kv_heads), rotated_k.unsqueeze(2).transpose(3, 4)) * scale)
           .to(torch::kFloat)
-          .masked_fill(mask.logical_not().unsqueeze(2), -INFINITY);
+          .masked_fill(mask.logical_not().unsqueeze(2), kHidden);
   const auto dots = torch::matmul(by_group(q.to(torch::kFloat), kv_heads),
                                   slots.key.unsqueeze(2).transpose(3, 4));
   const auto mass = slots.mass.unsqueeze(2);
   const auto bias = slot_bias.to(torch::kFloat).view({1, kv_heads, -1, 1, slot_bias.size(1)});
-  const auto weights = safe_softmax(torch::cat({exact, slot_logits(dots, mass, bias, scale)}, 4));
+  const auto weights =
+      torch::softmax(torch::cat({exact, slot_logits(dots, mass, bias, scale)}, 4), 4);
   const int64_t rows = v.size(2);
   auto out = torch::matmul(weights.narrow(4, 0, rows).to(v.scalar_type()), v.unsqueeze(2))
                  .to(torch::kFloat);

@@ -45,7 +45,7 @@ at::Tensor bounded_attention(const BoundedRows& rows,
                              const at::Tensor& slot_bias,
                              const Positions& positions,
                              const BoundedShape& shape,
-                             int64_t chunk = 64);
+                             int64_t chunk = 32);
 
 /// The slots after that text: what has left the window of each sequence's last token.
 Slots absorbed(const BoundedRows& rows,

@@ -166,7 +166,7 @@ MixerCost bounded_cost(const ModelConfig& config,
   const int64_t query = config.num_attention_heads * config.head_dim;
   const int64_t kv = spec.kv_heads * config.head_dim, slots = config.linear.num_slots;
   const int64_t gates = config.bounded.slot_mass == "count" ? 2 : 1;
-  constexpr int64_t kChunk = 64;
+  constexpr int64_t kChunk = 32;
   MixerCost cost = projections_cost(config, spec.kv_heads);
   cost.matrices += gates * slots * 2 * kv;
   cost.vectors += gates * spec.kv_heads * slots + config.num_attention_heads * slots;
