@@ -57,7 +57,7 @@ std::string ChatLine::text(const std::string& key) const { return text_of(object
 
 void ChatLine::refuse_kind(const std::string& what) const {
   const auto way = way_of_building([&](const std::string& key) { return has(key); });
-  refuse(what, way.empty() ? expected_ : way);
+  refuse(what, way.empty() ? expected_ : std::string(way));
 }
 
 void ChatLine::refuse(const std::string& what, const std::string& remedy) const {

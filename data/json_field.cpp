@@ -68,7 +68,7 @@ class FieldListener : public nlohmann::json_sax<Json> {
   std::string remedy() const {
     const auto has = [&](const auto& key) { return std::ranges::find(keys_, key) != keys_.end(); };
     const auto way = way_of_building(has);
-    return way.empty() ? suggestion(field_, keys_) : way;
+    return way.empty() ? suggestion(field_, keys_) : std::string(way);
   }
   [[noreturn]] void fail(const std::string& what, const std::string& remedy) const {
     throw Error(ExitCode::kBadData, {.what = what, .where = where_, .remedy = remedy});
@@ -92,7 +92,7 @@ std::string json_string_field(std::string_view line,
   return listener.take();
 }
 
-std::string way_of_building(const std::function<bool(const std::string&)>& has) {
+std::string_view way_of_building(const std::function<bool(const std::string&)>& has) {
   if (has("chosen")) return "pairs of answers are built with --preferences";
   if (has("messages") || has("conversations")) return "chats are built with --chats";
   if (has("text")) return "texts are built without --chats and --preferences";

@@ -15,6 +15,6 @@ std::string json_string_field(std::string_view line,
 
 /// Where a line with such keys is not what was asked for: how it is built into a corpus, as a
 /// remedy; "" where its keys do not tell. `has`: whether the line has a key.
-std::string way_of_building(const std::function<bool(const std::string&)>& has);
+std::string_view way_of_building(const std::function<bool(const std::string&)>& has);
 
 }  // namespace kvsmith
