@@ -39,7 +39,8 @@ def show(lines):
 def over_seeds(points):
     groups = {}
     for point in points:
-        groups.setdefault((point["checkpoint"], point["method"], point["context"]), []).append(point)
+        method = point["method"].removesuffix(f", seed {point['seed']}")
+        groups.setdefault((point["checkpoint"], method, point["context"]), []).append(point)
     lines = [["method", "seeds", "bytes", "perplexity", "+-", "KL", "+-", "same top", "+-"]]
     for (_, method, _), group in groups.items():
         def spread(key, scale, digits, unit=""):
