@@ -1,5 +1,6 @@
 #include "evaluate/cache_measurement.h"
 
+#include <algorithm>
 #include <set>
 
 #include <torch/types.h>
@@ -40,17 +41,19 @@ CacheLengths measure_lengths(DecoderImpl& model, int64_t context) {
   CacheLengths out;
   for (const int64_t tokens : telling_lengths(model.graph(), context))
     out.lengths.push_back(measure_cache(model, tokens));
-  out.at_8k = measure_cache(model, kLongestMeasured);
+  const bool is_there = out.lengths.back().tokens == kLongestMeasured;
+  out.at_8k = is_there ? out.lengths.back() : measure_cache(model, kLongestMeasured);
   return out;
 }
 
 std::vector<int64_t> telling_lengths(const KvGraph& graph, int64_t context) {
-  std::set<int64_t> lengths = {context, 4 * context};
+  const int64_t longest = std::max(context, kLongestMeasured);
+  std::set<int64_t> lengths = {context, std::min(4 * context, longest)};
   for (int64_t layer = 0; layer < graph.size(); ++layer) {
     const int64_t window = graph[layer].window, rows = window + graph[layer].sinks;
     if (window == 0) continue;
     for (const int64_t tokens : {window - 1, window, window + 1, rows, rows + 1})
-      if (tokens > 0) lengths.insert(tokens);
+      if (tokens > 0 && tokens <= longest) lengths.insert(tokens);
   }
   return {lengths.begin(), lengths.end()};
 }

@@ -14,7 +14,7 @@ struct CacheMeasurement {
   int64_t bytes_used = 0, bytes_reserved = 0, bytes_formula = 0;
 };
 
-/// The longest text whose cache measure_lengths() measures, in tokens.
+/// The longest text whose cache measure_lengths() measures, in tokens, but for a longer context.
 inline constexpr int64_t kLongestMeasured = 8192;
 
 /// What the cache of a model holds when nothing is done to it.
@@ -35,7 +35,7 @@ CacheMeasurement measure_cache(DecoderImpl& model, int64_t tokens);
 CacheLengths measure_lengths(DecoderImpl& model, int64_t context);
 
 /// Lengths at which a cache may change its behaviour: around each window and capacity of the model,
-/// the context, and four times the context.
+/// the context, and four times the context; none beyond both the context and kLongestMeasured.
 std::vector<int64_t> telling_lengths(const KvGraph& graph, int64_t context);
 
 }  // namespace kvsmith
