@@ -56,8 +56,9 @@ std::vector<ChatMessage> ChatLine::messages(const std::string& key,
 std::string ChatLine::text(const std::string& key) const { return text_of(object_, "", key); }
 
 void ChatLine::refuse_kind(const std::string& what) const {
-  const auto way = way_of_building([&](const std::string& key) { return has(key); });
-  refuse(what, way.empty() ? expected_ : std::string(way));
+  const std::string otherwise =
+      has("text") ? "texts are built without --chats and --preferences" : expected_;
+  refuse(what, way_of_building([&](const std::string& key) { return has(key); }, otherwise));
 }
 
 void ChatLine::refuse(const std::string& what, const std::string& remedy) const {

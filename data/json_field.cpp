@@ -20,9 +20,10 @@ class FieldListener : public nlohmann::json_sax<Json> {
       : field_(field), where_(where) {}
 
   std::string take() {
-    if (!found_)
-      fail(cat("no field \"", field_, "\""), keys_.empty() ? "the object is empty" : remedy());
-    return std::move(value_);
+    if (found_) return std::move(value_);
+    const auto has = [&](const auto& key) { return std::ranges::find(keys_, key) != keys_.end(); };
+    fail(cat("no field \"", field_, "\""),
+         keys_.empty() ? "the object is empty" : way_of_building(has, suggestion(field_, keys_)));
   }
 
   bool null() override { return other("null"); }
@@ -65,11 +66,6 @@ class FieldListener : public nlohmann::json_sax<Json> {
     if (at_field_) fail(cat("the field \"", field_, "\" is ", what, ", not a string"), "");
     return true;
   }
-  std::string remedy() const {
-    const auto has = [&](const auto& key) { return std::ranges::find(keys_, key) != keys_.end(); };
-    const auto way = way_of_building(has);
-    return way.empty() ? suggestion(field_, keys_) : std::string(way);
-  }
   [[noreturn]] void fail(const std::string& what, const std::string& remedy) const {
     throw Error(ExitCode::kBadData, {.what = what, .where = where_, .remedy = remedy});
   }
@@ -92,11 +88,11 @@ std::string json_string_field(std::string_view line,
   return listener.take();
 }
 
-std::string_view way_of_building(const std::function<bool(const std::string&)>& has) {
+std::string way_of_building(const std::function<bool(const std::string&)>& has,
+                            std::string otherwise) {
   if (has("chosen")) return "pairs of answers are built with --preferences";
   if (has("messages") || has("conversations")) return "chats are built with --chats";
-  if (has("text")) return "texts are built without --chats and --preferences";
-  return "";
+  return otherwise;
 }
 
 }  // namespace kvsmith

@@ -13,8 +13,9 @@ std::string json_string_field(std::string_view line,
                               const std::string& field,
                               const std::string& where);
 
-/// Where a line with such keys is not what was asked for: how it is built into a corpus, as a
-/// remedy; "" where its keys do not tell. `has`: whether the line has a key.
-std::string_view way_of_building(const std::function<bool(const std::string&)>& has);
+/// Where a line is not what was asked for: how one with such keys is built into a corpus, as a
+/// remedy; `otherwise` where its keys do not tell. `has`: whether the line has a key.
+std::string way_of_building(const std::function<bool(const std::string&)>& has,
+                            std::string otherwise);
 
 }  // namespace kvsmith

@@ -88,7 +88,7 @@ class Run {
     const CorpusInfo& info = texts_.info();
     auto training = texts_.training();
     if (const auto text = training->remark(); !text.empty()) note(text);
-    if (!validation_)
+    if (!validation_ && !config_.data.validation_split.empty())
       note(cat("note: no corpus has a split \"", config_.data.validation_split,
                "\": nothing is validated"));
     batches_ = std::make_unique<BatchStream>(std::move(training), t.micro_batch());

@@ -177,6 +177,12 @@ TEST_F(TextSourceTest, BadJsonNamesFileAndLine) {
   }
 }
 
+TEST_F(TextSourceTest, AnotherFieldThanTheOneAskedForIsNamed) {
+  const auto path = put("a.jsonl", "{\"text\": \"x\"}\n");
+  expect_error([&] { read({path}, {.json_field = "texts"}); }, ExitCode::kBadData,
+               "no field \"texts\"; did you mean \"text\"?");
+}
+
 TEST_F(TextSourceTest, InvalidUtf8IsAnErrorWithLineAndByteOffset) {
   const std::string text = "\uFEFFone\ntwo\nth\xC3ree\n";
   expect_error([&] { read({put("a.txt", text)}); }, ExitCode::kBadData,

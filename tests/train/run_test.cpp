@@ -35,6 +35,22 @@ class RunTest : public ::testing::Test {
   std::vector<std::string> notes_;
 };
 
+TEST_F(RunTest, NotesASplitToValidateOnThatIsMissedAndNoneThatIsNotWanted) {
+  const auto is_noted = [&] {
+    return std::ranges::any_of(notes_, [](const std::string& note) {
+      return note.find("nothing is validated") != std::string::npos;
+    });
+  };
+  auto run = config();
+  train(run, "has");
+  run.data.validation_split = "";
+  train(run, "unwanted");
+  EXPECT_FALSE(is_noted());
+  run.data.validation_split = "missed";
+  train(run, "missed");
+  EXPECT_TRUE(is_noted());
+}
+
 TEST_F(RunTest, ResumedAtAnyStepEqualsUninterrupted) {
   for (const char* precision : {"fp32", "bf16"}) {
     auto run = config();
