@@ -19,10 +19,7 @@ at::Tensor by_group(const at::Tensor& q, int64_t kv_heads) {
 constexpr double kHidden = -1e30;
 
 /// What to add to logits: 0 where `seen`, else kHidden. fp32.
-at::Tensor added_where(const at::Tensor& seen) {
-  return torch::zeros(seen.sizes(), seen.options().dtype(torch::kFloat))
-      .masked_fill_(seen.logical_not(), kHidden);
-}
+at::Tensor added_where(const at::Tensor& seen) { return torch::where(seen, 0.0, kHidden); }
 
 /// Logits of slots from q . (sum of keys) and mass; kHidden where nothing has been absorbed.
 /// dots: [batch, kv_heads, group, n, slots]; mass: [batch, kv_heads, n, slots].
@@ -177,9 +174,8 @@ class Reader {
                            int64_t row_first,
                            int64_t first) const {
     const int64_t end = first + q.size(3);
-    const auto index = torch::arange(seq_, layout_.at.options());
-    const auto behind =
-        index.slice(0, first, end).unsqueeze(1) - index.slice(0, row_first, end).unsqueeze(0);
+    const auto behind = torch::arange(first, end, layout_.at.options()).unsqueeze(1) -
+                        torch::arange(row_first, end, layout_.at.options()).unsqueeze(0);
     auto seen = behind.ge(0).logical_and(behind.lt(shape_.window)).unsqueeze(0);
     seen = seen.logical_and(layout_.same_document(first, end, row_first, end));
     seen = seen.logical_and(layout_.at.slice(1, row_first, end).ge(0).unsqueeze(1));

@@ -157,11 +157,6 @@ void show(const Corpus& corpus, const InspectFlags& flags) {
   }
 }
 
-double rounded(double x, int digits) {
-  const double unit = std::pow(10, digits);
-  return std::round(x * unit) / unit;
-}
-
 void inspect(const InspectFlags& flags) {
   const Corpus corpus = Corpus::open(flags.corpus);
   if (flags.verify) corpus.verify();
@@ -175,14 +170,15 @@ void inspect(const InspectFlags& flags) {
   for (const auto& [name, split] : json["splits"].items()) {
     std::cout << "split       " << name << ": " << split["documents"] << " documents, "
               << split["tokens"] << " tokens, " << human_bytes(split["text_bytes"].get<double>())
-              << " of text, " << rounded(split["bytes_per_token"], 2) << " bytes a token\n";
+              << " of text, " << std::round(100 * split["bytes_per_token"].get<double>()) / 100
+              << " bytes a token\n";
     if (split.contains("pairs"))
       std::cout << "            in " << split["pairs"] << " pairs: chosen, rejected\n";
     if (!split.contains("learnt_tokens")) continue;
     const double share =
         split["learnt_tokens"].get<double>() / std::max(1.0, split["tokens"].get<double>());
     std::cout << "            " << split["learnt_tokens"] << " tokens are learnt ("
-              << rounded(100 * share, 1) << " %)\n";
+              << std::round(1000 * share) / 10 << " %)\n";
   }
   for (const auto& source : corpus.info().sources) {
     std::cout << "source      " << printable(source.name) << ", " << source.bytes << " bytes\n";

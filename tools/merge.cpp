@@ -23,8 +23,8 @@ struct MergeFlags {
 void merge(const MergeFlags& flags) {
   Console console(flags.quiet);
   expect_model_output(flags.output, flags.force);
+  const RunConfig config = read_adapter_checkpoint(flags.run).config;  // before its base is read
   const ModelSource source = open_model(flags.run);
-  const RunConfig config = read_adapter_checkpoint(flags.run).config;
   write_model(source, flags.output, flags.force,
               {{"merged_from", flags.run.string()}, {"base", config.train.init_from}},
               flags.dtype == "bf16" ? at::kBFloat16 : at::kFloat);
