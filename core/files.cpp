@@ -1,15 +1,13 @@
 #include "core/files.h"
 
 #include <algorithm>
-#include <fstream>
+#include <chrono>
 #include <regex>
-#include <sstream>
 #include <system_error>
 #include <utility>
 #include <vector>
 
 #include <fcntl.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -29,29 +27,7 @@ using posix::Place;
 using posix::retry;
 using posix::sync;
 using posix::sync_directory;
-
-/// When process `pid` started, in clock ticks since boot; 0 when there is none.
-uint64_t start_of(uint64_t pid) {
-  std::ifstream file(cat("/proc/", pid, "/stat"));
-  std::string line;
-  std::getline(file, line);
-  // The second field is the program's name, which may hold anything; field 22 is the start.
-  std::istringstream rest(line.substr(std::min(line.size(), line.rfind(')') + 1)));
-  std::string field;
-  for (int i = 3; i <= 22; ++i) rest >> field;
-  return rest ? std::stoull(field) : 0;
-}
-
-/// ".<name>.<kind>-<pid>-<start of the process>-<nonce>". The pid alone could be of another process
-/// by now; in containers it often is.
-std::string temporary_name(const std::string& name, std::string_view kind) {
-  uint64_t nonce = 0;
-  if (retry([&] { return ::getrandom(&nonce, sizeof nonce, 0); }) < 0) {
-    fail("draw a random name", name, errno);
-  }
-  const auto pid = static_cast<uint64_t>(::getpid());
-  return cat(".", name, ".", kind, "-", pid, "-", start_of(pid), "-", nonce);
-}
+using posix::temporary_name;
 
 Descriptor create_temporary(const Place& place, const std::string& name) {
   constexpr int kFlags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
@@ -108,6 +84,48 @@ void sync_tree(const fs::path& directory) {
   sync_directory(open_to_sync(directory).get(), directory);
 }
 
+/// When something at `path`, or in the directory that it is, was written last.
+fs::file_time_type last_write(const fs::path& path) {
+  std::error_code gone;
+  auto last = fs::last_write_time(path, gone);
+  fs::directory_iterator at(path, gone);
+  for (; !gone && at != fs::directory_iterator(); at.increment(gone))
+    last = std::max(last, fs::last_write_time(at->path(), gone));
+  return last;
+}
+
+/// Of temporaries for `of` (empty: for any name) whose process is not there, those that have not
+/// been written to for `idle`.
+void sweep(const fs::path& directory, const std::string& of, fs::file_time_type::duration idle) {
+  static const std::regex kPattern(R"(\.(.+)\.(tmp|old)-(\d{1,19})-(\d{1,19})-\d{1,20})");
+  std::error_code error;
+  std::vector<std::string> names;
+  fs::directory_iterator at(directory, error);
+  for (; !error && at != fs::directory_iterator(); at.increment(error)) {
+    names.push_back(at->path().filename());
+  }
+  if (error == std::errc::no_such_file_or_directory) return;
+  if (error) fail("list", directory, error.value());
+  for (const std::string& name : names) {
+    std::smatch part;
+    if (!std::regex_match(name, part, kPattern)) continue;
+    if (!of.empty() && part[1] != of) continue;
+    const uint64_t start = posix::start_of(std::stoull(part[3]));
+    if (start != 0 && start == std::stoull(part[4])) continue;
+    if (fs::file_time_type::clock::now() - last_write(directory / name) < idle) continue;
+    const fs::path final_path = directory / part[1].str();
+    const bool missing = fs::symlink_status(final_path, error).type() == fs::file_type::not_found;
+    if (part[2] == "old" && missing) {
+      const Place place(final_path);
+      rename_in(place, name, place.name);
+      sync_directory(place.fd.get(), place.directory);
+      continue;
+    }
+    fs::remove_all(directory / name, error);
+    if (error) fail("delete", directory / name, error.value());
+  }
+}
+
 }  // namespace
 
 void expect_writable(const fs::path& path, bool force) {
@@ -117,6 +135,7 @@ void expect_writable(const fs::path& path, bool force) {
                                           .where = place.path.string(),
                                           .remedy = "pass --force to replace it"});
   }
+  sweep_abandoned(place.directory, place.name);
   const std::string probe = temporary_name(place.name, "tmp");
   create_temporary(place, probe);
   if (::unlinkat(place.fd.get(), probe.c_str(), 0) != 0) fail("remove", place.path, errno);
@@ -238,32 +257,10 @@ void remove_durably(const fs::path& path) {
   if (error) fail("delete", place.directory / trash, error.value());
 }
 
-void sweep_temporaries(const fs::path& directory) {
-  static const std::regex kPattern(R"(\.(.+)\.(tmp|old)-(\d{1,19})-(\d{1,19})-\d{1,20})");
-  std::error_code error;
-  std::vector<std::string> names;
-  fs::directory_iterator at(directory, error);
-  for (; !error && at != fs::directory_iterator(); at.increment(error)) {
-    names.push_back(at->path().filename());
-  }
-  if (error == std::errc::no_such_file_or_directory) return;
-  if (error) fail("list", directory, error.value());
-  for (const std::string& name : names) {
-    std::smatch part;
-    if (!std::regex_match(name, part, kPattern)) continue;
-    const uint64_t start = start_of(std::stoull(part[3]));
-    if (start != 0 && start == std::stoull(part[4])) continue;
-    const fs::path final_path = directory / part[1].str();
-    const bool missing = fs::symlink_status(final_path, error).type() == fs::file_type::not_found;
-    if (part[2] == "old" && missing) {
-      const Place place(final_path);
-      rename_in(place, name, place.name);
-      sync_directory(place.fd.get(), place.directory);
-      continue;
-    }
-    fs::remove_all(directory / name, error);
-    if (error) fail("delete", directory / name, error.value());
-  }
+void sweep_temporaries(const fs::path& directory) { sweep(directory, "", {}); }
+
+void sweep_abandoned(const fs::path& directory, const std::string& name) {
+  sweep(directory, name, std::chrono::hours(1));
 }
 
 uint64_t free_bytes(const fs::path& path) {

@@ -109,9 +109,12 @@ void replace_link(const std::filesystem::path& link, const std::filesystem::path
 /// it half deleted. Nothing happens when it is not there.
 void remove_durably(const std::filesystem::path& path);
 /// Deletes what interrupted AtomicFile, AtomicDirectory and remove_durably left in `directory`:
-/// names of their pattern whose process is no longer there. Processes of other machines cannot be
-/// seen: hold the DirectoryLock when several share the directory.
+/// names of their pattern whose process is no longer there. Processes of other machines and
+/// containers cannot be seen: hold the DirectoryLock when several share the directory.
 void sweep_temporaries(const std::filesystem::path& directory);
+/// The same without a lock: of what nobody has written to for an hour; with `name` what was made
+/// for the file or directory of that name only.
+void sweep_abandoned(const std::filesystem::path& directory, const std::string& name = "");
 
 /// An append-only file, one write(2) per append(), so that lines of several writers do not mix.
 /// What a failed append() wrote is taken back.

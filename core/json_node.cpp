@@ -119,19 +119,23 @@ std::string JsonNode::found() const {
   return text.size() > kLongest ? text.substr(0, kLongest) + "..." : text;
 }
 
+void expect_levels(std::string_view text, int most_levels, const std::string& where) {
+  // a callback at every value would cost as much as the parsing
+  if (levels_of(text) <= most_levels) return;
+  throw Error(ExitCode::kBadData, {.what = cat("more than ", most_levels, " levels of JSON"),
+                                   .where = where,
+                                   .remedy = "a truncated or damaged file?"});
+}
+
 Json parse_json(std::string_view text, int most_levels, const std::string& where) {
-  const auto refuse = [&](const std::string& what) {
-    throw Error(ExitCode::kBadData,
-                {.what = what, .where = where, .remedy = "a truncated or damaged file?"});
-  };
-  // Before it is parsed: a callback at every value would cost as much as the parsing.
-  if (levels_of(text) > most_levels) refuse(cat("more than ", most_levels, " levels of JSON"));
+  expect_levels(text, most_levels, where);
   try {
     return Json::parse(text.begin(), text.end());
   } catch (const Json::parse_error& error) {
-    refuse(cat("malformed JSON at byte ", error.byte));
+    throw Error(ExitCode::kBadData, {.what = cat("malformed JSON at byte ", error.byte),
+                                     .where = where,
+                                     .remedy = "a truncated or damaged file?"});
   }
-  return {};
 }
 
 }  // namespace kvsmith

@@ -1,8 +1,12 @@
 #include "core/posix.h"
 
+#include <algorithm>
+#include <fstream>
+#include <sstream>
 #include <system_error>
 
 #include <fcntl.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 
 #include "core/error.h"
@@ -110,6 +114,26 @@ Descriptor Place::open(int flags) const {
   Descriptor file(retry([&] { return ::openat(fd.get(), name.c_str(), all, 0666); }));
   if (!file.is_open()) fail("open", path, errno);
   return file;
+}
+
+uint64_t start_of(uint64_t pid) {
+  std::ifstream file(cat("/proc/", pid, "/stat"));
+  std::string line;
+  std::getline(file, line);
+  // The second field is the program's name, which may hold anything; field 22 is the start.
+  std::istringstream rest(line.substr(std::min(line.size(), line.rfind(')') + 1)));
+  std::string field;
+  for (int i = 3; i <= 22; ++i) rest >> field;
+  return rest ? std::stoull(field) : 0;
+}
+
+std::string temporary_name(const std::string& name, std::string_view kind) {
+  uint64_t nonce = 0;
+  if (retry([&] { return ::getrandom(&nonce, sizeof nonce, 0); }) < 0) {
+    fail("draw a random name", name, errno);
+  }
+  const auto pid = static_cast<uint64_t>(::getpid());
+  return cat(".", name, ".", kind, "-", pid, "-", start_of(pid), "-", nonce);
 }
 
 }  // namespace kvsmith::posix

@@ -2,6 +2,7 @@
 
 #include <cerrno>
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <string>
 #include <string_view>
@@ -70,5 +71,12 @@ struct Place {
   std::string name;
   Descriptor fd;  ///< of `directory`
 };
+
+/// When process `pid` started, in clock ticks since boot; 0 when there is none.
+uint64_t start_of(uint64_t pid);
+
+/// ".<name>.<kind>-<pid>-<start of the process>-<nonce>", which sweep_temporaries() knows. The pid
+/// alone could be of another process by now; in containers it often is.
+std::string temporary_name(const std::string& name, std::string_view kind);
 
 }  // namespace kvsmith::posix

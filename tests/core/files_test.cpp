@@ -1,5 +1,6 @@
 #include "core/files.h"
 
+#include <chrono>
 #include <cstdio>
 #include <set>
 #include <string>
@@ -192,6 +193,18 @@ TEST(Files, ExpectWritableRefusesBeforeTheWork) {
   expect_writable(directory / "file", true);
   expect_writable(directory / "new", false);
   EXPECT_EQ(directory.names(), std::set<std::string>{"file"});
+}
+
+TEST(Files, ExpectWritableClearsAwayWhatAKilledAttemptAtTheSameFileLeft) {
+  const TemporaryDirectory directory;
+  const std::set<std::string> others = {".file.tmp-1-99999999999-4", ".other.tmp-1-99999999999-3"};
+  write_file(directory / ".file.tmp-1-99999999999-3", "left over");
+  for (const auto& name : others) write_file(directory / name, "of another");
+  const auto long_ago = fs::file_time_type::clock::now() - std::chrono::hours(2);
+  for (const auto* name : {".file.tmp-1-99999999999-3", ".other.tmp-1-99999999999-3"})
+    fs::last_write_time(directory / name, long_ago);
+  expect_writable(directory / "file", false);
+  EXPECT_EQ(directory.names(), others) << "one is of another file, one may be of another container";
 }
 
 TEST(Files, ParentsAreMadeButNotThePathItself) {
