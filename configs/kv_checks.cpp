@@ -21,8 +21,19 @@ class EdgeCheck {
              cat("layer ", i, " reads keys of layer ", graph_[i].k_source, " (", k.kind,
                  ") and values of layer ", graph_[i].v_source, " (", v.kind,
                  "), which remember different tokens; use layers of one kind"));
+      const bool keys_ahead = graph_[i].k_source > i, values_ahead = graph_[i].v_source > i;
+      expect(keys_ahead == values_ahead, "v_source_layers",
+             cat("layer ", i, " reads ", keys_ahead ? "keys" : "values",
+                 " of a layer above it, which are there up to the token before, and ",
+                 keys_ahead ? "values" : "keys", " of one that is not above it; take both from ",
+                 "above or none"));
+      const bool is_fused = graph_[i].kind == "fused";
+      expect(!is_fused || graph_[i].k_source != graph_[i].v_source, "layer_types",
+             cat("layer ", i, " is fused, which mixes rows of two layers, and reads layer ",
+                 graph_[i].k_source, " alone; name two, or make it full"));
       check(i, graph_[i].k_source, "k_source_layers", /*keys=*/true);
-      check(i, graph_[i].v_source, "v_source_layers", /*keys=*/false);
+      if (graph_[i].v_source != graph_[i].k_source)
+        check(i, graph_[i].v_source, "v_source_layers", /*keys=*/is_fused);
     }
     for (const Slice& slice : graph_.slices()) {
       for (int64_t i = slice.first; slice.is_cyclic && i < slice.last; ++i) {

@@ -151,6 +151,7 @@ class Expansion {
     if (!local) return false;
     expect(*local >= 1 && *local < layers_, "pattern",
            cat("\"", name, "\" needs 1 to ", layers_ - 1, " local layers to each global one"));
+    if (*local < 1 || *local >= layers_) return true;
     for (int64_t i = 0; i < layers_; ++i)
       out_.types.emplace_back((i + 1) % (*local + 1) == 0 ? "full" : "sliding");
     return true;
@@ -189,7 +190,8 @@ class Expansion {
   /// mixtures of both.
   bool fused(const std::string& name) {
     if (name != "fusedkv-lite" && name != "fusedkv") return false;
-    expect(layers_ >= 2, "pattern", cat("\"", name, "\" needs at least 2 layers"));
+    const int64_t least = name == "fusedkv" ? 4 : 2;  // mixes rows of two layers of the lower half
+    expect(layers_ >= least, "pattern", cat("\"", name, "\" needs at least ", least, " layers"));
     const int64_t half = layers_ / 2;
     for (int64_t i = 0; i < layers_; ++i) {
       out_.types.emplace_back(i >= half && name == "fusedkv" ? "fused" : "full");

@@ -223,8 +223,6 @@ struct ModelConfig {
     const auto width = static_cast<double>(head_dim);
     return 1 / std::sqrt(query_pre_attn_scalar > 0 ? query_pre_attn_scalar : width);
   }
-  /// Query heads that read one key/value head.
-  int64_t group_size() const { return num_attention_heads / num_key_value_heads; }
 };
 
 /// A key of [model] and what is wrong with its value.

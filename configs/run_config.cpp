@@ -113,6 +113,18 @@ void check_adapter(const RunConfig& config, const Expect& expect) {
              lora.dropout, ")"));
 }
 
+/// Layers that read ahead are run several times over the same tokens.
+template <class Place>
+void check_adapter_passes(const RunConfig& config,
+                          const Place& place,
+                          std::vector<Complaint>& complaints) {
+  if (config.lora.rank == 0 || config.lora.dropout == 0 || !KvGraph(config.model).is_cyclic())
+    return;
+  complaints.push_back({place("lora.dropout"),
+                        "layers that read ahead are run several times over the same tokens, and "
+                        "each pass would drop other elements; set it to 0"});
+}
+
 /// Relations between keys. `place` tells where a key was set.
 template <class Place>
 void check_relations(const RunConfig& config,
@@ -217,6 +229,7 @@ RunConfig resolve(const Settings& settings, RunConfig config = {}) {
       complaints.push_back({place("model." + problem.key), problem.text});
     if (complaints.empty()) {
       check_passes(config, place, complaints);
+      check_adapter_passes(config, place, complaints);
       check_auxiliary_losses(config, place, complaints);
     }
   }

@@ -21,9 +21,10 @@ namespace kvsmith {
 /// What passes through the mixer of a layer in one step, all [batch, seq, hidden_size].
 struct MixerPass {
   int64_t layer = 0;
-  const at::Tensor& residual;  ///< what enters the layer, and the output is added to
-  const at::Tensor& input;     ///< the same after the layer's norm
-  at::Tensor& output;          ///< may be replaced
+  /// What enters the layer; the output, with sandwich_norm behind a norm, is added to it.
+  const at::Tensor& residual;
+  const at::Tensor& input;  ///< the same after the layer's norm
+  at::Tensor& output;       ///< may be replaced
 };
 using MixerObserver = std::function<void(const MixerPass&)>;
 

@@ -53,16 +53,6 @@ ModelFootprint model_footprint(const ModelConfig& c) {
   return out;
 }
 
-double forward_flops_per_token(const ModelConfig& c, int64_t context) {
-  const KvGraph graph(c);
-  double sum = head_flops(c);
-  for (int64_t layer = 0; layer < graph.size(); ++layer) {
-    const Runs runs = runs_of(c, graph, layer);
-    sum += (runs.with_gradient + runs.without) * forward_flops(c, graph, layer, context);
-  }
-  return sum;
-}
-
 double training_flops_per_token(const ModelConfig& c, int64_t context) {
   const KvGraph graph(c);
   double sum = 3 * head_flops(c);

@@ -14,13 +14,12 @@ struct ModelFootprint {
 };
 ModelFootprint model_footprint(const ModelConfig& config);
 
-/// Floating-point operations of a forward pass per token in a sequence of `context` tokens:
-/// 2 * matmul_parameters + 4 * heads * head_dim * tokens seen, for each layer. The second term is
-/// scores and weighted values; without a window a query sees half the sequence on average. Layers
-/// of a cyclic slice count once for each pass.
-double forward_flops_per_token(const ModelConfig& config, int64_t context);
-/// Backward costs twice the forward pass; what gradient checkpointing computes again is left out,
-/// as in MFU; passes without gradient have no backward pass.
+/// Floating-point operations of training per token in a sequence of `context` tokens. A forward
+/// pass takes 2 * matmul_parameters + 4 * heads * head_dim * tokens seen, for each layer; the
+/// second term is scores and weighted values, and without a window a query sees half the sequence
+/// on average. Backward costs twice as much; what gradient checkpointing computes again is left
+/// out, as in MFU. Layers of a cyclic slice count once for each pass, and passes without gradient
+/// have no backward pass.
 double training_flops_per_token(const ModelConfig& config, int64_t context);
 
 /// Host or device bytes of training with AdamW, as if all parameters learned (`trainable`).

@@ -43,6 +43,11 @@ std::vector<std::string> add_adapters(DecoderImpl& model, const LoraConfig& conf
       return distance_to_pattern(target, name) == 0;
     });
     if (!is_target) continue;
+    if (config.dropout > 0 && (name.ends_with("kv_b_proj") || name == "lm_head")) {
+      throw Error(ExitCode::kConfig,
+                  {name + " is not given its input, from which to drop elements", "lora.dropout",
+                   "set it to 0, or leave the map out of lora.targets"});
+    }
     map->adapt(config.rank, config.scale(), config.dropout);
     adapted.push_back(name);
   }

@@ -206,6 +206,15 @@ std::unique_ptr<Memory> CachedRows::clone() const {
   return out;
 }
 
+std::unique_ptr<Memory> CachedRows::clone_start(int64_t tokens) const {
+  auto out = std::make_unique<CachedRows>(*this);
+  for (auto& length : out->lengths_) length = std::min(length, tokens);
+  out->options_.initial_rows = 0;
+  out->capacity_ = *std::ranges::max_element(out->lengths_);
+  out->storage_ = copies(first_rows(storage_, out->capacity_));
+  return out;
+}
+
 RingRows::RingRows(const CacheOptions& options, int64_t window, int64_t sinks)
     : options_(options), window_(window), sinks_(sinks), lengths_(options.batch, 0) {}
 
@@ -290,7 +299,9 @@ std::unique_ptr<Memory> RingRows::clone() const { return std::make_unique<RingRo
 
 RingRows RingRows::copy() const {
   RingRows out = *this;
-  out.storage_ = copies(storage_);
+  out.options_.initial_rows = 0;
+  out.allocated_ = rows_of(*std::ranges::max_element(lengths_));
+  out.storage_ = copies(first_rows(storage_, out.allocated_));
   return out;
 }
 
@@ -365,6 +376,17 @@ KvCache KvCache::fork() const {
   for (const auto& layer : layers_) layers.push_back(layer ? layer->clone() : nullptr);
   KvCache out(std::move(layers));
   out.attach();
+  return out;
+}
+
+KvCache KvCache::fork(int64_t tokens) const {
+  std::vector<std::unique_ptr<Memory>> layers;
+  for (const auto& layer : layers_) layers.push_back(layer ? layer->clone_start(tokens) : nullptr);
+  KvCache out(std::move(layers));
+  out.attach();
+  for (auto& layer : out.layers_)
+    if (auto* rows = dynamic_cast<RowMemory*>(layer.get()))
+      rows->rewind(Positions::range(tokens, 1));
   return out;
 }
 

@@ -53,6 +53,9 @@ class Memory {
   virtual void attach(KvCache& /*cache*/) {}
   /// A copy with storage of its own, to save a state or to continue one text in several ways.
   virtual std::unique_ptr<Memory> clone() const = 0;
+  /// The same where all after the first `tokens` tokens is to be forgotten: that, and its storage,
+  /// may be missing already.
+  virtual std::unique_ptr<Memory> clone_start(int64_t /*tokens*/) const { return clone(); }
 };
 
 /// Rows to attend to: tensors that share the row dimension, and the position of each row. A stream
@@ -147,6 +150,7 @@ class CachedRows final : public RowMemory {
   int64_t bytes_reserved() const override;
   void clear() override;
   std::unique_ptr<Memory> clone() const override;
+  std::unique_ptr<Memory> clone_start(int64_t tokens) const override;
 
  private:
   void reserve(int64_t rows, const std::vector<at::Tensor>& like);
@@ -172,6 +176,7 @@ class RingRows final : public RowMemory {
   int64_t bytes_reserved() const override;
   void clear() override;
   std::unique_ptr<Memory> clone() const override;
+  /// With no storage ahead of what it holds.
   RingRows copy() const;
 
   /// What the next token of each sequence will overwrite.
@@ -219,6 +224,9 @@ class KvCache {
   void rewind(int64_t tokens);
   /// A cache that continues from the same point on its own.
   KvCache fork() const;
+  /// The same from position `tokens` on, in storage for what is before it. Only where every layer
+  /// that remembers more has rows, and those can be taken back.
+  KvCache fork(int64_t tokens) const;
 
  private:
   std::vector<std::unique_ptr<Memory>> layers_;

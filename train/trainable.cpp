@@ -24,6 +24,17 @@ namespace {
                        : "the nearest is " + nearest->first});
 }
 
+/// How many passes over a text go back through a parameter.
+int64_t passes_with_gradient(const DecoderImpl& model, const std::string& name) {
+  constexpr std::string_view kLayers = "model.layers.";
+  if (!name.starts_with(kLayers)) return 1;
+  const int64_t layer = std::stoll(name.substr(kLayers.size()));
+  const bool is_repeated = std::ranges::any_of(model.graph().slices(), [&](const Slice& slice) {
+    return slice.is_cyclic && slice.first <= layer && layer < slice.last;
+  });
+  return is_repeated ? model.config().backward_passes : 1;
+}
+
 }  // namespace
 
 NamedTensors choose_trainable(DecoderImpl& model, const std::vector<std::string>& patterns) {
@@ -72,7 +83,7 @@ double spared_flops_per_token(const DecoderImpl& model) {
     const bool is_multiplied = parameter.dim() == 2 && (!name.starts_with("model.embed_tokens") ||
                                                         parameter.is_same(model.head_weight()));
     if (is_multiplied && !parameter.requires_grad())
-      spared += 2 * static_cast<double>(parameter.numel());
+      spared += static_cast<double>(2 * passes_with_gradient(model, name) * parameter.numel());
   }
   return spared;
 }

@@ -174,6 +174,24 @@ TEST(KvGraph, ImpossibleTablesAreRefusedWithLayersAndReason) {
       {[](auto& c) { c.pattern = "cla-7"; }, "pattern", "groups of 2 to 6"},
       {[](auto& c) { c.pattern = "mqa"; }, "num_key_value_heads", "one key/value head, not 2"},
       {[](auto& c) { c.pattern = "trailing-reuse-6"; }, "pattern", "1 to 5 layers"},
+      {[](auto& c) { c.pattern = "local-global--1-1"; }, "pattern", "needs 1 to 5 local layers"},
+      {[](auto& c) {
+         c.num_hidden_layers = 3;
+         c.pattern = "fusedkv";
+       },
+       "pattern", "needs at least 4 layers"},
+      {[](auto& c) { c.layer_types = {"fused"}; }, "layer_types",
+       "layer 0 is fused, which mixes rows of two layers, and reads layer 0 alone"},
+      {[](auto& c) {
+         c.pattern = "fusedkv";
+         c.layer_rope_theta = {1e6, 1e4, 1e4, 1e4, 1e4, 1e4};
+       },
+       "layer_rope_theta", "layer 3 (fused) reads layer 0 (full), whose keys are rotated"},
+      {[](auto& c) {
+         c.k_source_layers = {3, 1, 2, 3, 4, 5};
+         c.v_source_layers = {0, 1, 2, 3, 4, 5};
+       },
+       "v_source_layers", "layer 0 reads keys of a layer above it"},
       {[](auto& c) {
          c.pattern = "cla-2";
          c.kv_source_layers = {0, 0, 0, 0, 0, 0};

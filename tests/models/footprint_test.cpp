@@ -175,6 +175,10 @@ TEST(Footprint, FlopsOfALlama7bAreTheKnownOnes) {
   fill_in(llama);
   EXPECT_EQ(model_footprint(llama).parameters, 6738415616);  // "6.7B", the published count
   EXPECT_EQ(kv_cache_bytes(llama, 1, 2), 524288);            // the well-known half MiB a token
+  // 6 per parameter that is multiplied, and 12 per layer, channel and token that is seen
+  const double multiplied = 6738415616.0 - 32000 * 4096 - 65 * 4096;
+  EXPECT_NEAR(training_flops_per_token(llama, 2048),
+              6 * multiplied + 12.0 * 32 * 4096 * (2048 + 1) / 2, 1);
 }
 
 }  // namespace

@@ -59,6 +59,15 @@ struct Copied final : HeldWeight {
   at::Tensor weight;
 };
 
+TEST(LowRank, RefusesDropoutWhereAMapIsNotGivenItsInput) {
+  Decoder model(tiny_model(2, [](ModelConfig& c) { c.layer_types = {"latent"}; }));
+  LoraConfig config;
+  config.rank = 2;
+  config.dropout = 0.1;
+  config.targets = {"*.kv_b_proj"};
+  expect_error([&] { add_adapters(*model, config, 0); }, ExitCode::kConfig, "lora.dropout");
+}
+
 TEST(LowRank, LearnsAlikeAboveAWeightThatIsHeld) {
   Decoder plain = initialised(tiny_model()), held = initialised(tiny_model());
   for (auto* model : {&plain, &held}) {

@@ -81,5 +81,32 @@ TEST(RingRows, GoesBackOnlyBeforeAnythingWasPushedOut) {
                "cannot come back");
 }
 
+TEST(RingRows, ACopyHasNoStorageAheadOfItsRows) {
+  RingRows ring({.initial_rows = 8, .growth_rows = 4}, 8, 1);
+  ring.write(Positions::range(0, 5), {rows_at(0, 5)});
+  RingRows copy = ring.copy();
+  EXPECT_EQ(copy.bytes_reserved(), 5 * 4);
+  for (int64_t p = 5; p < 12; ++p) copy.write(Positions::range(p, 1), {rows_at(p, 1)});
+  EXPECT_EQ(remembered(copy.read()), (std::vector<int64_t>{0, 4, 5, 6, 7, 8, 9, 10, 11}));
+  EXPECT_EQ(copy.bytes_reserved(), 9 * 4);
+}
+
+TEST(KvCache, AForkFromAnEarlierPositionHasNoStorageBeyondIt) {
+  std::vector<std::unique_ptr<Memory>> layers;
+  layers.push_back(
+      std::make_unique<CachedRows>(CacheOptions{.initial_rows = 100, .growth_rows = 8}));
+  layers.push_back(nullptr);
+  KvCache cache(std::move(layers));
+  cache.rows_of(0).write(Positions::range(0, 90), {rows_at(0, 90)});
+  auto fork = cache.fork(20);
+  EXPECT_EQ(remembered(fork.rows_of(0).read()).size(), 20);
+  EXPECT_EQ(fork.bytes_reserved(), 20 * 4);
+  fork.rows_of(0).write(Positions::range(20, 1), {rows_at(20, 1)});
+  EXPECT_EQ(remembered(fork.rows_of(0).read()).size(), 21);
+  EXPECT_EQ(fork.bytes_reserved(), 24 * 4);  // whole steps of growth
+  EXPECT_EQ(remembered(cache.rows_of(0).read()).size(), 90);
+  EXPECT_EQ(cache.fork(95).bytes_reserved(), 90 * 4);
+}
+
 }  // namespace
 }  // namespace kvsmith

@@ -47,6 +47,25 @@ TEST(Trainable, SparesTheGradientsOfFrozenMatrices) {
   }
 }
 
+TEST(Trainable, LayersOfSeveralPassesSpareTheGradientOfEach) {
+  const auto config = tiny_model(2, [](ModelConfig& c) {
+    c.num_hidden_layers = 4;
+    c.pattern = "lckv";
+  });
+  Decoder model(config);
+  choose_trainable(*model, {"model.norm.weight"});
+  double matrices = 0;
+  for (const auto& [name, parameter] : named_parameters(*model)) {
+    const bool is_repeated =
+        name.starts_with("model.layers.1.") || name.starts_with("model.layers.2.");
+    if (parameter.dim() == 2)
+      matrices +=
+          static_cast<double>((is_repeated ? config.backward_passes : 1) * parameter.numel());
+  }
+  EXPECT_EQ(config.backward_passes, 2);
+  EXPECT_EQ(spared_flops_per_token(*model), 2 * matrices);
+}
+
 TEST(Trainable, APatternThatFitsNothingIsRefusedWithTheNearestName) {
   auto model = coded();
   expect_error([&] { choose_trainable(*model, {"*", "*.1.*.k_encodr.in_proj.*"}); },
