@@ -6,7 +6,6 @@
 #include <exception>
 #include <mutex>
 #include <ranges>
-#include <span>
 #include <thread>
 #include <utility>
 
@@ -42,22 +41,14 @@ std::vector<uint64_t> windows_of(const std::vector<WeightedSplit>& splits,
   return windows;
 }
 
-/// Which of the tokens `ids`, from token `first` of the split on, begin a document.
-std::vector<bool> document_begins(const CorpusSplit& split,
-                                  uint64_t first,
-                                  std::span<const int32_t> ids,
-                                  const BatchOptions& options) {
-  std::vector<bool> begins(ids.size());
-  if (!options.document_mask) return begins;
-  // Of chats begin-of-text tells nothing: some formats have none.
-  if (options.bos_id >= 0 && !split.marks_learnt()) {
-    for (size_t i = 0; i < ids.size(); ++i) begins[i] = ids[i] == options.bos_id;
-    return begins;
-  }
+/// Which of `count` tokens, from token `first` of the split on, begin a document. The index tells:
+/// begin-of-text need not be there, and may be what ends texts too.
+std::vector<bool> document_begins(const CorpusSplit& split, uint64_t first, size_t count) {
+  std::vector<bool> begins(count);
   const auto documents = std::views::iota(uint64_t{0}, split.documents());
   for (auto document = std::ranges::partition_point(
            documents, [&](uint64_t d) { return split.offset(d) < first; });
-       document != documents.end() && split.offset(*document) < first + ids.size(); ++document) {
+       document != documents.end() && split.offset(*document) < first + count; ++document) {
     begins[split.offset(*document) - first] = true;
   }
   return begins;
@@ -81,7 +72,8 @@ void append_window(const CorpusSplit& split,
   std::vector<uint8_t> is_learnt(ids.size());
   split.read(first, ids);
   split.read_learnt(first, is_learnt);
-  const std::vector<bool> begins = document_begins(split, first, ids, options);
+  const std::vector<bool> begins = options.document_mask ? document_begins(split, first, ids.size())
+                                                         : std::vector<bool>(ids.size());
   int64_t position = 0;
   int32_t segment = 0;
   for (size_t i = 0; i + 1 < ids.size(); ++i) {

@@ -31,8 +31,6 @@ struct WeightedSplit {
 struct BatchOptions {
   int64_t length = 128;        ///< tokens a sequence; of pairs the most
   bool document_mask = false;  ///< reset positions at documents, let no token see another document
-  /// Begins documents; -1, and of a split with marks: they are those of its index.
-  int32_t bos_id = -1;
   bool shuffle = true;
   uint64_t seed = 0;
 };

@@ -107,7 +107,8 @@ int ChatLine::weight_of(const Json& item, const std::string& at) const {
   const auto found = item.find("weight");
   if (found == item.end()) return 1;
   if (!found->is_number() || (*found != 0 && *found != 1))
-    refuse(cat(at, ".weight is ", found->dump()), "0 or 1 is expected");
+    refuse(cat(at, ".weight is ", found->is_number() ? found->dump() : kind_of(*found)),
+           "0 or 1 is expected");
   return *found == 0 ? 0 : 1;
 }
 

@@ -35,9 +35,14 @@ void expect_expressible(const Tokenizer& tokenizer) {
   expect(model.algorithm == SentencePieceModel::Algorithm::kBpe, "the tokenizer is not BPE");
   expect(model.lossless(), cat("the tokenizer changes text (normaliser \"", model.normalizer,
                                "\") or has no byte fallback"));
-  expect(model.bos_id >= 0 && model.eos_id >= 0, "the tokenizer has no begin- or end-of-text");
-  expect(std::ranges::count(model.pieces, Type::kUnused, &SentencePieceModel::Piece::type) == 0,
-         "the tokenizer has unused pieces");
+  expect(model.eos_id >= 0, "the tokenizer has no end-of-text");
+  const auto count = [&](Type type) {
+    return std::ranges::count(model.pieces, type, &SentencePieceModel::Piece::type);
+  };
+  expect(!model.add_dummy_prefix || count(Type::kUserDefined) == 0,
+         "the tokenizer puts a space before a text and has user-defined pieces, before and after "
+         "which `tokenizers` would put another");
+  expect(count(Type::kUnused) == 0, "the tokenizer has unused pieces");
 }
 
 /// The piece as text: a space where the model has U+2581.
@@ -74,7 +79,10 @@ Json merges(const Tokenizer& tokenizer) {
 
 Json vocabulary(const Tokenizer& tokenizer) {
   Json vocabulary = Json::object();
-  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) vocabulary[text_of(tokenizer, id)] = id;
+  // no two pieces are alike, and looking whether a key is there takes as long as there are keys
+  auto& members = vocabulary.get_ref<Json::object_t&>();
+  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id)
+    members.emplace_back(text_of(tokenizer, id), id);
   return vocabulary;
 }
 
@@ -94,7 +102,9 @@ std::vector<std::pair<int32_t, Json>> added_tokens(const Tokenizer& tokenizer) {
   return tokens;
 }
 
-std::string tokenizer_json(const Tokenizer& tokenizer) {
+/// Puts begin-of-text before texts.
+Json post_processor(const Tokenizer& tokenizer) {
+  if (tokenizer.bos_id() < 0) return nullptr;
   const std::string& bos = tokenizer.piece(tokenizer.bos_id());
   const auto special = [&](int type) {
     return Json{{"SpecialToken", {{"id", bos}, {"type_id", type}}}};
@@ -102,6 +112,14 @@ std::string tokenizer_json(const Tokenizer& tokenizer) {
   const auto sequence = [](const char* name, int type) {
     return Json{{"Sequence", {{"id", name}, {"type_id", type}}}};
   };
+  return {
+      {"type", "TemplateProcessing"},
+      {"single", {special(0), sequence("A", 0)}},
+      {"pair", {special(0), sequence("A", 0), special(1), sequence("B", 1)}},
+      {"special_tokens", {{bos, {{"id", bos}, {"ids", {tokenizer.bos_id()}}, {"tokens", {bos}}}}}}};
+}
+
+std::string tokenizer_json(const Tokenizer& tokenizer) {
   Json added = Json::array();
   for (auto& [id, token] : added_tokens(tokenizer)) {
     Json entry{{"id", id}};
@@ -120,12 +138,7 @@ std::string tokenizer_json(const Tokenizer& tokenizer) {
               {"added_tokens", added},
               {"normalizer", normalizer},
               {"pre_tokenizer", nullptr},
-              {"post_processor",
-               {{"type", "TemplateProcessing"},
-                {"single", {special(0), sequence("A", 0)}},
-                {"pair", {special(0), sequence("A", 0), special(1), sequence("B", 1)}},
-                {"special_tokens",
-                 {{bos, {{"id", bos}, {"ids", {tokenizer.bos_id()}}, {"tokens", {bos}}}}}}}},
+              {"post_processor", post_processor(tokenizer)},
               {"decoder", {{"type", "Sequence"}, {"decoders", decoders}}},
               {"model",
                {{"type", "BPE"},
@@ -142,16 +155,18 @@ std::string tokenizer_json(const Tokenizer& tokenizer) {
 }
 
 Json special_tokens(const Tokenizer& tokenizer) {
-  return {{"bos_token", tokenizer.piece(tokenizer.bos_id())},
-          {"eos_token", tokenizer.piece(tokenizer.eos_id())},
-          {"unk_token", tokenizer.piece(tokenizer.unk_id())}};
+  Json out = Json::object();
+  if (tokenizer.bos_id() >= 0) out["bos_token"] = tokenizer.piece(tokenizer.bos_id());
+  out["eos_token"] = tokenizer.piece(tokenizer.eos_id());
+  out["unk_token"] = tokenizer.piece(tokenizer.unk_id());
+  return out;
 }
 
 std::string tokenizer_config(const Tokenizer& tokenizer, int64_t max_positions) {
   Json added = Json::object();
   for (auto& [id, token] : added_tokens(tokenizer)) added[std::to_string(id)] = std::move(token);
   Json config{{"tokenizer_class", "PreTrainedTokenizerFast"},
-              {"add_bos_token", true},
+              {"add_bos_token", tokenizer.bos_id() >= 0},
               {"add_eos_token", false},
               {"add_prefix_space", model_of(tokenizer).add_dummy_prefix},
               {"added_tokens_decoder", added},
@@ -159,6 +174,7 @@ std::string tokenizer_config(const Tokenizer& tokenizer, int64_t max_positions) 
               {"model_input_names", {"input_ids", "attention_mask"}},
               {"model_max_length", max_positions},
               {"split_special_tokens", true}};
+  if (const auto& chat = tokenizer.chat_template(); !chat.empty()) config["chat_template"] = chat;
   config.update(special_tokens(tokenizer));
   return config.dump(2) + "\n";
 }

@@ -10,7 +10,7 @@ namespace kvsmith {
 
 /// The files, name to content, from which `AutoTokenizer.from_pretrained(folder)` of Hugging Face
 /// transformers (checked with 4.57 and 5.23) makes a tokenizer with the same ids, begin-of-text in
-/// front, and the same lossless decoding:
+/// front where it has one, and the same lossless decoding:
 ///
 ///   tokenizer.json           what transformers loads: BPE with byte fallback. Its vocabulary has
 ///                            plain spaces where the SentencePiece model has U+2581, so that text
@@ -23,8 +23,8 @@ namespace kvsmith {
 /// That is for SentencePiece models; see hf_byte_level_files() for the other kind.
 ///
 /// `max_positions` is the longest sequence of the model. Throws Error (65) for a SentencePiece
-/// model these files cannot express: not BPE, not lossless, without begin- or end-of-text, unused
-/// pieces.
+/// model these files cannot express: not BPE, not lossless, without end-of-text, unused pieces, or
+/// user-defined ones beside a space before texts.
 std::map<std::string, std::string> hf_tokenizer_files(const Tokenizer& tokenizer,
                                                       int64_t max_positions);
 

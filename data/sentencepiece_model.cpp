@@ -299,6 +299,7 @@ SentencePieceModel parse_sentencepiece_model(std::string_view bytes, const std::
       parse_trainer_spec(field.bytes, cat(where, ": trainer_spec"), model);
     if (field.number == kNormalizerSpec)
       parse_normalizer_spec(field.bytes, cat(where, ": normalizer_spec"), model);
+    if (field.number == kChatTemplateField) model.chat_template = field.bytes;
     if (field.number == kDenormalizerSpec) {
       SentencePieceModel denormalizer;
       parse_normalizer_spec(field.bytes, cat(where, ": denormalizer_spec"), denormalizer);

@@ -31,6 +31,7 @@ struct SentencePieceModel {
   bool remove_extra_whitespaces = true;
   bool escape_whitespaces = true;
   bool denormalizes = false;  ///< decoding rewrites text
+  std::string chat_template;  ///< Jinja, in a field of ours; empty: none
 
   /// Text survives normalisation and every character has an encoding.
   bool lossless() const;
@@ -41,6 +42,9 @@ struct SentencePieceModel {
 /// unknown piece, byte fallback complete or absent. Throws Error (65) naming the first bad piece;
 /// `where` names the file.
 SentencePieceModel parse_sentencepiece_model(std::string_view bytes, const std::string& where);
+
+/// Field of a model file that has the chat template, in the range that is open to all.
+inline constexpr uint32_t kChatTemplateField = 200;
 
 /// The model file without its self-test samples and with the space before a text turned off, so
 /// that parts of a text encode as they would inside it. `bytes` must have passed the parser.

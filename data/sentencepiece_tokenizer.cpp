@@ -119,6 +119,7 @@ TokenizerBackend::Facts facts_of(const SentencePieceModel& model) {
   facts.is_lossless = model.lossless();
   facts.adds_space = model.add_dummy_prefix;
   if (model.bos_id >= 0) facts.bos_piece = model.pieces[model.bos_id].text;
+  facts.chat_template = model.chat_template;
   return facts;
 }
 
@@ -132,6 +133,8 @@ class SentencePieceTokenizer : public TokenizerBackend {
         border_(word_border(model_)),
         at_begin_(load(bytes, where)) {
     if (model_.add_dummy_prefix) inside_ = load(without_dummy_prefix(bytes), where);
+    for (const Piece& piece : model_.pieces)
+      is_within_words_ = is_within_words_ && is_within_words(with_spaces(piece.text));
     if (model_.lossless())
       for (const char c : kSpaceSymbol)
         for (size_t id = 0; id < model_.pieces.size(); ++id)
@@ -168,7 +171,9 @@ class SentencePieceTokenizer : public TokenizerBackend {
   }
 
   size_t last_border(std::string_view text, size_t limit) const override {
-    return last_word_border(text, limit);
+    if (!is_within_words_) return 0;
+    if (!model_.remove_extra_whitespaces) return last_word_border(text, limit);
+    return model_.add_dummy_prefix ? last_space_border(text, limit) : 0;
   }
 
   const SentencePieceModel* sentencepiece() const override { return &model_; }
@@ -176,7 +181,10 @@ class SentencePieceTokenizer : public TokenizerBackend {
  private:
   void library_encode(std::string_view text, Begin begin, std::vector<int32_t>& ids) const {
     std::vector<int> found;
-    const auto& processor = begin == Begin::kInside && inside_ ? inside_ : at_begin_;
+    // a space that is stripped from the beginning comes back as the one before a text
+    const bool loses_space = model_.remove_extra_whitespaces && text.starts_with(' ');
+    const auto& processor =
+        begin == Begin::kInside && inside_ && !loses_space ? inside_ : at_begin_;
     const auto status = processor->Encode(text, &found);
     if (!status.ok())
       throw Error(ExitCode::kInternal,
@@ -223,6 +231,7 @@ class SentencePieceTokenizer : public TokenizerBackend {
   SentencePieceModel model_;
   std::optional<int> border_;          ///< of words; none: the library gets whole texts
   std::vector<int32_t> space_symbol_;  ///< what a literal U+2581 is encoded as; empty: as a space
+  bool is_within_words_ = true;        ///< every piece
   AddedTokens specials_;
   std::unique_ptr<Processor> at_begin_;
   std::unique_ptr<Processor> inside_;  ///< none: as at_begin_

@@ -4,6 +4,7 @@
 #include "core/files.h"
 #include "core/hash.h"
 #include "core/text.h"
+#include "data/sentencepiece_writer.h"
 #include "data/tokenizer_backend.h"
 #include "data/tokenizer_json.h"
 #include "data/tokenizer_json_writer.h"
@@ -38,9 +39,12 @@ struct Tokenizer::Impl {
 
 Tokenizer Tokenizer::load(const std::filesystem::path& path) {
   std::string bytes = read_file(path, kMaxFileBytes);
-  if (is_tokenizer_json(bytes))
-    bytes = with_companions(bytes, beside(path, "tokenizer_config.json"),
-                            beside(path, "chat_template.jinja"), path.string());
+  const std::string config = beside(path, "tokenizer_config.json"),
+                    jinja = beside(path, "chat_template.jinja");
+  bytes = is_tokenizer_json(bytes)
+              ? with_companions(bytes, config, jinja, path.string())
+              : with_companions_of_sentencepiece(bytes, beside(path, "added_tokens.json"), config,
+                                                 jinja, path.string());
   return from_bytes(std::move(bytes), path.string());
 }
 

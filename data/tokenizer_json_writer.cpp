@@ -160,8 +160,17 @@ std::string name_of(const JsonNode& config, const char* key) {
   return member->is_object() ? member->at("content").text() : member->text();
 }
 
-/// One template, or the one called "default" of several.
-std::string template_of(const JsonNode& config) {
+/// Whether a tokenizer.json has `token` among those that were added.
+bool has_added(const JsonNode& document, const std::string& token) {
+  const auto added = document.find("added_tokens");
+  for (size_t i = 0; added && i < added->size(); ++i)
+    if ((*added)[i].at("content").text() == token) return true;
+  return false;
+}
+
+}  // namespace
+
+std::string chat_template_of(const JsonNode& config) {
   const auto member = config.find("chat_template");
   if (!member) return "";
   if (!member->is_array()) return member->text();
@@ -169,8 +178,6 @@ std::string template_of(const JsonNode& config) {
     if ((*member)[i].at("name").text() == "default") return (*member)[i].at("template").text();
   return "";
 }
-
-}  // namespace
 
 std::string make_tokenizer_json(const TokenizerParts& parts, const std::string& where) {
   check(parts, where);
@@ -218,9 +225,16 @@ std::string with_companions(const std::string& json,
   const auto parsed = parse_json(config.empty() ? "{}" : config, kMaxLevels, where);
   const JsonNode beside(parsed, cat("tokenizer_config.json beside ", where));
   Json ours = Json::object();
-  for (const char* key : kControlNames)
-    if (const std::string name = name_of(beside, key); !name.empty()) ours[key] = name;
-  const std::string chat = jinja.empty() ? template_of(beside) : jinja;
+  for (const char* key : kControlNames) {
+    const std::string name = name_of(beside, key);
+    if (name.empty()) continue;
+    if (has_added(JsonNode(document, where), name)) {
+      ours[key] = name;
+    } else if (key != std::string_view("pad_token")) {  // which is not needed
+      beside.at(key).damaged(cat("a token that ", where, " has in added_tokens"));
+    }
+  }
+  const std::string chat = jinja.empty() ? chat_template_of(beside) : jinja;
   if (!chat.empty()) ours["chat_template"] = chat;
   const size_t at = inside_decoder(json);
   std::string out = json;

@@ -5,6 +5,8 @@
 #include <string_view>
 #include <vector>
 
+#include "core/json_node.h"
+
 namespace kvsmith {
 
 /// A byte-level BPE tokenizer as a GGUF file has it, in its metadata `tokenizer.ggml.*`.
@@ -31,13 +33,17 @@ struct TokenizerParts {
 /// finds.
 std::string make_tokenizer_json(const TokenizerParts& parts, const std::string& where);
 
+/// The chat template of a tokenizer_config.json: the one, or the one called "default" of several;
+/// empty: none.
+std::string chat_template_of(const JsonNode& config);
+
 /// The tokenizer.json with an object "kvsmith" in its decoder that says what its companions do: the
 /// names of begin-of-text, end-of-text and padding, and the chat template. Nothing else changes,
 /// and nothing at all where the object is there already or both companions are empty. (Hugging Face
 /// `tokenizers` refuses unknown members beside "decoder" but not within.)
 ///
 /// `config` is tokenizer_config.json, `jinja` is chat_template.jinja; an empty text: no such file.
-/// Throws 65 for malformed JSON.
+/// Throws 65 for malformed JSON, and a begin- or end-of-text that the tokenizer.json has not added.
 std::string with_companions(const std::string& json,
                             std::string_view config,
                             const std::string& jinja,

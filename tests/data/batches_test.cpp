@@ -18,21 +18,25 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
-/// A split in memory.
+/// A split in memory, of one document, or of those that begin at `begins`.
 class FakeSplit : public CorpusSplit {
  public:
-  explicit FakeSplit(std::vector<int32_t> ids) : ids_(std::move(ids)) {}
+  explicit FakeSplit(std::vector<int32_t> ids, std::vector<uint64_t> begins = {0})
+      : ids_(std::move(ids)), begins_(std::move(begins)) {}
   uint64_t tokens() const override { return ids_.size(); }
-  uint64_t documents() const override { return 1; }
+  uint64_t documents() const override { return begins_.size(); }
   void read(uint64_t first, std::span<int32_t> out) const override {
     ASSERT_LE(first + out.size(), ids_.size());
     std::copy_n(ids_.begin() + static_cast<ptrdiff_t>(first), out.size(), out.begin());
   }
-  uint64_t offset(uint64_t document) const override { return document * ids_.size(); }
+  uint64_t offset(uint64_t document) const override {
+    return document < begins_.size() ? begins_[document] : ids_.size();
+  }
   uint64_t text_bytes(uint64_t) const override { return 0; }
 
  private:
   std::vector<int32_t> ids_;
+  std::vector<uint64_t> begins_;
 };
 
 /// Tokens first, first + 1, ...: a window is known by what it begins with.
@@ -161,7 +165,7 @@ TEST(BatchStream, VisitsEveryWindowOnceAnEpochInAnotherOrderEachTime) {
 }
 
 TEST(BatchStream, ContinuesAfterASeekAsIfNothingHadHappened) {
-  const BatchOptions options{.length = 7, .document_mask = true, .bos_id = 100, .seed = 4};
+  const BatchOptions options{.length = 7, .document_mask = true, .seed = 4};
   const std::vector<WeightedSplit> splits = {{counting(500), 3}, {counting(90, 60), 1}};
   BatchStream whole(splits, options, 3);
   std::vector<Batch> batches;
@@ -234,19 +238,20 @@ TEST(BatchStream, RunsEverySplitOfAMixtureThroughItsOwnEpochs) {
 }
 
 TEST(BatchStream, MasksDocumentsAsWorkedByHand) {
-  // Begin-of-text is 1. The second window begins inside a document, the third with a new one.
-  const auto split = std::make_shared<FakeSplit>(std::vector<int32_t>{1, 11, 12, 1, 21, 22,  //
-                                                                      23, 24, 1, 1, 41, 42,  //
-                                                                      1, 51, 52, 53, 54, 55, 1});
-  BatchStream stream({{split}}, {.length = 6, .document_mask = true, .bos_id = 1, .shuffle = false},
-                     3);
+  // The second window begins inside a document, the third with a new one. What a token is says
+  // nothing: 1 begins some documents and is a word of one.
+  const auto split = std::make_shared<FakeSplit>(std::vector<int32_t>{1, 11, 12, 1, 21, 22,   //
+                                                                      23, 24, 31, 1, 41, 42,  //
+                                                                      1, 51, 1, 53, 54, 55, 61},
+                                                 std::vector<uint64_t>{0, 3, 8, 9, 12, 18});
+  BatchStream stream({{split}}, {.length = 6, .document_mask = true, .shuffle = false}, 3);
   const Batch batch = stream.next();
-  EXPECT_EQ(batch.tokens, (std::vector<int64_t>{1, 11, 12, 1, 21, 22,  //
-                                                23, 24, 1, 1, 41, 42,  //
-                                                1, 51, 52, 53, 54, 55}));
+  EXPECT_EQ(batch.tokens, (std::vector<int64_t>{1, 11, 12, 1, 21, 22,   //
+                                                23, 24, 31, 1, 41, 42,  //
+                                                1, 51, 1, 53, 54, 55}));
   EXPECT_EQ(batch.targets, (std::vector<int64_t>{11, 12, -1, 21, 22, 23,  //
                                                  24, -1, -1, 41, 42, -1,  //
-                                                 51, 52, 53, 54, 55, -1}));
+                                                 51, 1, 53, 54, 55, -1}));
   EXPECT_EQ(batch.positions, (std::vector<int64_t>{0, 1, 2, 0, 1, 2,  //
                                                    0, 1, 0, 0, 1, 2,  //
                                                    0, 1, 2, 3, 4, 5}));
@@ -258,8 +263,9 @@ TEST(BatchStream, MasksDocumentsAsWorkedByHand) {
 }
 
 TEST(BatchStream, HasNoBordersWhereEverySequenceIsOneDocumentPiece) {
-  const auto split = std::make_shared<FakeSplit>(std::vector<int32_t>{1, 11, 12, 1, 21, 22, 1, 7});
-  const BatchOptions masked{.length = 3, .document_mask = true, .bos_id = 1, .shuffle = false};
+  const auto split = std::make_shared<FakeSplit>(std::vector<int32_t>{1, 11, 12, 1, 21, 22, 1, 7},
+                                                 std::vector<uint64_t>{0, 3, 6});
+  const BatchOptions masked{.length = 3, .document_mask = true, .shuffle = false};
   BatchStream stream({{split}}, masked);
   EXPECT_FALSE(stream.next().has_borders);
   BatchOptions longer = masked;

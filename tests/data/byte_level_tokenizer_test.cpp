@@ -222,7 +222,9 @@ TEST(ByteLevelTokenizer, TakesNamesAndTemplateFromTheFilesBesideIt) {
   write_text(folder / "tokenizer.json", bare);
   write_text(folder / "tokenizer_config.json", R"({"eos_token": "</s>"})");
   expect_error([&] { Tokenizer::load(folder / "tokenizer.json"); }, ExitCode::kBadData,
-               "decoder.kvsmith.eos_token: found \"</s>\"; expected a token that is in");
+               "eos_token: found \"</s>\"; expected a token that");
+  write_text(folder / "tokenizer_config.json", R"({"pad_token": "<pad>"})");
+  EXPECT_EQ(Tokenizer::load(folder / "tokenizer.json").pad_id(), -1);
 }
 
 }  // namespace

@@ -120,6 +120,9 @@ TEST_F(ChatSourceTest, RefusesBrokenLinesWithTheirPlace) {
                  "every turn of the assistant has weight 0");
   expect_refused(chat(R"({"role": "assistant", "content": "y", "weight": 0.5})"),
                  "messages[0].weight is 0.5; 0 or 1 is expected");
+  const std::string deep(200'000, '['), back(200'000, ']');
+  expect_refused(chat(R"({"role": "assistant", "content": "y", "weight": )" + deep + back + "}"),
+                 "messages[0].weight is an array; 0 or 1 is expected");
   expect_refused(chat(R"({"role": "user", "content": "a\u0000b"})"),
                  "a NUL byte at byte 1 of messages[0].content");
   expect_refused(chat(R"({"role": "user", "content": "a", "content": "b"})"),

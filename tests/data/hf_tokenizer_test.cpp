@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/text.h"
+#include "data/sentencepiece_writer.h"
 #include "data/utf8.h"
 #include "tests/data/model_bytes.h"
 #include "tests/data/small_tokenizer.h"
@@ -136,6 +137,23 @@ TEST(HfTokenizer, FilesSayWhatTransformersNeeds) {
 TEST(HfTokenizer, RefusesTokenizersItCannotExpress) {
   const auto tokenizer = Tokenizer::from_bytes(small_model() + kRemoveSpaces, "m");
   expect_error([&] { hf_tokenizer_files(tokenizer, 512); }, ExitCode::kBadData, "changes text");
+  SentencePieceModel model = *small_tokenizer().sentencepiece();
+  model.add_dummy_prefix = true;
+  model.pieces.push_back({"<tool>", 0, SentencePieceModel::Type::kUserDefined});
+  const auto tools = Tokenizer::from_bytes(sentencepiece_model_bytes(model), "m");
+  expect_error([&] { hf_tokenizer_files(tools, 512); }, ExitCode::kBadData, "user-defined");
+}
+
+TEST(HfTokenizer, SaysWhereTextsDoNotBeginWithATokenAndWhatAChatLooksLike) {
+  SentencePieceModel model = *small_tokenizer().sentencepiece();
+  model.bos_id = -1;
+  model.chat_template = "<|im_start|>";
+  const auto tokenizer = Tokenizer::from_bytes(sentencepiece_model_bytes(model), "m");
+  const auto files = hf_tokenizer_files(tokenizer, 512);
+  EXPECT_TRUE(Json::parse(files.at("tokenizer.json"))["post_processor"].is_null());
+  const Json config = Json::parse(files.at("tokenizer_config.json"));
+  EXPECT_EQ(config["add_bos_token"], false);
+  EXPECT_EQ(config["chat_template"], "<|im_start|>");
 }
 
 }  // namespace

@@ -31,7 +31,7 @@ TEST(LearntBatches, TakeDocumentsOfChatsFromTheIndex) {
                                          {{31, 32, 33}, {1, 1, 0}},
                                          {{41, 42, 43, 44, 45}, {1, 1, 1, 1, 1}}});
   BatchStream stream({{corpus.split("train")}},
-                     {.length = 4, .document_mask = true, .bos_id = 1, .shuffle = false}, 3);
+                     {.length = 4, .document_mask = true, .shuffle = false}, 3);
   const Batch batch = stream.next();
   EXPECT_EQ(batch.tokens, (std::vector<int64_t>{11, 12, 1, 14,   //
                                                 21, 31, 32, 33,  //

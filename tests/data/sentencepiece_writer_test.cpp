@@ -4,6 +4,7 @@
 
 #include "data/tokenizer.h"
 #include "tests/data/small_tokenizer.h"
+#include "tests/support/expect_error.h"
 
 namespace kvsmith {
 namespace {
@@ -48,6 +49,40 @@ TEST(SentencePieceWriter, AModelMayHaveNoBeginAndEnd) {
   EXPECT_EQ(back.bos_id, -1);
   EXPECT_EQ(back.eos_id, -1);
   EXPECT_EQ(back.add_dummy_prefix, model.add_dummy_prefix);
+}
+
+TEST(SentencePieceWriter, TakesInWhatHuggingFaceKeepsBeside) {
+  const TemporaryDirectory folder;
+  write_file(folder / "tokenizer.model", small_model());
+  EXPECT_EQ(Tokenizer::load(folder / "tokenizer.model").bytes(), small_model());
+
+  write_file(folder / "added_tokens.json", R"({"<|im_end|>": 601, "<|im_start|>": 600})");
+  write_file(folder / "tokenizer_config.json",
+             R"({"add_bos_token": false, "chat_template": "<|im_start|>", "added_tokens_decoder": {
+                 "0": {"content": "<unk>", "special": true},
+                 "601": {"content": "<|im_end|>", "special": true},
+                 "602": {"content": "<tool>", "special": false}}})");
+  const auto tokenizer = Tokenizer::load(folder / "tokenizer.model");
+  EXPECT_EQ(tokenizer.vocab_size(), 603);
+  EXPECT_EQ(tokenizer.special_id("<|im_start|>"), 600);
+  EXPECT_EQ(tokenizer.special_id("<|im_end|>"), 601);
+  EXPECT_EQ(tokenizer.bos_id(), -1);
+  EXPECT_EQ(tokenizer.chat_template(), "<|im_start|>");
+  EXPECT_EQ(tokenizer.encode("a<tool>")[1], 602);
+  EXPECT_EQ(tokenizer.encode("the times"), small_tokenizer().encode("the times"));
+  // one file tells all, and again
+  EXPECT_EQ(sentencepiece_model_bytes(*tokenizer.sentencepiece()),
+            sentencepiece_model_bytes(parse_sentencepiece_model(tokenizer.bytes(), "again")));
+  write_file(folder / "tokenizer.model", tokenizer.bytes());
+  EXPECT_EQ(Tokenizer::load(folder / "tokenizer.model").bytes(), tokenizer.bytes());
+
+  write_file(folder / "tokenizer.model", small_model());
+  write_file(folder / "added_tokens.json", R"({"<|im_start|>": 600, "<far>": 700})");
+  expect_error([&] { Tokenizer::load(folder / "tokenizer.model"); }, ExitCode::kConfig,
+               "is added as 700, and 603 is none");
+  write_file(folder / "added_tokens.json", R"({"<odd>": "x"})");
+  expect_error([&] { Tokenizer::load(folder / "tokenizer.model"); }, ExitCode::kBadData,
+               "added_tokens.json beside");
 }
 
 }  // namespace

@@ -112,6 +112,39 @@ TEST(Tokenizer, AModelThatChangesTextEncodesAsTheLibraryAndSaysSo) {
     EXPECT_EQ(tokenizer.encode(text), library_ids(model, text));
 }
 
+/// Tokens of the text, cut wherever the tokenizer says that it may be.
+std::vector<int32_t> in_parts(const Tokenizer& tokenizer, std::string_view text, size_t limit) {
+  std::vector<int32_t> ids;
+  auto begin = Tokenizer::Begin::kText;
+  while (text.size() > limit) {
+    const size_t border = tokenizer.last_border(text, limit);
+    if (border == 0) break;
+    tokenizer.encode_to(ids, text.substr(0, border), begin);
+    text.remove_prefix(border);
+    begin = Tokenizer::Begin::kInside;
+  }
+  tokenizer.encode_to(ids, text, begin);
+  return ids;
+}
+
+TEST(Tokenizer, CutsTextsOnlyWhereTheirIdsStayTheSame) {
+  const std::string spanning = kUnk + kControls + byte_pieces(256) + piece("of", -1) +
+                               piece("\u2581the", -2) + piece("of\u2581the", -3) + kFallback +
+                               kBpe + kNoDummyPrefix + kKeepSpaces;
+  for (const std::string& model :
+       {small_model(), small_model() + kDummyPrefix, small_model() + kRemoveSpaces,
+        small_model() + kDummyPrefix + kRemoveSpaces, spanning}) {
+    const auto tokenizer = Tokenizer::from_bytes(model, "m");
+    for (const std::string& text :
+         {std::string("it was  of the of the\nof times \n haha of the end"), sample_text()}) {
+      const auto part = text.substr(0, text.rfind('\n', 3000));
+      for (const size_t limit : {7U, 30U})
+        EXPECT_EQ(in_parts(tokenizer, part, limit), library_ids(model, part));
+    }
+  }
+  EXPECT_EQ(Tokenizer::from_bytes(spanning, "m").last_border("of the of the", 9), 0);
+}
+
 TEST(Tokenizer, KnowsItsIdsAndItsIdentity) {
   const Tokenizer tokenizer = small_tokenizer();
   EXPECT_EQ(tokenizer.vocab_size(), 600);
