@@ -11,6 +11,7 @@
 #include "checkpoints/hf_latents.h"
 #include "checkpoints/mistral_large4.h"
 #include "checkpoints/output_directory.h"
+#include "checkpoints/own_checkpoint.h"
 #include "checkpoints/tensor_file.h"
 #include "configs/run_config.h"
 #include "core/error.h"
@@ -194,8 +195,7 @@ ExportReport export_lckv(const LoadedModel& source,
 }
 
 ExportReport export_kvsmith(const LoadedModel& source, const fs::path& output, bool force) {
-  create_parents(output);
-  expect_writable(output, force);
+  expect_output_file(output, force);
   NamedTensors tensors = weights_of(*source.model);
   if (source.tokenizer) {
     const std::string& bytes = source.tokenizer->bytes();
@@ -208,7 +208,9 @@ ExportReport export_kvsmith(const LoadedModel& source, const fs::path& output, b
   // an atomic directory holds the file until it has been read back
   const AtomicDirectory trial(output.parent_path() / (output.filename().string() + ".trial"));
   const fs::path file = trial.path() / output.filename();
-  save_tensors(file, tensors, {{"format", "pt"}, {"kvsmith.config", config}});
+  const auto ids = token_ids_json(source.bos_id, source.eos_id, source.end_ids);
+  save_tensors(file, tensors,
+               {{"format", "pt"}, {"kvsmith.config", config}, {kTokenIds, ids.dump()}});
   const ExportReport report = verified(source, file);
   publish_file(file, output);
   return report;

@@ -8,6 +8,7 @@
 #include "checkpoints/gguf_config.h"
 #include "checkpoints/gguf_tokenizer.h"
 #include "checkpoints/hf_family.h"
+#include "checkpoints/output_directory.h"
 #include "checkpoints/rotary_rows.h"
 #include "core/error.h"
 #include "core/files.h"
@@ -131,8 +132,7 @@ ExportReport export_gguf(const LoadedModel& source,
                          GgmlType type,
                          bool force) {
   gguf_architecture_of(source.model->config());
-  create_parents(output);
-  expect_writable(output, force);
+  expect_output_file(output, force);
   const Decoder expected = rounded_model(*source.model, type);
   // an atomic directory holds the file until it has been read back
   const AtomicDirectory trial(output.parent_path() / (output.filename().string() + ".trial"));

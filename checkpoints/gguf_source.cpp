@@ -9,6 +9,7 @@
 #include "checkpoints/gguf_config.h"
 #include "checkpoints/gguf_tokenizer.h"
 #include "checkpoints/rotary_rows.h"
+#include "core/error.h"
 #include "core/gguf.h"
 
 namespace kvsmith {
@@ -60,7 +61,12 @@ ModelSource open_gguf(const fs::path& path) {
     const auto tensor = read_tensor(*file, *file->find(gguf_name_of(name)));
     return interleaved ? from_interleaved_heads(name, tensor, head_dim) : tensor;
   };
-  out.tokenizer = tokenizer_of_gguf(*file);
+  try {
+    out.tokenizer = tokenizer_of_gguf(*file);
+  } catch (const Error& error) {  // a kind that is not supported: the weights are of use without
+    if (error.code() != ExitCode::kConfig) throw;
+    out.tokenizer_problem = error.what();
+  }
   const GgufTokenIds ids = token_ids_of_gguf(*file, out.config.vocab_size);
   out.bos_id = ids.bos;
   out.eos_id = ids.eos;

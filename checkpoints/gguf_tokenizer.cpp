@@ -91,8 +91,9 @@ SentencePieceModel sentencepiece_of(const GgufFile& file) {
       std::ranges::find(model.pieces, Type::kUnknown, &SentencePieceModel::Piece::type);
   model.unk_id =
       unknown == model.pieces.end() ? -1 : static_cast<int32_t>(unknown - model.pieces.begin());
-  model.bos_id = token_id(file, kBos, count);
+  model.bos_id = adds_bos(file) ? token_id(file, kBos, count) : -1;
   model.eos_id = token_id(file, kEos, count);
+  if (file.has(kChatTemplate)) model.chat_template = file.text(kChatTemplate);
   return model;
 }
 
@@ -118,6 +119,10 @@ TokenizerParts byte_level_of(const GgufFile& file) {
   parts.bos_id = token_id(file, kBos, size());
   parts.eos_id = token_id(file, kEos, size());
   parts.pad_id = token_id(file, kPadding, size());
+  // named, an ordinary token would be one of control
+  if (parts.pad_id >= 0 && std::ssize(parts.token_types) == size() &&
+      parts.token_types[parts.pad_id] == TokenizerParts::kNormal)
+    parts.pad_id = -1;
   parts.adds_bos = adds_bos(file) && parts.bos_id >= 0;
   if (file.has(kChatTemplate)) parts.chat_template = file.text(kChatTemplate);
   return parts;
@@ -139,6 +144,15 @@ const char* name_of(PreTokenizer kind) {
 }
 
 void add_byte_level(GgufMetadata& metadata, const TokenizerJson& json, int64_t vocab_size) {
+  // llama.cpp knows these by the name of the pre-tokenizer
+  if (json.normalizes != (json.pre_tokenizer == PreTokenizer::kQwen2) ||
+      json.takes_whole_words != (json.pre_tokenizer == PreTokenizer::kLlama3)) {
+    throw Error(ExitCode::kBadData,
+                {cat("the tokenizer has the pre-tokenizer ", name_of(json.pre_tokenizer), ", ",
+                     json.normalizes ? "and" : "but not", " the normaliser NFC, ",
+                     json.takes_whole_words ? "and" : "but not", " ignore_merges"),
+                 "GGUF export", "llama.cpp would find other tokens; export with --format hf"});
+  }
   std::vector<std::string> tokens = json.pieces, merges;
   std::vector<int32_t> types(tokens.size(), TokenizerParts::kNormal);
   for (const auto& added : json.added)
@@ -187,6 +201,7 @@ void add_sentencepiece(GgufMetadata& metadata,
   metadata.add_int32s(kTypes, types);
   metadata.add_uint32(kUnknown, static_cast<uint32_t>(model.unk_id));
   metadata.add_flag(kAddPrefix, model.add_dummy_prefix);
+  if (!model.chat_template.empty()) metadata.add_text(kChatTemplate, model.chat_template);
 }
 
 }  // namespace

@@ -132,6 +132,15 @@ void read_lckv(const Json& json, ModelConfig& c, const std::string& where) {
   c.backward_passes = json.value("backward_passes", c.backward_passes);
 }
 
+/// A key that is null is one that is not there, but for the rank that tells that queries are not
+/// compressed.
+Json without_nulls(const Json& json) {
+  Json out = Json::object();
+  for (const auto& [key, value] : json.items())
+    if (!value.is_null() || key == "q_lora_rank") out[key] = value;
+  return out;
+}
+
 bool is_latent_type(const std::string& type) {
   return type == "youtu" || type == "deepseek_v3" || type == mistral_large4::kModelType;
 }
@@ -149,7 +158,7 @@ Json common_config(const ModelConfig& c,
                {"intermediate_size", c.intermediate_size},
                {"num_hidden_layers", c.num_hidden_layers},
                {"num_attention_heads", c.num_attention_heads},
-               {"num_key_value_heads", c.num_key_value_heads},
+               {"num_key_value_heads", c.layer_num_key_value_heads[0]},
                {"head_dim", c.head_dim},
                {"hidden_act", c.hidden_act},
                {"max_position_embeddings", c.max_position_embeddings},
@@ -181,6 +190,9 @@ Json to_hf_config(const ModelConfig& c, const ExportIds& ids, const std::string&
   const HfFamily family = hf_family_of(c);
   Json json = common_config(c, family.architecture, family.model_type, ids, dtype);
   if (json.contains("sliding_window")) json["use_sliding_window"] = true;
+  // left out, it would be the class's own, 4096
+  if (family.model_type == std::string("mistral") && !json.contains("sliding_window"))
+    json["sliding_window"] = Json();
   if (is_gemma(family.model_type)) write_gemma(c, json);
   if (family.has_layers) json["layer_types"] = to_layer_types(c.layer_types);
   if (family.has_theta) {
@@ -216,7 +228,7 @@ Json to_lckv_config(const ModelConfig& c, const ExportIds& ids, const std::strin
 }
 
 ModelConfig from_hf_config(const Json& given, const std::string& where) {
-  const Json json = mistral_large4::unwrapped(given);
+  const Json json = without_nulls(mistral_large4::unwrapped(given));
   const auto type = required<std::string>(json, "model_type", where);
   const std::vector<std::string> supported = {
       "deepseek_v3", "gemma3_text",    "gemma4_text", "granite_swa", "lckv-llama", "llama",
@@ -244,9 +256,7 @@ ModelConfig from_hf_config(const Json& given, const std::string& where) {
   c.num_hidden_layers = required<int64_t>(json, "num_hidden_layers", where);
   c.num_attention_heads = required<int64_t>(json, "num_attention_heads", where);
   c.num_key_value_heads = json.value("num_key_value_heads", int64_t{0});
-  c.head_dim = json.contains("head_dim") && !json["head_dim"].is_null()
-                   ? json["head_dim"].get<int64_t>()
-                   : 0;
+  c.head_dim = json.value("head_dim", int64_t{0});
   c.max_position_embeddings = json.value("max_position_embeddings", int64_t{2048});
   c.rms_norm_eps = json.value("rms_norm_eps", 1e-6);
   c.initializer_range = json.value("initializer_range", 0.02);

@@ -33,12 +33,6 @@ std::string block_obstacle(const ModelConfig& c) {
   return "";
 }
 
-/// transformers refuses such configurations, head_dim or not.
-std::string odd_width(const ModelConfig& c) {
-  if (c.hidden_size % c.num_attention_heads == 0) return "";
-  return cat("hidden_size ", c.hidden_size, " is no multiple of ", c.num_attention_heads, " heads");
-}
-
 /// What keeps a model of softmax attention out of every class of Llama's shape; empty: nothing.
 std::string attention_obstacle(const ModelConfig& c, const KvGraph& graph) {
   if (auto why = block_obstacle(c); !why.empty()) return why;
@@ -130,6 +124,11 @@ std::string lckv_obstacle(const ModelConfig& c, const KvGraph& graph) {
 
 }  // namespace
 
+std::string odd_width(const ModelConfig& c) {
+  if (c.hidden_size % c.num_attention_heads == 0) return "";
+  return cat("hidden_size ", c.hidden_size, " is no multiple of ", c.num_attention_heads, " heads");
+}
+
 HfFamily hf_family_of(const ModelConfig& c) {
   const KvGraph graph(c);
   const auto count = [&](const char* kind) { return std::ranges::count(c.layer_types, kind); };
@@ -155,8 +154,10 @@ HfFamily hf_family_of(const ModelConfig& c) {
       (windows && c.attention_bias)) {
     return {"GraniteSWAForCausalLM", "granite_swa", true, true};
   }
-  if (windows) return {"MistralForCausalLM", "mistral"};
-  if (const auto odd = odd_width(c); !odd.empty()) refuse("no class of transformers", odd);
+  const auto odd = odd_width(c);
+  if (!odd.empty() && c.attention_bias)
+    refuse("no class of transformers", odd + ", and attention_bias is on");
+  if (windows || !odd.empty()) return {"MistralForCausalLM", "mistral"};
   return {"LlamaForCausalLM", "llama"};
 }
 

@@ -17,6 +17,9 @@ struct HfFamily {
       false;  ///< sizes of latents in place of heads of keys and values (youtu, mistral_large4)
 };
 
+/// Why Llama's and Gemma 3's classes refuse a configuration, head_dim or not; empty: they do not.
+std::string odd_width(const ModelConfig& config);
+
 /// The smallest class that computes the same logits. Throws Error (78) saying why when there is
 /// none.
 HfFamily hf_family_of(const ModelConfig& config);

@@ -6,6 +6,7 @@
 
 #include <torch/types.h>
 
+#include "checkpoints/hf_family.h"
 #include "checkpoints/hf_keys.h"
 #include "core/error.h"
 #include "core/text.h"
@@ -169,6 +170,8 @@ std::string gemma_obstacle(const ModelConfig& c, const KvGraph& graph) {
     return "Gemma 3's block (v_norm is off), and query_pre_attn_scalar is no whole number";
   if (!c.v_norm && c.attention_k_eq_v)
     return "Gemma 3's block (v_norm is off), and attention_k_eq_v is on";
+  if (const auto odd = odd_width(c); !c.v_norm && !odd.empty())
+    return "Gemma 3's block (v_norm is off), and " + odd;
   const auto sources = trailing_sources(c.layer_types, shared_layers(c));
   for (int64_t i = 0; i < graph.size(); ++i) {
     const LayerSpec& spec = graph[i];

@@ -11,8 +11,8 @@
 #include "checkpoints/tokenizer_file.h"
 #include "core/error.h"
 #include "core/files.h"
+#include "core/json_node.h"
 #include "core/text.h"
-#include "data/tokenizer_json.h"
 
 namespace kvsmith {
 namespace {
@@ -22,8 +22,11 @@ using Json = nlohmann::ordered_json;
 
 Json read_json(const fs::path& path) {
   constexpr uint64_t kLargest = uint64_t{1} << 26;
+  constexpr int kMostLevels = 32;
+  const std::string text = read_file(path, kLargest);
+  expect_levels(text, kMostLevels, path.string());
   try {
-    return Json::parse(read_file(path, kLargest));
+    return Json::parse(text);
   } catch (const Json::exception& error) {
     throw Error(ExitCode::kBadData, {error.what(), path.string(), "the file is damaged"});
   }
@@ -73,21 +76,30 @@ class Shards {
   std::map<std::string, fs::path> file_of_;
 };
 
-/// Token ids of config.json: a number, a list, or none.
-std::vector<int32_t> ids_of(const Json& json, const char* key) {
+/// Token ids of a configuration: a number, a list, or none, as which negative ones count.
+std::vector<int32_t> ids_of(const Json& json,
+                            const char* key,
+                            int64_t vocab_size,
+                            const fs::path& path) {
   std::vector<int32_t> out;
   const Json value = json.value(key, Json());
-  for (const auto& id : value.is_array() ? value : Json::array({value}))
-    if (id.is_number_integer()) out.push_back(id.get<int32_t>());
+  for (const auto& id : value.is_array() ? value : Json::array({value})) {
+    if (!id.is_number_integer() || id < 0) continue;
+    if (id >= vocab_size) {
+      throw Error(ExitCode::kBadData, {cat(key, " is ", id.dump()), path.string(),
+                                       cat("expected a token id below ", vocab_size)});
+    }
+    out.push_back(id.get<int32_t>());
+  }
   return out;
 }
 
 /// The tokens that end a text: those of config.json, then more that generation_config.json has.
-std::vector<int32_t> end_ids_of(const Json& json, const fs::path& folder) {
-  auto out = ids_of(json, "eos_token_id");
+std::vector<int32_t> end_ids_of(const Json& json, int64_t vocab_size, const fs::path& folder) {
+  auto out = ids_of(json, "eos_token_id", vocab_size, folder / "config.json");
   const auto path = folder / "generation_config.json";
   if (!fs::exists(path)) return out;
-  for (const int32_t id : ids_of(read_json(path), "eos_token_id"))
+  for (const int32_t id : ids_of(read_json(path), "eos_token_id", vocab_size, path))
     if (std::ranges::count(out, id) == 0) out.push_back(id);
   return out;
 }
@@ -150,6 +162,7 @@ ModelSource open_hf_folder(const fs::path& folder) {
   for (const auto& [stored, path] : shards->names()) {
     const std::string name = is_mistral ? mistral_large4::our_name_of(stored) : stored;
     if (name.empty()) continue;
+    if (name.ends_with(".rotary_emb.inv_freq")) continue;  // early exporters: rope_theta says it
     // some exporters store the alias of a tied embedding as well
     if (out.config.tie_word_embeddings && name == kOutputMatrix) continue;
     if (is_filler(stored, *shards, folder)) continue;
@@ -173,10 +186,10 @@ ModelSource open_hf_folder(const fs::path& folder) {
     if (error.code() != ExitCode::kConfig) throw;
     out.tokenizer_problem = error.what();
   }
-  // a tokenizer.json says whether texts begin with it; config.json has its id in any case
-  const auto begin = ids_of(json, "bos_token_id");
-  if (!is_tokenizer_json(out.tokenizer) && !begin.empty()) out.bos_id = begin[0];
-  out.end_ids = end_ids_of(json, folder);
+  // a tokenizer says whether texts begin with it; config.json has its id in any case
+  const auto begin = ids_of(json, "bos_token_id", out.config.vocab_size, folder / "config.json");
+  if (out.tokenizer.empty() && !begin.empty()) out.bos_id = begin[0];
+  out.end_ids = end_ids_of(json, out.config.vocab_size, folder);
   if (!out.end_ids.empty()) {
     out.eos_id = out.end_ids[0];
     out.end_ids.erase(out.end_ids.begin());

@@ -3,6 +3,7 @@
 #include <torch/types.h>
 
 #include "checkpoints/output_directory.h"
+#include "checkpoints/own_checkpoint.h"
 #include "checkpoints/store.h"
 #include "checkpoints/tokenizer_file.h"
 #include "configs/run_config.h"
@@ -47,10 +48,8 @@ void write_model(const ModelSource& source,
   save_tensors(inside / "model.safetensors", stored(source, type), read, {{"format", "pt"}});
   write_file(inside / "config.toml", to_toml(run_config_of(source.config)));
   write_tokenizer(inside, source.tokenizer);
-  const nlohmann::ordered_json state = {{"origin", origin},
-                                        {"bos_id", source.bos_id},
-                                        {"eos_id", source.eos_id},
-                                        {"end_ids", source.end_ids}};
+  nlohmann::ordered_json state = {{"origin", origin}};
+  state.update(token_ids_json(source.bos_id, source.eos_id, source.end_ids));
   write_file(inside / "state.json", state.dump(2) + "\n");
   write_manifest(inside, source.step);
   directory.commit();

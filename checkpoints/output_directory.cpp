@@ -20,4 +20,13 @@ void expect_output_directory(const std::filesystem::path& output,
                "choose another --output; even with --force this is not replaced"});
 }
 
+void expect_output_file(const std::filesystem::path& output, bool force) {
+  if (!output.has_filename() || std::filesystem::is_directory(output)) {
+    throw Error(ExitCode::kCannotCreate,
+                {"is a directory, and one file is written", output.string(), "name the file"});
+  }
+  create_parents(output);
+  expect_writable(output, force);
+}
+
 }  // namespace kvsmith

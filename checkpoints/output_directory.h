@@ -13,4 +13,7 @@ void expect_output_directory(const std::filesystem::path& output,
                              const std::string& marker,
                              const std::string& what);
 
+/// The same for a file. Throws Error (73) besides when `output` is a directory or names no file.
+void expect_output_file(const std::filesystem::path& output, bool force);
+
 }  // namespace kvsmith

@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "checkpoints/model_source.h"
 #include "checkpoints/store.h"
@@ -33,6 +34,15 @@ OwnCheckpoint read_own_checkpoint(const std::filesystem::path& directory);
 /// The same of the checkpoint of an adapter that `path` stands for; what it adapts is not read.
 /// Throws Error besides: 66 where nothing is there, 64 where it is no adapter.
 OwnCheckpoint read_adapter_checkpoint(const std::filesystem::path& path);
+
+/// Key of token_ids_json() in the header of a single file.
+inline constexpr const char* kTokenIds = "kvsmith.token_ids";
+
+/// What a state file, or the header of a single file, says of the tokens that begin and end texts;
+/// -1: none.
+nlohmann::ordered_json token_ids_json(int32_t bos_id,
+                                      int32_t eos_id,
+                                      const std::vector<int32_t>& end_ids);
 
 /// Says of `model` what the checkpoint says besides configuration and tensors: its name, its
 /// tokenizer, the tokens that end a text.

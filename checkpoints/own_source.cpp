@@ -5,6 +5,7 @@
 #include "checkpoints/tokenizer_file.h"
 #include "core/error.h"
 #include "core/files.h"
+#include "core/json_node.h"
 #include "core/text.h"
 
 namespace kvsmith {
@@ -45,7 +46,20 @@ ModelSource adapted_source(const OwnCheckpoint& adapter) {
                       directory / "model.safetensors");
 }
 
+/// What token_ids_json() wrote; nothing changes where `json` says nothing.
+void read_token_ids(const nlohmann::ordered_json& json, ModelSource& model) {
+  model.bos_id = json.value("bos_id", model.bos_id);
+  model.eos_id = json.value("eos_id", model.eos_id);
+  model.end_ids = json.value("end_ids", model.end_ids);
+}
+
 }  // namespace
+
+nlohmann::ordered_json token_ids_json(int32_t bos_id,
+                                      int32_t eos_id,
+                                      const std::vector<int32_t>& end_ids) {
+  return {{"bos_id", bos_id}, {"eos_id", eos_id}, {"end_ids", end_ids}};
+}
 
 TensorShapes shapes_of(const ModelSource& source) {
   TensorShapes out;
@@ -94,9 +108,7 @@ void describe(ModelSource& model, const OwnCheckpoint& checkpoint) {
   model.name = (is_of_run ? place.parent_path() : place).filename().string();
   model.path = info.path;
   model.step = info.step;
-  model.bos_id = info.state.value("bos_id", model.bos_id);
-  model.eos_id = info.state.value("eos_id", model.eos_id);
-  model.end_ids = info.state.value("end_ids", model.end_ids);
+  read_token_ids(info.state, model);
   if (is_of_run) model.tokens_seen = info.state.at("trainer").at("tokens").get<int64_t>();
 }
 
@@ -120,6 +132,10 @@ ModelSource open_single_file(const fs::path& path) {
   if (const TensorInfo* info = file->find(kTokenizer)) {
     out.tokenizer.resize(info->bytes);
     file->read(*info, out.tokenizer.data());
+  }
+  if (const auto ids = file->metadata().find(kTokenIds); ids != file->metadata().end()) {
+    expect_levels(ids->second, 2, path.string());
+    read_token_ids(nlohmann::ordered_json::parse(ids->second), out);
   }
   out.name = path.stem().string();
   out.path = path;

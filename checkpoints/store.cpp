@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "core/files.h"
 #include "core/hash.h"
+#include "core/json_node.h"
 #include "core/text.h"
 
 namespace kvsmith {
@@ -37,7 +38,13 @@ void check_manifest(CheckpointInfo& info, bool check_hashes) {
     throw Error(ExitCode::kBadData, {what, info.path.string(), "another checkpoint may be whole"});
   };
   if (!fs::exists(path)) fail("no manifest.json: the save did not finish");
-  const Json manifest = Json::parse(read_file(path, 1 << 20));
+  constexpr int kMostLevels = 32;
+  const auto parsed = [&](const fs::path& file, uint64_t most_bytes) {
+    const std::string text = read_file(file, most_bytes);
+    expect_levels(text, kMostLevels, file.string());
+    return Json::parse(text);
+  };
+  const Json manifest = parsed(path, 1 << 20);
   if (manifest.at("format").get<int>() > kManifestFormat) {
     fail(cat("manifest format ", manifest.at("format").get<int>(), " is newer than this program"));
   }
@@ -52,7 +59,7 @@ void check_manifest(CheckpointInfo& info, bool check_hashes) {
     info.bytes += bytes;
   }
   info.step = manifest.at("step").get<int64_t>();
-  info.state = Json::parse(read_file(info.path / "state.json", 1 << 26));
+  info.state = parsed(info.path / "state.json", 1 << 26);
 }
 
 }  // namespace
@@ -108,6 +115,25 @@ fs::path CheckpointStore::save(const Snapshot& snapshot, int64_t step, bool is_b
   replace_link(run_ / "latest", name);
   if (is_best) replace_link(run_ / "best", name);
   return run_ / name;
+}
+
+void CheckpointStore::mend_links(const CheckpointInfo& newest) {
+  if (!fs::equivalent(newest.path.parent_path(), run_)) return;
+  const auto point = [&](const char* link, const fs::path& name) {
+    std::error_code none;
+    if (fs::read_symlink(run_ / link, none) != name) replace_link(run_ / link, name);
+  };
+  point("latest", newest.path.filename());
+  const auto all = list();
+  const auto lowest = newest.state.find("best_validation_loss");
+  const auto best = std::ranges::find_if(all, [&](const CheckpointInfo& info) {
+    return lowest != newest.state.end() && info.complete &&
+           info.state.value("validation_loss", Json()) == *lowest;
+  });
+  if (best != all.end())
+    point("best", best->path.filename());
+  else
+    remove_durably(run_ / "best");
 }
 
 std::vector<CheckpointInfo> CheckpointStore::list() const {

@@ -19,7 +19,7 @@ struct Snapshot {
   RunConfig config;
   NamedTensors weights, optimizer;
   std::string tokenizer;         ///< the model file; empty when the corpus has none
-  nlohmann::ordered_json state;  ///< step, tokens, sampler position, counters, metrics tail
+  nlohmann::ordered_json state;  ///< step, tokens, sampler position, counters
 };
 
 /// What is kept besides the newest checkpoints.
@@ -48,6 +48,10 @@ class CheckpointStore {
 
   /// Publishes a checkpoint and moves `latest` (and `best`).
   std::filesystem::path save(const Snapshot& snapshot, int64_t step, bool is_best);
+  /// Makes `latest` name `newest`, and `best` the checkpoint that was the best by then, if it is
+  /// still there: a save may have been interrupted before, or a run gone back. Does nothing where
+  /// `newest` is of another run.
+  void mend_links(const CheckpointInfo& newest);
   /// Removes complete checkpoints up to `step`, the newest, that `retention` lets go.
   void retire(const Retention& retention, int64_t step);
 

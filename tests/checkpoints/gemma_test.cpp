@@ -134,6 +134,12 @@ TEST(Gemma, RefusesModelsThatItCannotHold) {
          c.pattern = "trailing-reuse-2";
        },
        "layer 4 reads keys of layer 3, in Gemma 3's block"},
+      {[](auto& c) {
+         c.v_norm = false;
+         c.hidden_size = 34;
+         c.head_dim = 8;
+       },
+       "Gemma 3's block (v_norm is off), and hidden_size 34 is no multiple of 4 heads"},
       {[](auto& c) { c.scale_embeddings = false; }, "scale_embeddings is off"},
       {[](auto& c) { c.query_pre_attn_scalar = 0; }, "query_pre_attn_scalar is not 1"},
       {[](auto& c) { c.sandwich_norm = false; }, "a block with v_norm"},

@@ -1,6 +1,7 @@
 #include <cmath>
 #include <functional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include <torch/types.h>
@@ -12,8 +13,9 @@
 #include "core/gguf.h"
 #include "core/text.h"
 #include "data/byte_level.h"
+#include "data/sentencepiece_writer.h"
 #include "data/tokenizer_json_writer.h"
-#include "tests/data/small_tokenizer.h"
+#include "tests/data/small_byte_bpe.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/temporary_directory.h"
 #include "tests/support/tiny.h"
@@ -242,6 +244,38 @@ TEST(GgufExport, KeepsASentencePieceTokenizer) {
   EXPECT_EQ(file.text("tokenizer.ggml.model"), "llama");
   EXPECT_EQ(file.texts("tokenizer.ggml.tokens").size(), 610U);
   EXPECT_EQ(file.texts("tokenizer.ggml.tokens")[609], "[PAD609]");
+}
+
+TEST(GgufExport, ASentencePieceTokenizerMayPutNoTokenBeforeTexts) {
+  const TemporaryDirectory directory;
+  LoadedModel source = random_model(tiny_model(2, [](auto& m) { m.vocab_size = 610; }));
+  SentencePieceModel model = *small_tokenizer().sentencepiece();
+  model.bos_id = -1;
+  model.chat_template = "<|im_start|>";
+  source.tokenizer = Tokenizer::from_bytes(sentencepiece_model_bytes(model), "model");
+  source.bos_id = -1;
+  export_gguf(source, directory / "x.gguf", GgmlType::kF32, false);
+  EXPECT_FALSE(GgufFile(directory / "x.gguf").flag("tokenizer.ggml.add_bos_token"));
+  const LoadedModel back = load_model(directory / "x.gguf");
+  EXPECT_EQ(back.tokenizer->bos_id(), -1);
+  EXPECT_EQ(back.bos_id, -1);
+  EXPECT_EQ(back.tokenizer->chat_template(), "<|im_start|>");
+}
+
+TEST(GgufExport, RefusesAByteLevelTokenizerThatLlamaCppWouldUnderstandOtherwise) {
+  const TemporaryDirectory directory;
+  LoadedModel source = random_model(tiny_model(2, [](auto& m) { m.vocab_size = 512; }));
+  for (const auto& [pre, from, to] : std::vector<std::tuple<const char*, const char*, const char*>>{
+           {"gpt-2", R"("normalizer": null)", R"("normalizer": {"type": "NFC"})"},
+           {"llama-bpe", R"("ignore_merges":true)", R"("ignore_merges":false)"}}) {
+    std::string json = small_tokenizer_json(pre);
+    const size_t at = json.find(from);
+    ASSERT_NE(at, json.npos) << pre;
+    source.tokenizer =
+        Tokenizer::from_bytes(json.replace(at, std::string(from).size(), to), "changed");
+    expect_error([&] { export_gguf(source, directory / "x", GgmlType::kF32, true); },
+                 ExitCode::kBadData, pre);
+  }
 }
 
 /// All bytes, two merges, three control tokens and one of the user's, as SmolLM2 has it.

@@ -188,6 +188,21 @@ TEST(GgufImport, RefusesWhatWouldComputeSomethingElse) {
   }
 }
 
+TEST(GgufImport, WithoutATokenizerOfASupportedKindTheWeightsAreOfUse) {
+  const TemporaryDirectory directory;
+  Draft draft = tiny_llama();
+  const auto texts = [](const std::vector<std::string>& values) {
+    return [values](GgufMetadata& m, const std::string& key) { m.add_texts(key, values); };
+  };
+  draft.set("tokenizer.ggml.model", words("gpt2"));
+  draft.set("tokenizer.ggml.pre", words("tekken"));
+  draft.set("tokenizer.ggml.tokens", texts({"a", "b", "ab"}));
+  draft.set("tokenizer.ggml.merges", texts({"a b"}));
+  const ModelSource source = open_model(draft.write(directory / "x.gguf"));
+  EXPECT_TRUE(source.tokenizer.empty());
+  EXPECT_NE(source.tokenizer_problem.find("tekken"), std::string::npos) << source.tokenizer_problem;
+}
+
 TEST(GgufImport, EveryTruncationAndFlippedByteIsAnErrorOrAModel) {
   const TemporaryDirectory directory;
   const auto path = tiny_llama().write(directory / "x.gguf");

@@ -8,7 +8,6 @@
 #include "checkpoints/tensor_file.h"
 #include "core/files.h"
 #include "core/text.h"
-#include "tests/data/small_byte_bpe.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/temporary_directory.h"
 #include "tests/support/tiny.h"
@@ -197,16 +196,6 @@ TEST(LckvLayout, ComplaintsOnReadingNameTheFile) {
     expect_error(read, ExitCode::kConfig, part);
     expect_error(read, ExitCode::kConfig, "some/config.json");
   }
-}
-
-/// config.json of SmolLM2 names a begin-of-text token that its tokenizer does not put anywhere.
-TEST(HfFolder, TextsBeginAsTheTokenizerSays) {
-  const TemporaryDirectory directory;
-  auto source = random_model(tiny_model(2, [](ModelConfig& c) { c.vocab_size = 512; }));
-  source.tokenizer = small_byte_bpe("smollm");
-  export_hf(source, directory / "hf", false);
-  EXPECT_EQ(Json::parse(read_file(directory / "hf/config.json")).at("bos_token_id"), 1);
-  EXPECT_EQ(load_model(directory / "hf").bos_id, -1);
 }
 
 TEST(LatentExport, ReadsBackEqualWithAndWithoutCompressedQueries) {
