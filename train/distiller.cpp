@@ -50,12 +50,11 @@ Distiller::Distiller(const DistillConfig& config,
   const LoadedModel loaded =
       load_model(config.teacher, {.type = student.compute_type(), .device = student.device()});
   teacher_ = loaded.model;
-  fingerprint_ = hash_of_weights(*teacher_);
   const std::string where = "distill.teacher: " + config.teacher;
   const auto &theirs = teacher_->config(), &ours = student.config();
+  fingerprint_ = kvsmith::fingerprint(hash_of_weights(*teacher_), theirs);
   if (!config.cache.empty())
-    cache_.emplace(config.cache, kvsmith::fingerprint(fingerprint_, theirs), config.temperature,
-                   config.top_k);
+    cache_.emplace(config.cache, fingerprint_, config.temperature, config.top_k);
   expect_same_vocabulary(loaded, ours.vocab_size, tokenizer_sha256, where);
   if (config.top_k > ours.vocab_size) {
     throw Error(ExitCode::kConfig, {cat(config.top_k, " of ", ours.vocab_size, " token ids"),

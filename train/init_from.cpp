@@ -10,6 +10,7 @@
 #include <torch/types.h>
 
 #include "checkpoints/load.h"
+#include "checkpoints/own_checkpoint.h"
 #include "core/error.h"
 #include "core/text.h"
 #include "train/vocabulary.h"
@@ -64,9 +65,9 @@ at::Tensor own_rows(const std::string& name,
 
 }  // namespace
 
-std::string init_from(DecoderImpl& model,
-                      const fs::path& path,
-                      const std::string& tokenizer_sha256) {
+InitialWeights init_from(DecoderImpl& model,
+                         const fs::path& path,
+                         const std::string& tokenizer_sha256) {
   const LoadedModel source = load_model(path);
   expect_same_vocabulary(source, model.config().vocab_size, tokenizer_sha256, where(path));
 
@@ -102,8 +103,9 @@ std::string init_from(DecoderImpl& model,
   for (auto& [to, from] : copies) to.copy_(from);
   std::vector<std::string> unused;
   for (const auto& [name, tensor] : there) unused.push_back(name);
-  return cat("init_from ", path.string(), ": ", copies.size(), " tensors taken, ",
-             counted(added, "new"), ", ", counted(unused, "unused"));
+  return {cat("init_from ", path.string(), ": ", copies.size(), " tensors taken, ",
+              counted(added, "new"), ", ", counted(unused, "unused")),
+          token_ids_json(source.bos_id, source.eos_id, source.end_ids)};
 }
 
 void expect_outside(const fs::path& source, const fs::path& output, const std::string& key) {

@@ -23,7 +23,12 @@ AdamW::AdamW(std::vector<std::pair<std::string, at::Tensor>> parameters, const T
 
 std::vector<at::Tensor> AdamW::gradients(const Group& group) const {
   std::vector<at::Tensor> out;
-  for (const auto& parameter : group.parameters) out.push_back(parameter.grad());
+  for (const auto& parameter : group.parameters) {
+    at::Tensor& gradient = parameter.mutable_grad();
+    // of what the loss does not depend on
+    if (!gradient.defined()) gradient = torch::zeros_like(parameter);
+    out.push_back(gradient);
+  }
   return out;
 }
 

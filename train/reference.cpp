@@ -15,6 +15,7 @@
 #include "data/hdf5.h"
 #include "models/low_rank.h"
 #include "ops/losses.h"
+#include "train/kept_answers.h"
 #include "train/objective.h"
 #include "train/vocabulary.h"
 
@@ -43,17 +44,18 @@ void write(const fs::path& path, const Scores& scores) {
   publish_file(output.temporary(), path);
 }
 
-Scores read(const fs::path& path, uint64_t rows) {
+Scores read(const fs::path& path, uint64_t rows) try {
   const auto file = Hdf5File::open(path);
   const auto data = file.open_dataset(kLogProbabilities, layout(rows));
   if (data.rows() != rows) {
     throw Error(ExitCode::kBadData,
-                {cat(data.rows(), " rows instead of ", rows), file.where(kLogProbabilities),
-                 "delete the file: it is made again"});
+                {cat(data.rows(), " rows instead of ", rows), file.where(kLogProbabilities), ""});
   }
   Scores scores(rows);
   data.read(0, rows, scores.data());
   return scores;
+} catch (const Error& error) {
+  refuse_kept(error);
 }
 
 /// One pair of a batch, padded to the longer of its two sequences only.
@@ -111,6 +113,9 @@ Reference::Reference(const RunConfig& config,
   if (path_.empty() && base.empty()) path_ = config.train.init_from;
   if (is_base()) {
     folder_ = cat(kvsmith::fingerprint(base, config.model).substr(0, 16), "-", config.lora.base);
+    // what is adapted is what is coded
+    if (config.lora.base != "as_is")
+      folder_ += "-" + sha256(join(config.lora.targets, "\n")).substr(0, 8);
   } else {
     const ModelSource source = open_model(path_);
     fingerprint_ = kvsmith::fingerprint(kvsmith::fingerprint(source), source.config);
@@ -154,6 +159,7 @@ Reference::PairScores Reference::ask(const Batch& pair) {
 void Reference::prepare(const std::vector<std::unique_ptr<const BatchSource>>& sources,
                         const std::function<void(const std::string&)>& note) {
   const fs::path folder = fs::path(config_.preference.cache) / folder_;
+  sweep_abandoned(folder);
   uint64_t total = 0, done = 0;
   for (const auto& source : sources) total += source->sequences_per_epoch() / 2;
   for (const auto& source : sources) {

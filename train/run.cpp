@@ -69,9 +69,12 @@ class Run {
   }
 
   RunResult train() {
-    build(checkpoint_to_continue(store_, options_, [&](const std::string& text) { note(text); }));
+    const auto checkpoint =
+        checkpoint_to_continue(store_, options_, [&](const std::string& text) { note(text); });
+    build(checkpoint);
     // only now: a run that is refused must lose nothing
     if (options_.resume != "auto") drop_newer(store_, options_, trainer_step());
+    if (checkpoint) store_.mend_links(*checkpoint);
     const int64_t total = config_.train.total_steps();
     if ((total > 0 && trainer_step() >= total) || is_stale()) {
       result_.finished = true;
@@ -97,7 +100,11 @@ class Run {
     const bool adapts = config_.lora.rank > 0;
     if (!checkpoint || adapts) {
       initialize(*model, static_cast<uint64_t>(t.seed));
-      if (!t.init_from.empty()) note(init_from(*model, t.init_from, info.tokenizer_sha256));
+      if (!t.init_from.empty()) {
+        const auto initial = init_from(*model, t.init_from, info.tokenizer_sha256);
+        note(initial.summary);
+        token_ids_ = initial.token_ids;
+      }
     }
     model->to(device_);
     if (adapts) base_ = adapt(*model, config_, [&](const std::string& text) { note(text); });
@@ -106,6 +113,12 @@ class Run {
       auto changes = differences(
           parse_run_config(read_file(path / "config.toml"), (path / "config.toml").string()),
           config_);
+      // a model that has moved is the same, which its fingerprint proves
+      std::erase_if(changes, [&](const Difference& d) {
+        return d.before != "\"\"" && d.after != "\"\"" &&
+               (d.key == "distill.teacher" || d.key == "preference.reference" ||
+                (adapts && d.key == "train.init_from"));
+      });
       const Json &before = checkpoint->state.at("corpora"), now = texts_.fingerprints();
       if (before != now) changes.push_back({"data.corpus", before.dump(), now.dump()});
       if (checkpoint->state.value("base", base_) != base_)
@@ -134,7 +147,8 @@ class Run {
       best_loss_ = checkpoint->state.value("best_validation_loss", best_loss_);
       lowest_validation_ = checkpoint->state.value("lowest_validation_loss", lowest_validation_);
       stale_validations_ = checkpoint->state.value("stale_validations", stale_validations_);
-      tail_ = checkpoint->state.value("metrics_tail", Json::array());
+      for (const char* key : {"bos_id", "eos_id", "end_ids"})
+        if (checkpoint->state.contains(key)) token_ids_[key] = checkpoint->state.at(key);
       saved_step_ = trainer_step();
       result_.checkpoint = checkpoint->path;
       note(cat("resumed ", path_text(checkpoint->path), " at step ", trainer_step()));
@@ -195,7 +209,6 @@ class Run {
       }
       const double mfu = flops * static_cast<double>(report.batch_tokens) / report.seconds / peak;
       metrics.log(report, validation, mfu);
-      remember(report);
       const double per_step = watch.seconds() / static_cast<double>(report.step - first);
       if (hooks_.on_step) {
         hooks_.on_step(report, total, mfu,
@@ -261,21 +274,14 @@ class Run {
     if (!base_.empty()) out["base"] = base_;
     out["environment"] = environment_;
     out["version"] = KVSMITH_VERSION;
+    out.update(token_ids_);
     if (validation) out["validation_loss"] = validation->loss;
     if (best < std::numeric_limits<double>::max()) out["best_validation_loss"] = best;
     if (lowest_validation_ < std::numeric_limits<double>::max()) {
       out["lowest_validation_loss"] = lowest_validation_;
       out["stale_validations"] = stale_validations_;
     }
-    out["metrics_tail"] = tail_;
     return out;
-  }
-
-  void remember(const StepReport& report) {
-    constexpr size_t kTail = 20;
-    tail_.push_back(
-        {{"step", report.step}, {"loss", report.loss}, {"grad_norm", report.grad_norm}});
-    if (tail_.size() > kTail) tail_.erase(0);
   }
 
   [[noreturn]] void diverged(const StepReport& report) const {
@@ -302,7 +308,8 @@ class Run {
   Texts texts_;
   std::unique_ptr<const BatchSource> validation_;  ///< null: none
   at::Device device_;
-  Json environment_, tail_ = Json::array();
+  Json environment_;
+  Json token_ids_ = Json::object();            ///< of the model that this one began from
   std::map<std::string, std::string> models_;  ///< hashes of those that the objective asks
   std::string base_;  ///< fingerprint of what is adapted; empty: nothing is
   std::unique_ptr<BatchStream> batches_;

@@ -1,5 +1,6 @@
 #include "train/run_directory.h"
 
+#include "checkpoints/own_checkpoint.h"
 #include "core/error.h"
 #include "core/files.h"
 #include "core/text.h"
@@ -25,9 +26,18 @@ std::optional<CheckpointInfo> checkpoint_to_continue(
                 {cat("holds an earlier run with ", there.size(), " checkpoints"), run.string(),
                  "resume it, or start over with --force"});
   }
-  CheckpointInfo info = inspect_checkpoint(fs::canonical(options.resume), true);
+  if (!fs::exists(options.resume)) {
+    throw Error(ExitCode::kMissingInput, {"no such checkpoint", options.resume,
+                                          "give auto, never, or a checkpoint of a run"});
+  }
+  const auto path = own_checkpoint(options.resume).value_or(options.resume);
+  CheckpointInfo info = inspect_checkpoint(fs::canonical(path), true);
   if (!info.complete) {
-    throw Error(ExitCode::kBadData, {info.problem, options.resume, "choose another checkpoint"});
+    throw Error(ExitCode::kBadData, {info.problem, path.string(), "choose another checkpoint"});
+  }
+  if (!info.state.contains("trainer")) {
+    throw Error(ExitCode::kUsage, {"a model, and not a checkpoint of a run", path.string(),
+                                   "begin a run from it with train.init_from"});
   }
   if (!there.empty() && there.front().step > info.step && !options.force) {
     throw Error(

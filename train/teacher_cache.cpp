@@ -9,6 +9,7 @@
 #include "core/hash.h"
 #include "core/text.h"
 #include "data/hdf5.h"
+#include "train/kept_answers.h"
 
 namespace kvsmith {
 namespace {
@@ -49,13 +50,13 @@ void write(const fs::path& path, const TopTokens& top) {
   publish_file(output.temporary(), path);
 }
 
-TopTokens read(const fs::path& path, int64_t rows, int64_t columns) {
+TopTokens read(const fs::path& path, int64_t rows, int64_t columns) try {
   const auto file = Hdf5File::open(path);
   const auto whole = [&](const char* name, Hdf5Type type, at::ScalarType as) {
     const auto data = file.open_dataset(name, layout(type, rows, columns));
     if (data.rows() != static_cast<uint64_t>(rows)) {
-      throw Error(ExitCode::kBadData, {cat(data.rows(), " rows instead of ", rows),
-                                       file.where(name), "delete the file: it is made again"});
+      throw Error(ExitCode::kBadData,
+                  {cat(data.rows(), " rows instead of ", rows), file.where(name), ""});
     }
     auto values = torch::empty({rows, columns}, as);
     data.read(0, data.rows(), values.mutable_data_ptr());
@@ -63,6 +64,8 @@ TopTokens read(const fs::path& path, int64_t rows, int64_t columns) {
   };
   return {whole(kIds, Hdf5Type::kUint32, torch::kInt).to(torch::kLong),
           whole(kLogProbabilities, Hdf5Type::kUint16, torch::kHalf)};
+} catch (const Error& error) {
+  refuse_kept(error);
 }
 
 }  // namespace
@@ -72,7 +75,9 @@ TeacherCache::TeacherCache(const fs::path& directory,
                            double temperature,
                            int64_t top_k)
     : directory_(directory / cat(teacher.substr(0, 16), "-top", top_k, "-t", temperature)),
-      top_k_(top_k) {}
+      top_k_(top_k) {
+  sweep_abandoned(directory_);
+}
 
 TopTokens TeacherCache::expected(const at::Tensor& tokens,
                                  const Positions& positions,

@@ -58,7 +58,6 @@ nlohmann::ordered_json Texts::fingerprints() const {
 std::unique_ptr<const BatchSource> Texts::training() const {
   const BatchOptions options{.length = config_.train.sequence_length,
                              .document_mask = config_.data.document_mask,
-                             .bos_id = info().bos_id,
                              .seed = static_cast<uint64_t>(config_.train.seed)};
   if (config_.preference.is_wanted()) return std::make_unique<PairSource>(training_, options);
   if (config_.data.packing == "bfd") return std::make_unique<PackedSource>(training_, options);

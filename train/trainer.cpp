@@ -76,7 +76,6 @@ StepReport Trainer::step() {
   report.skipped = !std::isfinite(report.loss) || !std::isfinite(report.grad_norm);
   if (report.skipped) {
     ++nonfinite_in_a_row_;
-    ++skipped_;
   } else {
     nonfinite_in_a_row_ = 0;
     optimizer_.step(report.learning_rate);
@@ -123,8 +122,7 @@ nlohmann::ordered_json Trainer::state() const {
           {"tokens", tokens_},
           {"sequences", batches_.position()},
           {"optimizer_steps", optimizer_.steps()},
-          {"nonfinite_in_a_row", nonfinite_in_a_row_},
-          {"skipped", skipped_}};
+          {"nonfinite_in_a_row", nonfinite_in_a_row_}};
 }
 
 void Trainer::restore(const nlohmann::ordered_json& state) {
@@ -133,7 +131,6 @@ void Trainer::restore(const nlohmann::ordered_json& state) {
   batches_.seek(state.at("sequences").get<uint64_t>());
   optimizer_.set_steps(state.at("optimizer_steps").get<int64_t>());
   nonfinite_in_a_row_ = state.at("nonfinite_in_a_row").get<int64_t>();
-  skipped_ = state.at("skipped").get<int64_t>();
 }
 
 }  // namespace kvsmith

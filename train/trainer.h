@@ -72,7 +72,7 @@ class Trainer {
   BatchStream& batches_;
   std::unique_ptr<Objective> objective_;
   AdamW optimizer_;
-  int64_t step_ = 0, tokens_ = 0, nonfinite_in_a_row_ = 0, skipped_ = 0;
+  int64_t step_ = 0, tokens_ = 0, nonfinite_in_a_row_ = 0;
 };
 
 }  // namespace kvsmith

@@ -1,8 +1,10 @@
+#include <chrono>
 #include <csignal>
 
 #include <gtest/gtest.h>
 #include <torch/types.h>
 
+#include "checkpoints/store.h"
 #include "core/files.h"
 #include "tests/support/close.h"
 #include "tests/support/expect_error.h"
@@ -112,7 +114,12 @@ TEST_F(Distillation, AsksOnceAboutEachSequence) {
   std::string damaged = read_file(kept[0]);
   damaged[damaged.size() / 2] ^= 1;
   write_file(kept[0], damaged);
-  EXPECT_THROW(train(run, "fourth"), Error);
+  const auto left_over = fs::path(kept[0]).replace_filename(".x.h5.tmp-1-99999999999-3");
+  write_file(left_over, "of a killed run");
+  fs::last_write_time(left_over, fs::file_time_type::clock::now() - std::chrono::hours(2));
+  expect_error([&] { train(run, "fourth"); }, ExitCode::kBadData,
+               "delete the file: it is made again");
+  EXPECT_EQ(files().size(), kept.size());
   run.distill.temperature = 2;  // is another question
   EXPECT_NO_THROW(train(run, "fifth"));
 }
@@ -150,6 +157,20 @@ TEST_F(Distillation, GoesOnWithTheSameTeacherOnly) {
   train(run, "run", 5);
   fs::remove_all(teacher_);
   make_teacher(/*seed=*/1);
+  expect_error([&] { train(run, "run"); }, ExitCode::kConfig, "distill.teacher");
+}
+
+TEST_F(Distillation, FollowsATeacherThatHasMovedButNoneThatComputesOtherwise) {
+  auto run = config();
+  train(run, "run", 5);
+  fs::rename(teacher_, directory_ / "moved");
+  run.distill.teacher = (directory_ / "moved").string();
+  train(run, "run", 7);
+  const auto info = fs::canonical(directory_ / "moved/latest");
+  RunConfig theirs = parse_run_config(read_file(info / "config.toml"), "config.toml");
+  theirs.model.rope_theta *= 2;
+  write_file(info / "config.toml", to_toml(theirs));
+  write_manifest(info, 60);
   expect_error([&] { train(run, "run"); }, ExitCode::kConfig, "distill.teacher");
 }
 

@@ -45,7 +45,8 @@ TEST_F(InitFrom, TakesWhatBothHaveAndKeepsTheRest) {
   const auto coded = tiny_model(2, [](ModelConfig& c) { c.layer_types = {"autoencoded"}; });
   const auto source = made(base, 1), fresh = made(coded, 2);
   auto model = made(coded, 2);
-  const std::string note = init_from(*model, saved(directory_ / "base.safetensors", base), "");
+  const std::string note =
+      init_from(*model, saved(directory_ / "base.safetensors", base), "").summary;
   const auto from = source->named_parameters(), before = fresh->named_parameters();
   int64_t taken = 0, added = 0;
   for (const auto& [name, parameter] : named_parameters(*model)) {
@@ -92,7 +93,7 @@ TEST_F(InitFrom, UntyingBeginsWithTheSameLogits) {
   const auto tied = tiny_model(),
              untied = tiny_model(2, [](ModelConfig& c) { c.tie_word_embeddings = false; });
   auto model = made(untied, 2);
-  const auto note = init_from(*model, saved(directory_ / "tied.safetensors", tied), "");
+  const auto note = init_from(*model, saved(directory_ / "tied.safetensors", tied), "").summary;
   EXPECT_NE(note.find("0 new, 0 unused"), std::string::npos) << note;
   const auto tokens = torch::arange(9, torch::kLong).unsqueeze(0);
   EXPECT_TRUE(torch::equal(model->forward(tokens), made(tied, 1)->forward(tokens)));

@@ -147,7 +147,9 @@ TEST_F(LowRankRun, IsExportedInTheLayoutOfPeft) {
 }
 
 TEST_F(LowRankRun, RefusesAnotherBaseThanItsOwn) {
-  train(config(), "adapter");
+  train(config(), "adapter", 5);
+  auto moved = config();
+  moved.train.init_from = (directory_ / "gone").string();
   auto other = tiny_run(corpus_);
   other.train.seed = 9;
   train(other, "other");
@@ -157,6 +159,7 @@ TEST_F(LowRankRun, RefusesAnotherBaseThanItsOwn) {
   fs::rename(directory_ / "other", directory_ / "base");
   expect_error(load, ExitCode::kConfig, "has other weights");
   expect_error([&] { train(config(), "adapter"); }, ExitCode::kConfig, "train.init_from");
+  train(moved, "adapter");
 }
 
 }  // namespace

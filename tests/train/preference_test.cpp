@@ -260,7 +260,17 @@ TEST_F(PreferenceRun, RefusesAKeptAnswerThatIsDamaged) {
     const std::string whole = read_file(entry.path());
     write_file(entry.path(), whole.substr(0, whole.size() - 8));
   }
-  expect_error([&] { train(run, "second"); }, ExitCode::kBadData, "cache");
+  expect_error([&] { train(run, "second"); }, ExitCode::kBadData,
+               "delete the file: it is made again");
+}
+
+TEST_F(PreferenceRun, OtherMapsInBlocksAreAnotherReference) {
+  RunConfig run = adapted("q4_0");
+  run.preference.cache = (directory_ / "cache").string();
+  train(run, "few");
+  run.lora.targets = {"*_proj"};
+  train(run, "all");
+  EXPECT_NEAR(line("all", false).at("rewards/margins").get<double>(), 0, 1e-6);
 }
 
 TEST_F(PreferenceRun, ComparesWithAnotherModelWhereOneIsNamed) {

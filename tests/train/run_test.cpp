@@ -5,6 +5,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "checkpoints/model_source.h"
+#include "checkpoints/own_checkpoint.h"
 #include "checkpoints/store.h"
 #include "core/files.h"
 #include "tests/support/expect_error.h"
@@ -204,6 +206,59 @@ TEST_F(RunTest, GoingBackToAnEarlierCheckpointNeedsForceAndKeepsWhatItSaves) {
   EXPECT_TRUE(inspect_checkpoint(directory_ / "run/latest", true).complete);
   EXPECT_TRUE(train(run, "run").finished);
   EXPECT_EQ(history(directory_ / "run"), expected);
+}
+
+TEST_F(RunTest, LinksThatAKilledSaveLeftBehindAreMended) {
+  auto run = config();
+  run.train.keep_last = 9;
+  train(run, "run");
+  const auto best = fs::read_symlink(directory_ / "run/best");
+  replace_link(directory_ / "run/latest", "step-000000003");
+  fs::remove(directory_ / "run/best");
+  EXPECT_TRUE(train(run, "run").finished);
+  EXPECT_EQ(fs::read_symlink(directory_ / "run/latest"), "step-000000012");
+  EXPECT_EQ(fs::read_symlink(directory_ / "run/best"), best);
+
+  // gone back, neither leads to what is dropped
+  run.train.max_steps = 3;
+  const auto back = (directory_ / "run/step-000000003").string();
+  const std::vector<std::string> accept = {"train.max_steps"};
+  train(run, "run", 0, {.resume = back, .accept = accept, .force = true});
+  EXPECT_EQ(fs::read_symlink(directory_ / "run/latest"), "step-000000003");
+  EXPECT_FALSE(fs::is_symlink(directory_ / "run/best"));
+}
+
+TEST_F(RunTest, WhatIsNoCheckpointOfARunIsNotResumed) {
+  train(config(), "run", 6);
+  const auto resume = [&](const char* name) {
+    return [this, from = (directory_ / name).string()] {
+      train(config(), "other", 0, {.resume = from});
+    };
+  };
+  expect_error(resume("absent"), ExitCode::kMissingInput, "no such checkpoint");
+  auto state = nlohmann::json::parse(read_file(directory_ / "run/latest/state.json"));
+  resume("run")();  // its latest
+  EXPECT_EQ(history(directory_ / "other").size(), 6U);
+  state.erase("trainer");
+  const auto model = fs::canonical(directory_ / "run/latest");
+  write_file(model / "state.json", state.dump());
+  write_manifest(model, 6);
+  expect_error(resume("run"), ExitCode::kUsage, "begin a run from it with train.init_from");
+}
+
+TEST_F(RunTest, KeepsWhichTokensEndATextOfTheModelThatItBeganFrom) {
+  train(config(), "base", 3);
+  const auto at = fs::canonical(directory_ / "base/latest");
+  auto state = nlohmann::ordered_json::parse(read_file(at / "state.json"));
+  state.update(token_ids_json(1, 2, {5, 7}));
+  write_file(at / "state.json", state.dump());
+  write_manifest(at, 3);
+  auto run = config();
+  run.train.init_from = (directory_ / "base").string();
+  train(run, "run", 5);
+  EXPECT_EQ(open_model(directory_ / "run").end_ids, (std::vector<int32_t>{5, 7}));
+  train(run, "run");
+  EXPECT_EQ(open_model(directory_ / "run").end_ids, (std::vector<int32_t>{5, 7}));
 }
 
 TEST_F(RunTest, AValidationSplitShorterThanASequenceIsRefused) {

@@ -160,9 +160,7 @@ struct Bench {
       : config(std::move(run)),
         corpus(Corpus::open(config.data.corpus[0])),
         stream({{corpus.split("train"), 1.0}},
-               {.length = config.train.sequence_length,
-                .document_mask = config.data.document_mask,
-                .bos_id = 1},
+               {.length = config.train.sequence_length, .document_mask = config.data.document_mask},
                config.train.micro_batch()),
         model(config.model) {
     initialize(*model, 3);
