@@ -138,7 +138,7 @@ def table(figures):
     head = ["model", "bytes/token at 1k", "MiB at 8k", "converted: novels", "WikiText-2", "healed: novels", "WikiText-2",
             "distilled: novels", "WikiText-2", "tokens"]
     lines = [head, ["---"] * len(head)]
-    lengths = sorted({int(key.split("/")[2]) for key in figures if "/" in key})
+    lengths = sorted({int(key.split("/")[2]) for key in figures if "/" in key}) or [0]
     for name in ["source", *CONVERSIONS]:
         if name not in figures:
             continue

@@ -20,7 +20,10 @@ std::vector<at::Tensor> heads_of(const Parameters& all, const std::string& name,
   return out;
 }
 
-AttentionWeights read_layer(const Parameters& all, const std::string& at, int64_t head_dim) {
+AttentionWeights read_layer(const Parameters& all,
+                            const std::string& at,
+                            const ModelConfig& config) {
+  const int64_t head_dim = config.head_dim;
   AttentionWeights out;
   out.queries = heads_of(all, at + "q_proj", head_dim);
   out.keys = heads_of(all, at + "k_proj", head_dim);
@@ -29,6 +32,8 @@ AttentionWeights read_layer(const Parameters& all, const std::string& at, int64_
   for (size_t head = 0; head < out.queries.size(); ++head)
     out.outputs.push_back(
         output.narrow(1, static_cast<int64_t>(head) * head_dim, head_dim).t().contiguous());
+  if (config.qk_norm) out.key_norm = all.at(at + "k_norm.weight").to(torch::kDouble).cpu();
+  if (config.v_norm) out.value_norm = torch::ones({head_dim}, torch::kDouble);
   return out;
 }
 
@@ -77,7 +82,7 @@ std::vector<AttentionWeights> read_attention(const DecoderImpl& model) {
   for (const auto& [name, tensor] : named_parameters(model)) all[name] = tensor.detach();
   std::vector<AttentionWeights> out;
   for (int64_t layer = 0; layer < model.graph().size(); ++layer)
-    out.push_back(read_layer(all, mixer_name(layer), model.config().head_dim));
+    out.push_back(read_layer(all, mixer_name(layer), model.config()));
   return out;
 }
 

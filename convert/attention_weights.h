@@ -16,6 +16,8 @@ struct AttentionWeights {
   std::vector<at::Tensor> queries;       ///< of each head, [inputs, head_dim]
   std::vector<at::Tensor> keys, values;  ///< of each key/value head, [inputs, head_dim]
   std::vector<at::Tensor> outputs;       ///< of each head, [head_dim, hidden_size]
+  /// Weights of the norms of each head's keys and values, [head_dim]; undefined: there is none.
+  at::Tensor key_norm, value_norm;
 
   /// Query heads that read key/value head `kv_head`.
   std::vector<size_t> readers(size_t kv_head) const;

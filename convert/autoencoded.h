@@ -5,21 +5,22 @@
 #include <string>
 #include <vector>
 
-#include "configs/model_config.h"
-#include "convert/moments.h"
+#include <ATen/core/Tensor.h>
 
 namespace kvsmith {
 
-/// Encoders and decoders of an autoencoded layer of kind "linear", which all heads share: the
-/// principal components of the keys and of the values (docs/architectures/autoencoded.md). Coders
-/// of kind "mlp" are left to training. `keys` and `values`: of each layer that has them, the heads'
-/// projections [inputs, head_dim]; `name`: "model.layers.3.self_attn.".
-void fit_linear_coders(const ModelConfig& config,
-                       const std::string& name,
-                       int64_t layer,
-                       const std::map<int64_t, std::vector<at::Tensor>>& keys,
-                       const std::map<int64_t, std::vector<at::Tensor>>& values,
-                       const Moments& moments,
-                       std::map<std::string, at::Tensor>& out);
+/// Encoder and decoder of an autoencoded layer of kind "linear" for its keys or its values, which
+/// all heads share: the `count` principal components (docs/architectures/autoencoded.md). Coders of
+/// kind "mlp" are left to training.
+///
+/// `heads`: projections [inputs, head_dim]; `norm`: the weight of the RMSNorm behind them,
+/// [head_dim], or undefined. Moments do not tell the size of each token's row, which the norm takes
+/// away: here it is taken away from each head on average. `stream`: "model.layers.3.self_attn.k".
+void fit_linear_coder(const std::string& stream,
+                      const std::vector<at::Tensor>& heads,
+                      const at::Tensor& norm,
+                      const at::Tensor& input_moments,
+                      int64_t count,
+                      std::map<std::string, at::Tensor>& out);
 
 }  // namespace kvsmith

@@ -91,6 +91,7 @@ class Converter {
     const torch::NoGradGuard no_grad;
     out_.model = Decoder(target);
     initialize(*out_.model, seed);
+    out_.model->eval();
     sources_ = layers_ = read_attention(source);
   }
 
@@ -261,13 +262,20 @@ class Converter {
     const int64_t width = source_.config().hidden_size;
     const std::string name = mixer_name(layer);
     write_projection(made_, name + "q_proj", weights.queries, width);
-    if (const auto keys = keys_.find(layer); keys != keys_.end())
-      write_projection(made_, name + "k_proj", keys->second, width);
-    if (const auto values = values_.find(layer); values != values_.end())
-      write_projection(made_, name + "v_proj", values->second, width);
+    const bool is_coded = out_.model->graph()[layer].kind == "autoencoded" &&
+                          out_.model->config().autoencoder.autoencoder_kind == "linear";
+    const auto write = [&](const std::string& stream, const auto& all, const at::Tensor& norm) {
+      const auto heads = all.find(layer);
+      if (heads == all.end()) return;
+      write_projection(made_, stream + "_proj", heads->second, width);
+      if (is_coded) {
+        fit_linear_coder(stream, heads->second, norm, moments_.between(layer, layer),
+                         out_.model->config().autoencoder.autoencoder_dim, made_);
+      }
+    };
+    write(name + "k", keys_, weights.key_norm);
+    write(name + "v", values_, weights.value_norm);
     write_outputs(made_, name, weights);
-    if (out_.model->graph()[layer].kind == "autoencoded")
-      fit_linear_coders(out_.model->config(), name, layer, keys_, values_, moments_, made_);
   }
 
   /// Gives every parameter what was made for it, what the source has under its name, or leaves it

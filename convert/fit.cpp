@@ -10,13 +10,6 @@
 namespace kvsmith {
 namespace {
 
-/// Moments with a little added to the diagonal: a text has directions that it does not use.
-at::Tensor steadied(const at::Tensor& moments) {
-  constexpr double kShare = 1e-6;
-  return moments + torch::eye(moments.size(0), torch::kDouble) *
-                       (moments.diagonal().mean().item<double>() * kShare);
-}
-
 /// The symmetric root of a positive semidefinite matrix, and its inverse.
 std::pair<at::Tensor, at::Tensor> root_of(const at::Tensor& matrix) {
   constexpr double kLeast = 1e-9;
@@ -26,7 +19,14 @@ std::pair<at::Tensor, at::Tensor> root_of(const at::Tensor& matrix) {
   return {torch::matmul(vectors * root, vectors.t()), torch::matmul(vectors / root, vectors.t())};
 }
 
+constexpr double kUnusedShare = 1e-6;  // a text has directions that it does not use
+
 }  // namespace
+
+at::Tensor steadied(const at::Tensor& matrix, double share) {
+  const double mean = matrix.diagonal().mean().item<double>();
+  return matrix + torch::eye(matrix.size(0), matrix.options()) * std::max(mean * share, 1e-300);
+}
 
 at::Tensor to_planes(const at::Tensor& x) {
   const auto halves = x.unflatten(-1, {2, x.size(-1) / 2});
@@ -39,8 +39,9 @@ at::Tensor from_planes(const at::Tensor& planes) {
 
 at::Tensor regressed(const Member& member, int64_t owner, const Moments& moments) {
   if (member.layer == owner) return member.weight;
-  return torch::cholesky_solve(torch::matmul(moments.between(owner, member.layer), member.weight),
-                               torch::linalg_cholesky(steadied(moments.between(owner, owner))));
+  return torch::cholesky_solve(
+      torch::matmul(moments.between(owner, member.layer), member.weight),
+      torch::linalg_cholesky(steadied(moments.between(owner, owner), kUnusedShare)));
 }
 
 SharedKeys fit_keys(const std::vector<Member>& members, int64_t owner, const Moments& moments) {
@@ -86,14 +87,16 @@ SharedSubspace fit_subspace(const std::vector<Member>& members,
   }
   const auto map = torch::cat(maps, 1);  // [inputs, widths of all members]
   // Singular vectors of (root of the moments) * map, by way of the Gram matrix of its rows.
-  const auto seen =
-      torch::matmul(torch::linalg_cholesky(steadied(moments.between(owner, owner))).t(), map);
+  const auto root =
+      torch::linalg_cholesky(steadied(moments.between(owner, owner), kUnusedShare)).t();
+  const auto seen = torch::matmul(root, map);
   const auto [energy, directions] = torch::linalg_eigh(torch::matmul(seen, seen.t()));
-  const auto top = directions.narrow(1, directions.size(1) - rank, rank);
-  const auto strength = energy.narrow(0, energy.size(0) - rank, rank)
+  const int64_t inputs = energy.size(0), kept = std::min(rank, inputs);
+  const auto top = directions.narrow(1, inputs - kept, kept);
+  const auto strength = energy.narrow(0, inputs - kept, kept)
                             .clamp_min(std::max(energy[-1].item<double>() * 1e-18, 1e-300))
                             .sqrt();
-  const auto basis = torch::matmul(seen.t(), top) / strength;  // [widths, rank], orthonormal
+  const auto basis = torch::matmul(seen.t(), top) / strength;  // [widths, kept], orthonormal
 
   SharedSubspace out;
   out.weight = torch::matmul(map, basis);
@@ -102,12 +105,13 @@ SharedSubspace fit_subspace(const std::vector<Member>& members,
   for (const Member& member : members)
     size += member.weight.square().mean().item<double>() / static_cast<double>(members.size());
   const double scale =
-      std::sqrt(size / std::max(out.weight.square().mean().item<double>(), 1e-300));
-  out.weight = out.weight * scale;
+      size > 0 ? std::sqrt(size / std::max(out.weight.square().mean().item<double>(), 1e-300)) : 1;
+  out.weight = torch::constant_pad_nd(out.weight * scale, {0, rank - kept});
   int64_t first = 0;
   for (size_t i = 0; i < members.size(); ++i) {
     const int64_t width = members[i].weight.size(1);
-    out.readouts.push_back(torch::matmul(basis.narrow(0, first, width).t(), undo[i]) / scale);
+    const auto readout = torch::matmul(basis.narrow(0, first, width).t(), undo[i]) / scale;
+    out.readouts.push_back(torch::constant_pad_nd(readout, {0, 0, 0, rank - kept}));
     first += width;
   }
   return out;

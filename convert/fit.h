@@ -42,7 +42,7 @@ struct SharedSubspace {
 };
 
 /// The subspace of `rank` dimensions that costs least: reduced-rank regression of all members on
-/// the input of layer `owner`.
+/// the input of layer `owner`. Dimensions beyond those of the input are zero.
 SharedSubspace fit_subspace(const std::vector<Member>& members,
                             int64_t owner,
                             int64_t rank,
@@ -51,6 +51,10 @@ SharedSubspace fit_subspace(const std::vector<Member>& members,
 /// Linear regression of a member on the input of `owner`: [inputs, width]. Its own weight where
 /// that is its layer.
 at::Tensor regressed(const Member& member, int64_t owner, const Moments& moments);
+
+/// A positive semidefinite matrix with `share` of its mean diagonal added to the diagonal, or with
+/// enough to be positive definite where it is zero.
+at::Tensor steadied(const at::Tensor& matrix, double share);
 
 /// Elements i and i + width / 2 of the last dimension as complex numbers, and back.
 at::Tensor to_planes(const at::Tensor& x);

@@ -9,6 +9,7 @@
 #include <torch/types.h>
 
 #include "convert/attention_weights.h"
+#include "convert/fit.h"
 #include "ops/layers.h"
 
 namespace kvsmith {
@@ -26,7 +27,7 @@ void run(DecoderImpl& model, const at::Tensor& tokens) {
   model.step(tokens, Positions::range(0, tokens.size(1), tokens.device()), cache);
 }
 
-double energy(const at::Tensor& x) { return std::max(x.square().sum().item<double>(), 1e-300); }
+double energy(const at::Tensor& x) { return x.square().sum().item<double>(); }
 
 /// D such that x + x D is near `wanted`, [width, width], and the shares of |wanted|^2 that are
 /// missed without and with it, over the last tenth of rows, that it is not fitted to. Undefined
@@ -42,16 +43,14 @@ Correction correction(const at::Tensor& x, const at::Tensor& wanted) {
   const auto fitted = [&](const at::Tensor& all) { return all.narrow(0, 0, rows - held_out); };
   const auto rest = [&](const at::Tensor& all) { return all.narrow(0, rows - held_out, held_out); };
   const auto missing = wanted - x;
-  const double whole = energy(rest(wanted));
+  const double whole = std::max(energy(rest(wanted)), 1e-300);
   Correction out{.matrix = {}, .before = energy(rest(missing)) / whole};
   out.after = out.before;
   if (rows == held_out) return out;
   const auto gram = torch::matmul(fitted(x).t(), fitted(x));
   const auto cross = torch::matmul(fitted(x).t(), fitted(missing));
-  const double scale = std::max(gram.diagonal().mean().item<double>(), 1e-300);
   for (const double share : kShares) {
-    const auto ridge = gram + torch::eye(x.size(1), x.options()) * (share * scale);
-    const auto matrix = torch::cholesky_solve(cross, torch::linalg_cholesky(ridge));
+    const auto matrix = torch::cholesky_solve(cross, torch::linalg_cholesky(steadied(gram, share)));
     const double missed = energy(rest(missing) - torch::matmul(rest(x), matrix)) / whole;
     if (missed < out.after) {
       out.after = missed;
@@ -68,7 +67,8 @@ class Refit {
         tokens_(std::move(tokens)),
         wanted_(static_cast<size_t>(model.graph().size())) {
     const DecoderImpl::Observation observation(source, [&](const MixerPass& pass) {
-      wanted_[static_cast<size_t>(pass.layer)] = pass.residual + pass.output;
+      auto& wanted = wanted_[static_cast<size_t>(pass.layer)];
+      wanted = is_normed() ? pass.output : pass.residual + pass.output;
     });
     run(source, tokens_);
     for (auto& [name, tensor] : named_parameters(model)) parameters_[name] = tensor;
@@ -86,6 +86,9 @@ class Refit {
   }
 
  private:
+  /// A norm takes the size of what attention gives before the residual stream gets it.
+  bool is_normed() const { return model_.config().sandwich_norm; }
+
   int64_t passes_of(int64_t layer) const {
     const auto& config = model_.config();
     for (const Slice& slice : model_.graph().slices())
@@ -96,8 +99,9 @@ class Refit {
 
   void fit(const MixerPass& pass) {
     const auto flat = [](const at::Tensor& x) { return x.flatten(0, 1).to(torch::kDouble); };
-    const auto& goal = wanted_[static_cast<size_t>(pass.layer)];
-    const auto found = correction(flat(pass.output), flat(goal - pass.residual));
+    const auto& wanted = wanted_[static_cast<size_t>(pass.layer)];
+    const auto goal = is_normed() ? wanted : wanted - pass.residual;
+    const auto found = correction(flat(pass.output), flat(goal));
     errors_.before += found.before;
     errors_.after += found.after;
     if (!found.matrix.defined()) return;
@@ -109,7 +113,8 @@ class Refit {
 
   DecoderImpl& model_;
   at::Tensor tokens_;
-  std::vector<at::Tensor> wanted_;  ///< the residual stream behind the attention of each layer
+  /// Of each layer the residual stream behind its attention, or what is_normed() hands to the norm.
+  std::vector<at::Tensor> wanted_;
   std::map<std::string, at::Tensor> parameters_;
   RefitErrors errors_;  ///< sums over layers
 };

@@ -7,8 +7,8 @@
 
 namespace kvsmith {
 
-/// How far what attention adds to the residual stream is from what would put the stream where the
-/// source has it: |error|^2 / |wanted|^2, mean over layers.
+/// How far what attention gives is from what refit_outputs() fits it to: |error|^2 / |wanted|^2,
+/// mean over layers.
 struct RefitErrors {
   double before = 0, after = 0;
 };
@@ -19,10 +19,13 @@ struct RefitErrors {
 /// makes good what those before it could not. Where nothing is wrong nothing changes, but for
 /// rounding.
 ///
+/// With sandwich_norm, where a norm takes the size of what attention gives before it is added, each
+/// layer is fitted to what the attention of the source gives.
+///
 /// `ids` are read in windows of `context` tokens. A tenth of them is not fitted to: it decides how
 /// far each layer may move away from the projection that it has. Layers that are run in several
-/// passes (LCKV) are fitted to what the last pass gives, in several rounds. Keeps the residual
-/// streams of all layers of `source`, num_hidden_layers * tokens * hidden_size * 4 bytes.
+/// passes (LCKV) are fitted to what the last pass gives, in several rounds. Keeps what is wanted
+/// of all layers, num_hidden_layers * tokens * hidden_size * 4 bytes.
 RefitErrors refit_outputs(DecoderImpl& source,
                           DecoderImpl& model,
                           const std::vector<int32_t>& ids,

@@ -1,11 +1,11 @@
 #include "convert/tied.h"
 
-#include <algorithm>
-
 #include <torch/types.h>
 
 namespace kvsmith {
 namespace {
+
+constexpr double kRidge = 1e-9;
 
 /// x -> x * conj(turn) for rows of planes, as a matrix: [width, width].
 at::Tensor matrix_of(const at::Tensor& turn) {
@@ -34,7 +34,8 @@ std::vector<Target> targets_of(const std::vector<Member>& members,
     energy += (covariance * cost).sum().item<double>();
     out.push_back({weight, cost, {}});
   }
-  for (Target& target : out) target.cost = target.cost / std::max(energy, 1e-300);
+  if (energy > 0)
+    for (Target& target : out) target.cost = target.cost / energy;
   return out;
 }
 
@@ -48,9 +49,8 @@ at::Tensor projection(const std::vector<const Target*>& targets) {
                               : torch::matmul(target->weight, read);
     weight = weight.defined() ? weight + gram : gram;
   }
-  const auto steadied =
-      weight + torch::eye(weight.size(0), weight.options()) * (weight.diagonal().mean() * 1e-9);
-  return torch::cholesky_solve(wanted.t(), torch::linalg_cholesky(steadied)).t().contiguous();
+  const auto factor = torch::linalg_cholesky(steadied(weight, kRidge));
+  return torch::cholesky_solve(wanted.t(), factor).t().contiguous();
 }
 
 }  // namespace
@@ -69,6 +69,11 @@ TiedProjection fit_tied(const std::vector<Member>& keys,
 
   TiedProjection out;
   out.weight = fit_keys(keys, owner, moments).weight;
+  // from columns that are zero no round would leave
+  if (const auto unused = out.weight.eq(0).all(0); unused.any().item<bool>()) {
+    const auto rest = fit_subspace(values, owner, out.weight.size(1), moments).weight;
+    out.weight = torch::where(unused, rest, out.weight);
+  }
   for (int round = 0;; ++round) {
     const auto seen = torch::matmul(input, out.weight);
     const auto gram = torch::matmul(out.weight.t(), seen);
@@ -86,9 +91,7 @@ TiedProjection fit_tied(const std::vector<Member>& keys,
       target.map = matrix_of(turn);
       out.turns.push_back(turn);
     }
-    const auto steadied =
-        gram + torch::eye(gram.size(0), gram.options()) * (gram.diagonal().mean() * 1e-9);
-    const auto factor = torch::linalg_cholesky(steadied);
+    const auto factor = torch::linalg_cholesky(steadied(gram, kRidge));
     for (Target& target : value_targets) {
       target.map = torch::cholesky_solve(torch::matmul(seen.t(), target.weight), factor);
       out.readouts.push_back(target.map);

@@ -16,8 +16,9 @@ struct TiedProjection {
 };
 
 /// Least squares by turns: the projection that costs least for these turns and readouts, then the
-/// turns and readouts that cost least for it. Begins with what serves the keys. Keys and values
-/// count alike, each as the share of it all that is lost.
+/// turns and readouts that cost least for it. Begins with what serves the keys, and where that is
+/// zero with what serves the values. Keys and values count alike, each as the share of it all that
+/// is lost.
 TiedProjection fit_tied(const std::vector<Member>& keys,
                         const std::vector<Member>& values,
                         int64_t owner,

@@ -70,7 +70,8 @@ nlohmann::ordered_json to_json(const CheckpointInfo& info) {
                                  {"step", info.step},
                                  {"complete", info.complete},
                                  {"bytes", info.bytes}};
-  if (info.complete) json["tokens"] = info.state.at("trainer").at("tokens");
+  if (info.complete && info.state.contains("trainer"))
+    json["tokens"] = info.state["trainer"].at("tokens");
   if (info.complete && info.state.contains("validation_loss"))
     json["validation_loss"] = info.state["validation_loss"];
   if (!info.complete) json["problem"] = info.problem;
@@ -91,8 +92,8 @@ bool print(const StoreFlags& flags, bool check_hashes) {
     std::cout << info.path.filename().string() << "  ";
     if (info.complete) {
       std::cout << (check_hashes ? "verified  " : "")
-                << human_bytes(static_cast<double>(info.bytes)) << "  " << json["tokens"]
-                << " tokens";
+                << human_bytes(static_cast<double>(info.bytes));
+      if (json.contains("tokens")) std::cout << "  " << json["tokens"] << " tokens";
       if (json.contains("validation_loss"))
         std::cout << "  validation loss " << json["validation_loss"];
       std::cout << "\n";

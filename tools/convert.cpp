@@ -97,11 +97,21 @@ void convert_it(ConvertFlags& flags) {
   expect_model_output(flags.output, flags.force);
   Console console(flags.quiet);
   const ModelSource original = open_model(flags.source.checkpoint);
-  if (flags.score.path.empty()) flags.score = flags.text;
+  const int64_t longest = original.config.max_position_embeddings;
+  limit_context(flags.text, longest, console);
+  limit_context(flags.score, longest, console);
+  if (flags.score.path.empty()) {
+    flags.score.path = flags.text.path;
+    if (!flags.score.has_tokens) flags.score.tokens = flags.text.tokens;
+    if (!flags.score.has_context) flags.score.context = flags.text.context;
+  }
   LoadedModel source = load(flags.source);
   std::vector<int32_t> calibration, ids;
-  if (!flags.text.path.empty()) calibration = read_sample(source.tokenizer, flags.text);
-  if (!flags.score.path.empty()) ids = read_sample(source.tokenizer, flags.score);
+  const auto read = [&](const TextSample& sample) {
+    return read_sample(source.tokenizer, sample, original.tokenizer_problem);
+  };
+  if (!flags.text.path.empty()) calibration = read(flags.text);
+  if (!flags.score.path.empty()) ids = read(flags.score);
   const auto tokens = static_cast<int64_t>(calibration.size());
   if (tokens > 0 && tokens < 2 * original.config.hidden_size) {
     console.note(cat("a calibration text of ", tokens, " tokens is short for ",
@@ -136,7 +146,8 @@ void add_convert(CLI::App& app) {
       ->capture_default_str();
   add_text_flags(*verb, flags->text, "--calibration",
                  "text that fits look at; without one they see weights alone");
-  add_text_flags(*verb, flags->score, "--score", "text to score; default: that of --calibration");
+  add_text_flags(*verb, flags->score, "--score",
+                 "text to score; default: that of --calibration, read as that is");
   verb->add_option("--seed", flags->seed, "of new parameters");
   verb->add_flag("--force", flags->force, "replace the output");
   verb->add_flag("--quiet,-q", flags->quiet, "no progress on stderr");

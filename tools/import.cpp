@@ -32,15 +32,14 @@ std::optional<at::ScalarType> type_of(const std::string& name) {
   return name == "bf16" ? at::kBFloat16 : at::kFloat;
 }
 
-void import(const ImportFlags& flags) {
+void import(ImportFlags& flags) {
   Console console(flags.quiet);
   expect_model_output(flags.output, flags.force);
   const ModelSource source = open_model(flags.source);
-  std::optional<Tokenizer> tokenizer;
-  if (!source.tokenizer.empty())
-    tokenizer = Tokenizer::from_bytes(source.tokenizer, flags.source.string());
+  limit_context(flags.text, source.config.max_position_embeddings, console);
+  const std::optional<Tokenizer> tokenizer = described(source).tokenizer;
   std::vector<int32_t> ids;
-  if (!flags.text.path.empty()) ids = read_sample(tokenizer, flags.text);
+  if (!flags.text.path.empty()) ids = read_sample(tokenizer, flags.text, source.tokenizer_problem);
   console.note(cat("reading ", source.tensors.size(), " tensors of ", flags.source.string()));
   write_model(source, flags.output, flags.force, {{"imported_from", source.name}},
               type_of(flags.dtype));

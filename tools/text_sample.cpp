@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "core/files.h"
 #include "core/text.h"
+#include "tools/console.h"
 
 namespace kvsmith {
 namespace {
@@ -32,14 +33,32 @@ void add_text_flags(CLI::App& verb, TextSample& sample, const std::string& name,
   verb.add_option(name, sample.path, help);
   verb.add_option(name + "-tokens", sample.tokens, "tokens of it to read")
       ->check(CLI::Range(int64_t{2}, int64_t{1} << 30))
+      ->each([&sample](const std::string&) { sample.has_tokens = true; })
       ->capture_default_str();
-  verb.add_option(name + "-context", sample.context, "tokens a window")
+  verb.add_option(name + "-context", sample.context,
+                  "tokens a window; default: or max_position_embeddings where that is less")
       ->check(CLI::Range(int64_t{2}, int64_t{1} << 24))
+      ->each([&sample](const std::string&) { sample.has_context = true; })
       ->capture_default_str();
 }
 
+void limit_context(TextSample& sample, int64_t longest, Console& console) {
+  if (sample.context <= longest) return;
+  if (!sample.has_context) {
+    sample.context = longest;
+    return;
+  }
+  console.note(cat("context ", sample.context, " is longer than the model's ",
+                   "max_position_embeddings, ", longest, ": later positions are new to it"));
+}
+
 std::vector<int32_t> read_sample(const std::optional<Tokenizer>& tokenizer,
-                                 const TextSample& sample) {
+                                 const TextSample& sample,
+                                 const std::string& problem) {
+  if (!tokenizer && !problem.empty()) {
+    throw Error(ExitCode::kConfig, {"the model's tokenizer cannot be used: " + problem,
+                                    sample.path.string(), "leave the text out"});
+  }
   if (!tokenizer) {
     throw Error(ExitCode::kConfig,
                 {"the model has no tokenizer to read it with", sample.path.string(),

@@ -17,6 +17,13 @@ Decoder random_model(const ModelConfig& config, uint64_t seed = 1) {
   return model;
 }
 
+/// Sets the weights of a projection to zero in every layer.
+void clear(const Decoder& model, const std::string& projection) {
+  const torch::NoGradGuard no_grad;
+  for (auto& [name, tensor] : named_parameters(*model))
+    if (name.find(projection) != name.npos) tensor.zero_();
+}
+
 /// `source` turned into what `change` makes of its sizes.
 Conversion converted(const Decoder& source,
                      const std::function<void(ModelConfig&)>& change,
@@ -109,6 +116,28 @@ TEST(Convert, ValuesThatKeysHoldAreTiedExactly) {
   EXPECT_FALSE(close(logits(converted(other, tied).model), logits(other), 1e-2));
 }
 
+TEST(Convert, WhereKeysAreZeroTiedOnesHoldTheValues) {
+  const torch::NoGradGuard no_grad;
+  const auto tied = [](ModelConfig& c) { c.attention_k_eq_v = true; };
+  const auto source = random_model(tiny_model(2));
+  clear(source, "k_proj");
+  EXPECT_TRUE(close(logits(converted(source, tied).model), logits(source), 1e-4));
+  parameter(source, "model.layers.0.self_attn.v_proj.weight").narrow(0, 0, 8).zero_();
+  EXPECT_TRUE(close(logits(converted(source, tied).model), logits(source), 1e-4));
+}
+
+/// Heads of 64 in a model of width 32: one of 32 dimensions holds what both values say.
+TEST(Convert, HeadsWiderThanTheModelAreMergedExactly) {
+  const torch::NoGradGuard no_grad;
+  const auto source = random_model(tiny_model(2, [](ModelConfig& c) { c.head_dim = 64; }));
+  for (const char* layer : {"model.layers.0.self_attn.", "model.layers.1.self_attn."}) {
+    const auto k = parameter(source, std::string(layer) + "k_proj.weight");
+    k.narrow(0, 64, 64).copy_(k.narrow(0, 0, 64));
+  }
+  const auto out = converted(source, [](ModelConfig& c) { c.num_key_value_heads = 1; });
+  EXPECT_TRUE(close(logits(out.model), logits(source), 1e-4));
+}
+
 TEST(Convert, MeanIsTheMeanOfTheProjections) {
   const auto source = random_model(tiny_model(2));
   const auto out = converted(source, [](ModelConfig& c) { c.pattern = "cla-2"; }, Pooling::kMean);
@@ -174,8 +203,10 @@ TEST(Convert, AHeadThatIsNotUsedIsNoObstacle) {
   const auto source = random_model(tiny_model(2));
   for (const char* part : {"k_proj.weight", "v_proj.weight"})
     parameter(source, std::string("model.layers.0.self_attn.") + part).narrow(0, 0, 8).zero_();
-  const auto out = converted(source, [](ModelConfig& c) { c.num_key_value_heads = 1; });
-  EXPECT_TRUE(torch::isfinite(logits(out.model)).all().item<bool>());
+  const auto one_head = [](ModelConfig& c) { c.num_key_value_heads = 1; };
+  EXPECT_TRUE(torch::isfinite(logits(converted(source, one_head).model)).all().item<bool>());
+  clear(source, "v_proj");  // attention adds nothing, whatever its keys
+  EXPECT_TRUE(close(logits(converted(source, one_head).model), logits(source), 1e-6));
 }
 
 TEST(Convert, ATextOfTwoTokensIsEnoughToGoOn) {
@@ -212,6 +243,24 @@ TEST(Convert, LinearCodesAsWideAsHeadsAreExact) {
   EXPECT_TRUE(close(logits(out.model), logits(source), 1e-4));
 }
 
+/// A norm whose weight leaves four of eight dimensions of each key; four of values are zero.
+TEST(Convert, LinearCodesAreOfKeysBehindTheirNorm) {
+  const torch::NoGradGuard no_grad;
+  const auto source = random_model(tiny_model(2, [](ModelConfig& c) { c.qk_norm = true; }));
+  for (const char* layer : {"model.layers.0.self_attn.", "model.layers.1.self_attn."}) {
+    parameter(source, std::string(layer) + "k_norm.weight")
+        .copy_(torch::tensor({2.0, 0.0, 1.0, 0.0, 3.0, 0.0, 0.5, 0.0}));
+    const auto v = parameter(source, std::string(layer) + "v_proj.weight");
+    for (const int64_t row : {4, 12}) v.narrow(0, row, 4).zero_();
+  }
+  const auto out = converted(source, [](ModelConfig& c) {
+    c.layer_types = {"autoencoded"};
+    c.autoencoder.autoencoder_kind = "linear";
+    c.autoencoder.autoencoder_dim = 4;
+  });
+  EXPECT_TRUE(close(logits(out.model), logits(source), 1e-4));
+}
+
 TEST(Convert, BoundedMemoriesKeepTheProjections) {
   const auto source = random_model(tiny_model(2));
   const auto out = converted(source, [](ModelConfig& c) {
@@ -228,8 +277,16 @@ TEST(Convert, BoundedMemoriesKeepTheProjections) {
 
 TEST(Convert, LayersThatReadAheadGetKeysOfTheTop) {
   const auto source = random_model(tiny_model(2, [](ModelConfig& c) { c.num_hidden_layers = 4; }));
-  const auto out = converted(source, [](ModelConfig& c) { c.pattern = "lckv"; });
-  EXPECT_TRUE(torch::isfinite(logits(out.model)).all().item<bool>());
+  const auto lckv = [](ModelConfig& c) { c.pattern = "lckv"; };
+  const auto fitted = converted(source, lckv);
+  EXPECT_TRUE(torch::isfinite(logits(fitted.model)).all().item<bool>());
+  const auto out = converted(source, lckv, Pooling::kMean);
+  const auto name = [](int64_t layer) { return mixer_name(layer) + "k_proj.weight"; };
+  const auto mean = (parameter(source, name(1)) + parameter(source, name(2))) / 2;
+  EXPECT_TRUE(close(parameter(out.model, name(2)), mean, 1e-6));
+  EXPECT_FALSE(out.model->named_parameters().contains(name(1)));  // reads layer 2
+  for (const int64_t own : {0, 3})
+    EXPECT_TRUE(torch::equal(parameter(out.model, name(own)), parameter(source, name(own))));
 }
 
 TEST(Convert, RefusesWhatItCannotMake) {

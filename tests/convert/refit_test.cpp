@@ -33,6 +33,25 @@ at::Tensor output_weight(const Decoder& model, int64_t layer) {
       ->named_parameters()["model.layers." + std::to_string(layer) + ".self_attn.o_proj.weight"];
 }
 
+/// `source` turned into what `change` makes of its sizes, with moments of `ids`, not refit.
+Decoder converted(Decoder& source,
+                  const std::function<void(ModelConfig&)>& change,
+                  const std::vector<int32_t>& ids) {
+  ModelConfig target = sizes_of(source->config());
+  change(target);
+  const auto problems = fill_in(target);
+  if (!problems.empty()) throw std::logic_error(problems[0].key + ": " + problems[0].text);
+  const auto moments = Moments::of(*source, ids, 100, moments_needed(*source, target));
+  return convert(*source, target, moments, Pooling::kFit, 1).model;
+}
+
+void one_head(ModelConfig& config) { config.num_key_value_heads = 1; }
+void pairs(ModelConfig& config) { config.pattern = "cla-2"; }
+
+double missed(Decoder& model, Decoder& source) {
+  return (logits(model) - logits(source)).square().mean().item<double>();
+}
+
 TEST(RefitOutputs, NothingWrongChangesNothing) {
   Decoder source = random_model(tiny_model(2)), model = random_model(tiny_model(2));
   const auto errors = refit_outputs(*source, *model, text(800), 100);
@@ -58,8 +77,8 @@ TEST(RefitOutputs, FindsAProjectionThatWasMixedUp) {
 /// Every kind of graph, among them one that is run in several passes.
 TEST(RefitOutputs, BringsAConversionNearer) {
   const std::vector<std::function<void(ModelConfig&)>> changes = {
-      [](ModelConfig& c) { c.num_key_value_heads = 1; },
-      [](ModelConfig& c) { c.pattern = "cla-2"; },
+      one_head,
+      pairs,
       [](ModelConfig& c) { c.pattern = "lckv"; },
       [](ModelConfig& c) {
         c.layer_types = {"latent"};
@@ -69,20 +88,63 @@ TEST(RefitOutputs, BringsAConversionNearer) {
   };
   for (const auto& change : changes) {
     Decoder source = random_model(tiny_model(2, [](ModelConfig& c) { c.num_hidden_layers = 4; }));
-    ModelConfig target = sizes_of(source->config());
-    change(target);
-    ASSERT_TRUE(fill_in(target).empty());
     const auto ids = text(4000);
-    const auto moments = Moments::of(*source, ids, 100, moments_needed(*source, target));
-    auto model = convert(*source, target, moments, Pooling::kFit, 1).model;
-    const auto missed = [&] {
-      return (logits(model) - logits(source)).square().mean().item<double>();
-    };
-    const double before = missed();
+    Decoder model = converted(source, change, ids);
+    const double before = missed(model, source);
     const auto errors = refit_outputs(*source, *model, ids, 100);
-    EXPECT_LT(errors.after, errors.before) << architecture_name(target);
-    EXPECT_LT(missed(), before) << architecture_name(target);
+    EXPECT_LT(errors.after, errors.before) << architecture_name(model->config());
+    EXPECT_LT(missed(model, source), before) << architecture_name(model->config());
   }
+}
+
+/// With sandwich_norm a norm takes it away.
+TEST(RefitOutputs, TheSizeOfWhatIsNormedDoesNotMatter) {
+  const torch::NoGradGuard no_grad;
+  const auto ids = text(4000);
+  at::Tensor expected;
+  for (const int64_t size : {1, 8}) {
+    Decoder source = random_model(tiny_model(2, [](ModelConfig& c) {
+      c.sandwich_norm = true;
+      c.rms_norm_eps = 1e-12;
+    }));
+    for (const int64_t layer : {0, 1}) output_weight(source, layer).mul_(size);
+    Decoder model = converted(source, pairs, ids);
+    const double before = missed(model, source);
+    const auto errors = refit_outputs(*source, *model, ids, 100);
+    EXPECT_LT(errors.after, errors.before);
+    EXPECT_LT(missed(model, source), before);
+    if (expected.defined()) {
+      EXPECT_TRUE(close(logits(model), expected, 1e-3));
+    }
+    expected = logits(model);
+  }
+}
+
+TEST(RefitOutputs, DropoutHasNoPart) {
+  const auto refit = [](double dropout) {
+    Decoder source = random_model(tiny_model(2, [&](ModelConfig& c) { c.dropout = dropout; }));
+    source->eval();
+    const auto ids = text(800);
+    Decoder model = converted(source, one_head, ids);
+    refit_outputs(*source, *model, ids, 100);
+    return logits(model);
+  };
+  EXPECT_TRUE(torch::equal(refit(0.1), refit(0)));
+}
+
+TEST(RefitOutputs, AttentionThatGivesNothingIsNoObstacle) {
+  Decoder source = random_model(tiny_model(2));
+  {
+    const torch::NoGradGuard no_grad;
+    for (auto& [name, tensor] : named_parameters(*source))
+      if (name.ends_with("v_proj.weight")) tensor.zero_();
+  }
+  const auto ids = text(800);
+  Decoder model = converted(source, one_head, ids);
+  const auto errors = refit_outputs(*source, *model, ids, 100);
+  EXPECT_EQ(errors.before, 0);
+  EXPECT_EQ(errors.after, 0);
+  EXPECT_TRUE(close(logits(model), logits(source), 1e-6));
 }
 
 }  // namespace
