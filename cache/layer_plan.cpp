@@ -264,6 +264,7 @@ std::optional<LayerPlan> plan_layer(const CacheConfig& config,
     plan.retention = &retention_kind("window");
     plan.budget = spec.window + spec.sinks;
     plan.sinks = spec.sinks;
+    plan.config.evict = "after";  // queries of a step still see the whole window
   } else if (evicts) {
     plan.retention = &retention_kind(config.retention);
     plan.positions = row_positions(config.positions);

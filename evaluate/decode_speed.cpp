@@ -79,4 +79,19 @@ int64_t largest_batch(const CachePlan& plan, int64_t context, int64_t tokens, in
   return memory / std::max<int64_t>(1, plan.bytes(context + tokens + kWarmUp, context));
 }
 
+std::optional<DecodeSpeed> largest_batch_speed(DecoderImpl& model,
+                                               const CachePlan& plan,
+                                               SpeedOptions options,
+                                               int64_t memory) {
+  options.batch = largest_batch(plan, options.context, options.tokens, memory);
+  while (options.batch > 0) {
+    auto speed = decode_speed(model, plan, options);
+    if (speed.reserved_bytes <= memory) return speed;
+    // storage that is rounded up, such as KIVI's, is more than the formula's rows
+    const int64_t fits = options.batch * memory / speed.reserved_bytes;
+    options.batch = std::min(options.batch - 1, std::max<int64_t>(1, fits));
+  }
+  return std::nullopt;
+}
+
 }  // namespace kvsmith

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "cache/cache_plan.h"
@@ -39,5 +40,12 @@ double first_token_seconds(DecoderImpl& model, const CachePlan& plan, int64_t co
 /// The most sequences that decode_speed() holds within `memory` bytes, by the closed formula; 0:
 /// not one.
 int64_t largest_batch(const CachePlan& plan, int64_t context, int64_t tokens, int64_t memory);
+
+/// decode_speed() of the most sequences whose storages hold at most `memory` bytes, whatever
+/// `options.batch` says; none where one alone holds more.
+std::optional<DecodeSpeed> largest_batch_speed(DecoderImpl& model,
+                                               const CachePlan& plan,
+                                               SpeedOptions options,
+                                               int64_t memory);
 
 }  // namespace kvsmith

@@ -239,6 +239,8 @@ void check(EvaluateOptions& options, const LoadedModel& model, const Corpus& cor
   }
   if (options.chunk < 1) refuse(cat("chunk ", options.chunk), "give at least 1 token");
   if (options.batch < 1) refuse(cat("batch ", options.batch), "give at least 1 window");
+  if (options.max_tokens < 0)
+    refuse(cat("max_tokens ", options.max_tokens), "give at least 1 token, or 0 for all");
   check_fits(corpus, model);
 }
 
@@ -286,6 +288,9 @@ Evaluation evaluate(LoadedModel& loaded,
                                     model.compute_type(), options.context));
   }
   if (result.method) check_method(result.method->plan(), model.graph(), options);
+  const RecallOptions recall{.longest =
+                                 std::min(options.context, model.config().max_position_embeddings)};
+  if (options.recall) check_recall(*split, recall);
   result.probes = run_probes(model, corpus, result);
   for (const int64_t forward : options.passes) result.passes.push_back({forward, 0});
   int64_t total = 0;
@@ -338,11 +343,7 @@ Evaluation evaluate(LoadedModel& loaded,
     result.cache_lengths = measure_lengths(model, options.context);
   if (bytes > 0) result.bits_per_byte = result.nll / std::numbers::ln2 / static_cast<double>(bytes);
   if (!unigram.empty()) result.unigram_nll = unigram_nll;
-  if (options.recall) {
-    result.recall = recall_curve(
-        model, *split,
-        {.longest = std::min(options.context, model.config().max_position_embeddings)});
-  }
+  if (options.recall) result.recall = recall_curve(model, *split, recall);
   return result;
 }
 

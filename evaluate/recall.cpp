@@ -60,19 +60,30 @@ RecallPoint probe(DecoderImpl& model,
 
 }  // namespace
 
-std::vector<RecallPoint> recall_curve(DecoderImpl& model,
-                                      const CorpusSplit& split,
-                                      const RecallOptions& options) {
-  const torch::InferenceMode inference;
-  constexpr int64_t kShortest = 32;
-  std::vector<int64_t> distances = {0};
-  for (int64_t d = kShortest; 2 * options.passage + d <= options.longest; d *= 2)
-    distances.push_back(d);
+void check_recall(const CorpusSplit& split, const RecallOptions& options) {
+  const int64_t shortest = 2 * options.passage;
+  if (options.longest < shortest) {
+    throw Error(ExitCode::kUsage,
+                {cat("texts of at most ", options.longest, " tokens do not hold a passage of ",
+                     options.passage, " twice"),
+                 "recall", cat("give a --context of at least ", shortest, ", or no --recall")});
+  }
   if (split.tokens() < static_cast<uint64_t>(options.longest)) {
     throw Error(ExitCode::kBadData,
                 {cat("the split has ", split.tokens(), " tokens, a sample ", options.longest),
                  "recall", "use a longer split or a shorter --context"});
   }
+}
+
+std::vector<RecallPoint> recall_curve(DecoderImpl& model,
+                                      const CorpusSplit& split,
+                                      const RecallOptions& options) {
+  check_recall(split, options);
+  const torch::InferenceMode inference;
+  constexpr int64_t kShortest = 32;
+  std::vector<int64_t> distances = {0};
+  for (int64_t d = kShortest; 2 * options.passage + d <= options.longest; d *= 2)
+    distances.push_back(d);
   std::vector<RecallPoint> curve;
   for (const int64_t distance : distances) curve.push_back(probe(model, split, options, distance));
   return curve;

@@ -25,11 +25,14 @@ struct RecallOptions {
   uint64_t seed = 0;
 };
 
+/// Throws Error: 64 when `longest` does not hold a passage twice, 65 when the split is shorter than
+/// `longest`.
+void check_recall(const CorpusSplit& split, const RecallOptions& options);
+
 /// A synthetic probe of exact memory: a random passage of the split, other text of the split, then
 /// the passage again, read token by token through the cache. Perplexity of ordinary text hardly
 /// tells whether a memory still holds single tokens; this does. Distances are 0 and powers of two
-/// from 32 on, as far as `longest` allows. Throws Error (65) when the split is shorter than a
-/// sample.
+/// from 32 on, as far as `longest` allows. Throws Error as check_recall().
 std::vector<RecallPoint> recall_curve(DecoderImpl& model,
                                       const CorpusSplit& split,
                                       const RecallOptions& options);

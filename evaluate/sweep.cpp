@@ -10,6 +10,7 @@
 #include "core/files.h"
 #include "core/hash.h"
 #include "core/text.h"
+#include "evaluate/result_file.h"
 
 namespace kvsmith {
 namespace {
@@ -25,7 +26,7 @@ std::string plain(std::string name) {
   return name;
 }
 
-/// `codec` where the method names none.
+/// `codec` and `seed` where the method names none.
 CacheConfig cache_of(const std::string& method,
                      const std::string& codec,
                      std::optional<double> budget,
@@ -33,7 +34,7 @@ CacheConfig cache_of(const std::string& method,
   auto words = words_of(method);
   const CacheConfig own = cache_settings_of(words);
   if (own.codec_k == "model" && own.codec_v == "model") words.push_back(codec);
-  words.push_back(cat("seed=", seed));
+  words.insert(words.begin(), cat("seed=", seed));
   if (budget && *budget <= 1) words.push_back(cat("budget_fraction=", *budget));
   if (budget && *budget > 1) words.push_back(cat("budget_tokens=", std::llround(*budget)));
   return cache_config_of(words);
@@ -69,6 +70,9 @@ std::string identity(const SweepConfig& config, const SweepPoint& point) {
     out += cat(key.name, " = ", to_toml(detail::to_value(value)), "\n");
   };
   CacheConfig::fields(*point.options.cache, add);
+  // a point whose gates are not there is refused when its turn comes
+  if (const fs::path gates = point.options.cache->duo_gates; fs::is_regular_file(gates))
+    out += sha256_of_file(gates) + "\n";
   // the lists of the grid do not shape a single point
   SweepConfig rest = config;
   rest.checkpoints = rest.methods = rest.codecs = {};
@@ -82,11 +86,20 @@ std::string identity(const SweepConfig& config, const SweepPoint& point) {
 
 SweepConfig sweep_config_of(const fs::path& file) {
   auto config = only_section<SweepConfig>(Settings::from_file(file), "sweep");
-  const auto expect = [&](bool good, const std::string& what, const std::string& key) {
-    if (!good) throw Error(ExitCode::kConfig, {what, file.string() + ": sweep." + key, ""});
+  const auto expect = [&](bool good, const std::string& what, const std::string& key,
+                          const std::string& remedy = "") {
+    if (!good) throw Error(ExitCode::kConfig, {what, file.string() + ": sweep." + key, remedy});
+  };
+  const auto expect_some = [&](const auto& list, const std::string& key) {
+    expect(!list.empty(), "an empty list leaves no points", key, "leave it out for the default");
   };
   expect(!config.checkpoints.empty(), "no checkpoint is given", "checkpoints");
   expect(!config.corpus.empty(), "no corpus is given", "corpus");
+  expect_some(config.methods, "methods");
+  expect_some(config.budgets, "budgets");
+  expect_some(config.codecs, "codecs");
+  expect_some(config.contexts, "contexts");
+  expect_some(config.seeds, "seeds");
   for (const auto& method : config.methods) cache_config_of(words_of(method));
   for (const int64_t context : config.contexts)
     expect(config.prefill >= 0 || context + config.prefill > 0,
@@ -169,7 +182,7 @@ SweepResult run_sweep(const SweepConfig& config, const fs::path& output, const S
       const auto evaluation = evaluate(*model, corpus, options);
       lengths[point.options.context] = *evaluation.cache_lengths;
       const auto json = to_json(evaluation, *model, config.corpus);
-      write_file(file, json.dump(2) + "\n");
+      write_result(file, json);
       ++result.done;
       hooks.note(cat(i + 1, "/", points.size(), " ", model->name, ", ",
                      json["method"]["name"].get<std::string>(), ", context ",

@@ -23,7 +23,7 @@ struct SweepPoint {
 SweepConfig sweep_config_of(const std::filesystem::path& file);
 
 /// Every point, checkpoint by checkpoint. Methods that keep every row have no budgets; a method
-/// given with a budget of its own has that one.
+/// given with a budget, codec or seed of its own has that one.
 std::vector<SweepPoint> sweep_points(const SweepConfig& config);
 
 /// How a sweep goes on.

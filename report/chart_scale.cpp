@@ -11,7 +11,8 @@
 namespace kvsmith {
 namespace {
 
-constexpr double kMargin = 0.08;  // of the range, on either side
+constexpr double kMargin = 0.08;   // of the range, on either side
+constexpr double kWidest = 1e120;  // high / low of a logarithmic axis; lower values stand at zero
 
 /// "1.50 KiB" to "1.5 KiB", "20.0M" to "20M".
 std::string without_idle_zeros(std::string text) {
@@ -98,7 +99,7 @@ ChartScale make_linear_scale(
 
 ChartScale make_scale(
     double low, double high, AxisUnit unit, double from, double to, int most_ticks) {
-  if (low > 0 && high / low > 4) {
+  if (low > 0 && high / low > 4 && high / low < kWidest) {
     const double room = std::pow(high / low, kMargin);
     ChartScale scale{.logarithmic = true,
                      .low = low / room,

@@ -15,6 +15,7 @@
 #include "core/npy.h"
 #include "core/text.h"
 #include "evaluate/perplexity.h"
+#include "evaluate/result_file.h"
 #include "evaluate/sweep.h"
 #include "tools/console.h"
 #include "tools/model_flags.h"
@@ -163,7 +164,7 @@ void evaluate_it(EvaluateFlags& flags) {
     console.progress(cat("scored ", tokens, "/", total, " tokens"), false);
   });
   const Json json = to_json(result, model, flags.corpus.string());
-  if (!flags.json.empty()) write_file(flags.json, json.dump(2) + "\n");
+  if (!flags.json.empty()) write_result(flags.json, json);
   print(json);
 }
 

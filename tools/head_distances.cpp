@@ -11,6 +11,7 @@
 
 #include "core/files.h"
 #include "core/text.h"
+#include "evaluate/result_file.h"
 #include "tools/model_flags.h"
 #include "tools/verbs.h"
 
@@ -68,7 +69,7 @@ void compare_heads(Flags& flags) {
     json["threshold"] = flags.threshold;
     json["reused_heads"] = reused;
   }
-  if (!flags.json.empty()) write_file(flags.json, json.dump(2) + "\n");
+  if (!flags.json.empty()) write_result(flags.json, json);
 }
 
 }  // namespace

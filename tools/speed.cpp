@@ -1,4 +1,3 @@
-#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <filesystem>
@@ -16,6 +15,7 @@
 #include "core/files.h"
 #include "core/text.h"
 #include "evaluate/decode_speed.h"
+#include "evaluate/result_file.h"
 #include "tools/byte_size.h"
 #include "tools/model_flags.h"
 #include "tools/verbs.h"
@@ -70,20 +70,13 @@ Json measured(DecoderImpl& model, const CachePlan& plan, const Flags& flags, int
   if (flags.first_token) out["first_token_seconds"] = first_token_seconds(model, plan, context);
   if (flags.memory == 0) return out;
 
-  options.batch = largest_batch(plan, context, options.tokens, flags.memory);
-  out["max_batch"] = {{"memory_bytes", flags.memory}, {"batch", options.batch}};
-  if (options.batch == 0) return out;
-  DecodeSpeed many = decode_speed(model, plan, options);
-  // storage that is rounded up, such as KIVI's, is more than the formula's rows
-  while (many.reserved_bytes > flags.memory && options.batch > 1) {
-    options.batch = std::min(options.batch - 1, options.batch * flags.memory / many.reserved_bytes);
-    many = decode_speed(model, plan, options);
-  }
-  out["max_batch"]["batch"] = options.batch;
-  out["max_batch"]["resident_bytes"] = many.resident_bytes * options.batch;
-  out["max_batch"]["reserved_bytes"] = many.reserved_bytes;
-  out["max_batch"]["seconds_p50"] = many.percentile(0.5);
-  out["max_batch"]["tokens_per_second"] = many.tokens_per_second();
+  const auto many = largest_batch_speed(model, plan, options, flags.memory);
+  out["max_batch"] = {{"memory_bytes", flags.memory}, {"batch", many ? many->batch : 0}};
+  if (!many) return out;
+  out["max_batch"]["resident_bytes"] = many->resident_bytes * many->batch;
+  out["max_batch"]["reserved_bytes"] = many->reserved_bytes;
+  out["max_batch"]["seconds_p50"] = many->percentile(0.5);
+  out["max_batch"]["tokens_per_second"] = many->tokens_per_second();
   return out;
 }
 
@@ -136,7 +129,7 @@ void speed(Flags& flags) {
     out["points"].push_back(measured(model, plans[i], flags, context));
     std::cout << line_of(out["points"].back()) << std::endl;
   }
-  if (!flags.json.empty()) write_file(flags.json, out.dump(2) + "\n");
+  if (!flags.json.empty()) write_result(flags.json, out);
 }
 
 }  // namespace

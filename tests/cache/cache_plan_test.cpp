@@ -43,6 +43,24 @@ TEST_P(RowsOf, StoredAsComputedAreTheFullCache) {
   EXPECT_EQ(managed.bytes_used(), 2 * plan.bytes(30, 5));
 }
 
+TEST(Windows, KeepTheirRowsWhereRoomIsMadeBeforeAttention) {
+  Decoder model = managed_model(pattern("local-global-2-1").config);
+  auto config = small_budget("h2o", kTokens);
+  config.codec_k = config.codec_v = "fp32";
+  config.evict = "before";
+  auto managed = CachePlan(config, model->config(), at::kFloat, kTokens).make(*model, {.batch = 2});
+  auto full = model->make_cache({.batch = 2});
+  const auto tokens = random_tokens(2, kTokens);
+  const torch::NoGradGuard no_grad;
+  constexpr int64_t kStep = 8;
+  for (int64_t first = 0; first < kTokens; first += kStep) {
+    const auto step = tokens.narrow(1, first, kStep);
+    const auto where = Positions::range(first, kStep);
+    EXPECT_TRUE(close(model->step(step, where, managed), model->step(step, where, full), 1e-5))
+        << "from token " << first;
+  }
+}
+
 class Codec : public ::testing::TestWithParam<RowCodecKind> {};
 INSTANTIATE_TEST_SUITE_P(Kinds, Codec, ::testing::ValuesIn(row_codecs()), [](const auto& kind) {
   return kind.param.name;
@@ -89,6 +107,26 @@ TEST(Kivi, UnderAPlanHoldsTheBytesOfItsFormulaAndOtherLayersStayExact) {
   EXPECT_EQ(plan.of(1)->bytes(kTokens),
             layer_cache_bytes(model->config(), model->graph(), 1, kTokens, 4));
   EXPECT_LT(plan.of(0)->bytes(kTokens), plan.of(1)->bytes(kTokens) * 6 / 10);
+}
+
+TEST(Paged, AForkFromAnEarlierPositionHasNoBlocksBeyondIt) {
+  Decoder model = managed_model(tiny_model());
+  CacheConfig config;
+  config.store = "paged";
+  config.block_tokens = 8;
+  const CachePlan plan(config, model->config(), at::kFloat, kTokens);
+  const auto tokens = random_tokens(1, kTokens);
+  auto whole = plan.make(*model, {}), start = plan.make(*model, {});
+  logits_through(model, tokens, whole);
+  logits_through(model, tokens.narrow(1, 0, 20), start);
+  auto fork = whole.fork(20);
+  EXPECT_EQ(fork.bytes_used(), start.bytes_used());
+  EXPECT_EQ(fork.bytes_reserved(), start.bytes_reserved());
+  const torch::NoGradGuard no_grad;
+  const auto next = [&](KvCache& cache) {
+    return model->step(tokens.narrow(1, 30, 1), Positions::range(20, 1), cache);
+  };
+  EXPECT_TRUE(next(fork).equal(next(start)));
 }
 
 /// Key j seen from query i under in-cache positions, as one dense pass with pairwise rotations

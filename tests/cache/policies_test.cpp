@@ -1,5 +1,8 @@
 // What single policies do, and the figures they go by.
 #include <set>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include <gtest/gtest.h>
 
@@ -74,12 +77,53 @@ TEST(Noise, FollowsTheGumbelMaxLaw) {
   EXPECT_LT(chi_square, 16.3);  // 3 degrees of freedom, p = 0.001
 }
 
+/// Four rows from the one that stays longest to the one that goes first, after a step of three
+/// queries.
+std::vector<int64_t> from_best_to_worst(const std::string& retention) {
+  CacheConfig config;
+  config.observation_window = 2;
+  config.pooling_kernel = 1;
+  const auto policy = retention_kind(retention).make(config, {});
+  const auto rows = torch::arange(4).view({1, 1, 4});
+  const auto keys =
+      torch::tensor({1.0F, 0.0F, 2.0F, 0.2F, -0.3F, 0.06F, 0.0F, 3.0F}).view({1, 1, 4, 2});
+  auto figures = policy->initial(keys);
+  if (policy->watches()) {
+    const auto weights = torch::tensor({{0.80F, 0.20F, 0.00F, 0.00F},
+                                        {0.05F, 0.10F, 0.85F, 0.00F},
+                                        {0.10F, 0.20F, 0.30F, 0.40F}})
+                             .view({1, 1, 1, 3, 4});
+    auto tally = torch::zeros({1, 1, 4, 1});
+    policy->observe({.logits = weights.log(),
+                     .weights = weights,
+                     .q = {},
+                     .queries = torch::arange(1, 4).unsqueeze(0),
+                     .last = torch::tensor({3}),
+                     .rows = rows},
+                    tally);
+    figures = policy->merged(torch::zeros_like(tally), tally);
+  }
+  const auto worth =
+      policy->worth({.at = rows, .figures = figures, .keys = [&] { return keys; }}).flatten();
+  const auto order = torch::argsort(worth, int64_t{0}, /*descending=*/true);
+  return {order.const_data_ptr<int64_t>(), order.const_data_ptr<int64_t>() + order.numel()};
+}
+
+TEST(Worth, IsHighestOfTheRowsThatAPolicyIsFor) {
+  const std::vector<std::pair<std::string, std::vector<int64_t>>> orders = {
+      {"h2o", {2, 0, 1, 3}},      // most attention from all
+      {"tova", {3, 2, 1, 0}},     // most from the last
+      {"snapkv", {2, 3, 1, 0}},   // most from the last two
+      {"knorm", {2, 0, 1, 3}},    // the shortest keys
+      {"keydiff", {2, 0, 1, 3}},  // those that point elsewhere
+  };
+  for (const auto& [retention, order] : orders)
+    EXPECT_EQ(from_best_to_worst(retention), order) << retention;
+}
+
 TEST(Observation, OfAllQueriesSumsToTheirNumber) {
   // every query gives away one; what is evicted takes its share along
-  Decoder model = managed_model(tiny_model());
-  const CachePlan plan(small_budget("h2o", kTokens), model->config(), at::kFloat, kTokens);
-  const auto kind = retention_kind("h2o");
-  const auto policy = kind.make(small_budget("h2o"), {0, 2, 2});
+  const auto policy = retention_kind("h2o").make(small_budget("h2o"), {0, 2, 2});
   torch::manual_seed(2);
   const auto weights = torch::softmax(torch::randn({1, 2, 2, 6, 9}), -1);
   auto tally = torch::zeros({1, 2, 9, 1});

@@ -54,5 +54,18 @@ TEST_P(DecodeSpeedOf, FindsTheLargestBatchThatFits) {
   EXPECT_EQ(largest_batch(plan, kContext, 5, one - 1), 0);
 }
 
+TEST_P(DecodeSpeedOf, OfTheLargestBatchIsOfStoragesThatFit) {
+  const auto plan = this->plan();
+  const SpeedOptions options{.context = kContext, .tokens = 5};
+  const int64_t alone = decode_speed(*model_, plan, options).reserved_bytes;
+  EXPECT_FALSE(largest_batch_speed(*model_, plan, options, alone - 1));
+  for (const int64_t memory : {alone, 3 * alone}) {
+    const auto speed = largest_batch_speed(*model_, plan, options, memory);
+    ASSERT_TRUE(speed);
+    EXPECT_LE(speed->reserved_bytes, memory);
+    EXPECT_GE(speed->batch, 1);
+  }
+}
+
 }  // namespace
 }  // namespace kvsmith

@@ -121,7 +121,20 @@ TEST_F(EvaluateTest, StopsAtMaxTokensAndUsesTheSameTokensInBothProtocols) {
 TEST_F(EvaluateTest, RefusesBadOptions) {
   expect_error([&] { run(Protocol::kDecode, -1); }, ExitCode::kUsage, "context -1");
   expect_error([&] { run(Protocol::kDecode, 8, 9); }, ExitCode::kUsage, "stride 9");
+  expect_error([&] { run(Protocol::kDecode, 8, 0, -1); }, ExitCode::kUsage, "max_tokens -1");
   expect_error([] { protocol_of("decod"); }, ExitCode::kUsage, "did you mean \"decode\"?");
+}
+
+TEST_F(EvaluateTest, RefusesRecallThatCannotBeBeforeAnythingIsScored) {
+  bool has_scored = false;
+  const auto recall = [&](int64_t context) {
+    evaluate(loaded_, corpus_, {.context = context, .recall = true},
+             [&](int64_t, int64_t) { has_scored = true; });
+  };
+  expect_error([&] { recall(21); }, ExitCode::kUsage, "of at most 21 tokens");
+  loaded_.model = Decoder(tiny_model(2, [](auto& c) { c.max_position_embeddings = 4096; }));
+  expect_error([&] { recall(0); }, ExitCode::kBadData, "a sample 4096");
+  EXPECT_FALSE(has_scored);
 }
 
 TEST_F(EvaluateTest, RefusesACorpusWithMoreTokenIdsThanTheModel) {

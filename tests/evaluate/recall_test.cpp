@@ -31,6 +31,8 @@ TEST(Recall, MeasuresPassagesNewAndRepeatedAtEveryDistance) {
   expect_error(
       [&] { recall_curve(*model, *corpus.split("valid"), {.passage = 32, .longest = 1 << 20}); },
       ExitCode::kBadData, "a sample");
+  expect_error([&] { recall_curve(*model, *corpus.split("valid"), {.longest = 63}); },
+               ExitCode::kUsage, "a --context of at least 64");
 }
 
 TEST(Recall, AWindowForgetsWhatLiesOutsideIt) {

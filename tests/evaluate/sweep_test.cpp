@@ -1,5 +1,7 @@
 #include "evaluate/sweep.h"
 
+#include <set>
+
 #include <gtest/gtest.h>
 
 #include "core/files.h"
@@ -56,6 +58,27 @@ TEST_F(Sweep, IsEveryMethodWithTheBudgetsThatItHasNot) {
   EXPECT_EQ(sweep_points(drawing).size(), 2U * (2 * 2 * 2 + 2 + 1));
 }
 
+TEST_F(Sweep, LeavesAMethodItsOwnSeed) {
+  auto grid = config("seeds = [0, 1]\n");
+  grid.methods = {"random seed=7"};
+  const auto points = sweep_points(grid);
+  EXPECT_EQ(points.size(), 2U * 2 * 2);  // checkpoints, budgets, codecs
+  for (const auto& point : points) EXPECT_EQ(point.options.cache->seed, 7);
+}
+
+TEST_F(Sweep, TakesOtherGatesForAnotherPoint) {
+  const fs::path gates = directory_ / "gates.json";
+  auto grid = config();
+  grid.methods = {"duo duo_gates=\"" + gates.string() + "\""};
+  const auto identity = [&] { return sweep_points(grid)[0].identity; };
+  const std::string missing = identity();
+  write_file(gates, "{}");
+  const std::string before = identity();
+  EXPECT_EQ(identity(), before);
+  write_file(gates, "[]");
+  EXPECT_EQ((std::set{missing, before, identity()}.size()), 3U);
+}
+
 TEST_F(Sweep, PrefillFromTheEndFollowsTheContext) {
   auto grid = config("protocol = \"prefill_continue\"\nprefill = -8\n");
   grid.contexts = {16, 32};
@@ -102,6 +125,12 @@ TEST_F(Sweep, RefusesABadFile) {
   expect_error([&] { config("codecs = [\"q9_0\"]\n"); }, ExitCode::kConfig, "");
   expect_error([&] { config("prefill = -32\n"); }, ExitCode::kConfig,
                "all but 32 tokens of a context of 32");
+  for (const std::string key : {"methods", "budgets", "codecs", "contexts", "seeds"}) {
+    write_file(directory_ / "list.toml",
+               "[sweep]\ncheckpoints = [\"a\"]\ncorpus = \"c\"\n" + key + " = []\n");
+    expect_error([&] { sweep_config_of(directory_ / "list.toml"); }, ExitCode::kConfig,
+                 "sweep." + key);
+  }
   write_file(directory_ / "empty.toml", "[sweep]\ncorpus = \"c\"\n");
   expect_error([&] { sweep_config_of(directory_ / "empty.toml"); }, ExitCode::kConfig,
                "no checkpoint");

@@ -21,6 +21,8 @@ TEST(ChartScale, TicksAreFewInsideAscendingAndTellThemselvesApart) {
                                                                           {100, 399},
                                                                           {1, huge},
                                                                           {0, huge},
+                                                                          {1, 1e60},
+                                                                          {1e-300, 13},
                                                                           {5, 5},
                                                                           {0, 0},
                                                                           {96, 1024},

@@ -114,6 +114,12 @@ TEST(ReadRuns, SaysWhichFileLineAndKeyIsWrong) {
       {without("/perplexity", "12"), "", ExitCode::kBadData, "found \"12\""},
       {without("/perplexity", -1), "", ExitCode::kBadData, "found -1"},
       {without("/bits_per_byte", "x"), "", ExitCode::kBadData, "bits_per_byte: found \"x\""},
+      {without("/perplexity", 1e285), "", ExitCode::kBadData,
+       "perplexity: found 1e+285, expected a number of at most 1e+60"},
+      {without("/cache/bytes_per_token", 1e300), "", ExitCode::kBadData,
+       "cache.bytes_per_token: found 1e+300"},
+      {without("/context", 1e13), "", ExitCode::kBadData, "context: found 1"},
+      {without("/cache/dtype", 5), "", ExitCode::kBadData, "cache.dtype: expected a text"},
       {without("/name", 5), "", ExitCode::kBadData, "name: expected a text"},
       {good, "{\"step\":1,\"tokens\":1,\"loss\":1}\n{oops}\n", ExitCode::kBadData,
        "metrics.jsonl:2: is not JSON"},
@@ -121,6 +127,7 @@ TEST(ReadRuns, SaysWhichFileLineAndKeyIsWrong) {
       {good, "{\"step\":1,\"tokens\":1,\"loss\":\"x\"}\n", ExitCode::kBadData, "found \"x\""},
       {good, "{\"step\":1e30,\"tokens\":1,\"loss\":1}\n", ExitCode::kBadData, ":1: step"},
       {good, "{\"step\":1,\"tokens\":1,\"loss\":1e999}\n", ExitCode::kBadData, "too large"},
+      {good, "{\"step\":1,\"tokens\":1,\"loss\":1e300}\n", ExitCode::kBadData, "found 1e+300"},
       {good, "7\n", ExitCode::kBadData, "metrics.jsonl:1: step"},
   };
   for (const auto& [written, metrics, code, fragment] : cases) {

@@ -61,6 +61,7 @@ std::vector<std::vector<ReportRun>> awkward_reports() {
       runs_at(std::vector<Spot>(12, {512, 12.3})),
       runs_at(hundred),
       runs_at({{2, 9e4}, {1e12, 1.0}, {1e3, 1e30}}),
+      runs_at({{1e60, 1e60}, {1, 1}}),
       runs_at({{0, 12}, {1e9, 13}}),
       runs_at({{0, 0}}),
       runs_at({{341.3333, 12.3}, {341.3334, 12.30001}}),
