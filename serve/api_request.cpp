@@ -55,17 +55,18 @@ void expect_fits(size_t bytes, const std::string& field, const ApiContext& conte
                field, "shorten it");
 }
 
-/// max_tokens as asked for, or `usual`, of a prompt of so many tokens.
-int64_t new_tokens(const RequestFields& fields,
-                   const std::string& field,
-                   const ApiContext& context,
-                   int64_t least,
-                   std::optional<int64_t> usual,
-                   size_t prompt) {
+/// Sets max_tokens of a text that has its prompt: as asked for, or `usual` where they fit.
+void set_max_tokens(TextRequest& text,
+                    const RequestFields& fields,
+                    const std::string& field,
+                    const ApiContext& context,
+                    int64_t least,
+                    std::optional<int64_t> usual) {
   const int64_t whole = context.model.model->config().max_position_embeddings;
   const int64_t most = context.max_tokens > 0 ? std::min(context.max_tokens, whole) : whole;
-  const int64_t left = std::max<int64_t>(1, whole - static_cast<int64_t>(prompt));
-  return fields.integer(field, std::min(usual.value_or(left), most), least, most);
+  const int64_t left = std::max<int64_t>(1, whole - static_cast<int64_t>(text.prompt.size()));
+  text.max_tokens = fields.integer(field, std::min(usual.value_or(left), most), least, most);
+  text.takes_what_fits = !fields.has(field);
 }
 
 std::vector<int32_t> token_ids(const nlohmann::json& list) {
@@ -167,8 +168,7 @@ ApiRequest completion_request(const nlohmann::json& body, const ApiContext& cont
       expect_fits(prompt.get_ref<const std::string&>().size(), "prompt", context);
     text.prompt = prompt.is_string() ? text_prompt(context.model, prompt.get<std::string>())
                                      : token_ids(prompt);
-    text.max_tokens = new_tokens(fields, "max_tokens", context, text.scores_prompt ? 0 : 1,
-                                 kUsualTokens, text.prompt.size());
+    set_max_tokens(text, fields, "max_tokens", context, text.scores_prompt ? 0 : 1, kUsualTokens);
     if (echoes && prompt.is_string()) out.prompts.push_back(prompt.get<std::string>());
     if (echoes && !prompt.is_string())
       out.prompts.push_back(context.model.tokenizer->decode(text.prompt));
@@ -191,7 +191,7 @@ ApiRequest chat_request(const nlohmann::json& body, const ApiContext& context) {
   expect_fits(bytes, "messages", context);
   text.prompt = context.chat->prompt(messages);
   const auto* limit = fields.has("max_completion_tokens") ? "max_completion_tokens" : "max_tokens";
-  text.max_tokens = new_tokens(fields, limit, context, 1, {}, text.prompt.size());
+  set_max_tokens(text, fields, limit, context, 1, {});
   const int64_t alternatives = fields.integer("top_logprobs", 0, 0, kMostAlternatives);
   if (fields.flag("logprobs", false)) text.alternatives = alternatives;
   GenerateOptions ending;

@@ -4,12 +4,17 @@
 #include <cctype>
 #include <exception>
 #include <functional>
+#include <latch>
 #include <string>
+#include <system_error>
+#include <thread>
 #include <utility>
+#include <vector>
 
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "core/error.h"
 #include "core/text.h"
 #include "serve/api_answer.h"
 
@@ -27,7 +32,9 @@ thread_local bool is_full = false;
 /// Threads for connections, and a queue of no more than as many.
 class BoundedPool final : public httplib::TaskQueue {
  public:
-  explicit BoundedPool(size_t threads) : most_(static_cast<int>(2 * threads)), pool_(threads) {}
+  /// `has_ended` becomes true once nothing more will come.
+  BoundedPool(size_t threads, std::atomic<bool>& has_ended)
+      : most_(static_cast<int>(2 * threads)), has_ended_(has_ended), pool_(threads) {}
 
   void enqueue(std::function<void()> work) override {
     if (open_ >= most_) {
@@ -42,13 +49,33 @@ class BoundedPool final : public httplib::TaskQueue {
       --open_;
     });
   }
-  void shutdown() override { pool_.shutdown(); }
+  void shutdown() override {
+    has_ended_ = true;
+    pool_.shutdown();
+  }
 
  private:
   int most_;
+  std::atomic<bool>& has_ended_;
   std::atomic<int> open_ = 0;
   httplib::ThreadPool pool_;
 };
+
+/// Has so many threads for a moment: where the pool finds too few, the program ends.
+void try_threads(size_t count) {
+  std::latch end(1);
+  std::vector<std::jthread> threads;
+  threads.reserve(count);
+  try {
+    while (threads.size() < count) threads.emplace_back([&end] { end.wait(); });
+    end.count_down();
+  } catch (const std::system_error& error) {
+    end.count_down();
+    throw Error(ExitCode::kOutOfMemory,
+                {cat("only ", threads.size(), " of ", count, " threads: ", error.what()),
+                 "--max-connections", "give fewer, or raise the limits of this process"});
+  }
+}
 
 /// An answer without a request.
 void answer_plainly(httplib::Stream& stream, const Failure& failure) {
@@ -76,7 +103,8 @@ BoundedServer::BoundedServer(const ConnectionLimits& limits) : limits_(limits) {
   set_payload_max_length(limits.body_bytes);
   set_keep_alive_timeout(std::chrono::ceil<std::chrono::seconds>(limits.idle).count());
   set_keep_alive_max_count(1000);
-  new_task_queue = [this] { return new BoundedPool(limits_.at_once); };
+  new_task_queue = [this] { return new BoundedPool(limits_.at_once, has_ended_); };
+  try_threads(limits_.at_once);
 }
 
 void BoundedServer::lengthen_backlog() { ::listen(svr_sock_, kBacklog); }

@@ -15,10 +15,14 @@ namespace kvsmith {
 /// connection has limits, and an answer that says `Connection: close` ends it.
 class BoundedServer : public httplib::Server {
  public:
+  /// Throws Error (71) where the threads of the connections are not to be had.
   explicit BoundedServer(const ConnectionLimits& limits);
 
   /// For use after a port is bound: lets a crowd of clients connect at the same moment.
   void lengthen_backlog();
+  /// Takes connections: httplib gives up for good at most failures of accept(), and what it was
+  /// answering by then goes on. Callable from any thread.
+  bool is_listening() const { return is_running() && !has_ended_; }
   /// Requests between their heads and the ends of their answers.
   int answering() const { return answering_; }
   /// What is wrong with how the body of a request is announced, before any of it is read. Whatever
@@ -31,6 +35,7 @@ class BoundedServer : public httplib::Server {
   bool answer_next(BoundedStream& stream, bool may_go_on);
 
   ConnectionLimits limits_;
+  std::atomic<bool> has_ended_ = false;
   std::atomic<int> answering_ = 0;
 };
 

@@ -24,8 +24,13 @@ class CacheBudget {
 };
 
 /// The most bytes, by the closed formula, that a text occupies between the end of its prompt and
-/// its last token: formulas of quantised groups have teeth, so the last length is not always the
-/// largest.
+/// its last token. Formulas grow with the text, but for KIVI's, which falls at every multiple of
+/// residual_length, where so many keys are quantised at once. Each peak is above those before it:
+/// the last one and the last length decide.
 int64_t most_bytes(const CachePlan& plan, int64_t prompt, int64_t new_tokens);
+
+/// The most new tokens, up to `most`, for which most_bytes() is within `bytes`; 1 where there are
+/// none.
+int64_t fitting_tokens(const CachePlan& plan, int64_t prompt, int64_t most, int64_t bytes);
 
 }  // namespace kvsmith

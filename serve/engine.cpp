@@ -135,7 +135,10 @@ std::shared_ptr<Reply> Engine::submit(TextRequest request) {
   auto failure = impossible(request);
   int64_t bytes = 0;
   if (!failure) {
-    bytes = most_bytes(plan_, static_cast<int64_t>(request.prompt.size()), request.max_tokens);
+    const auto prompt = static_cast<int64_t>(request.prompt.size());
+    if (request.takes_what_fits)
+      request.max_tokens = fitting_tokens(plan_, prompt, request.max_tokens, options_.cache_budget);
+    bytes = most_bytes(plan_, prompt, request.max_tokens);
     const std::scoped_lock lock(mutex_);
     const auto client = request.client;
     failure = no_room(bytes, client);

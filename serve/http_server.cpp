@@ -29,6 +29,7 @@ namespace kvsmith {
 namespace {
 
 constexpr auto kJson = "application/json";
+constexpr auto kEvents = "text/event-stream";
 constexpr std::chrono::seconds kLastWords{5};  // for answers that are over to be written
 
 void answer(httplib::Response& response, int status, const nlohmann::ordered_json& json) {
@@ -99,6 +100,8 @@ class HttpServer::Impl {
     while (!server_.is_running()) std::this_thread::yield();
     return port;
   }
+
+  bool is_listening() const { return server_.is_listening(); }
 
   void stop(std::chrono::milliseconds grace) {
     engine_.stop(grace);
@@ -210,14 +213,16 @@ class HttpServer::Impl {
         // not what a form on a foreign page can send to a server on this machine
         if (!request.get_header_value("Content-Type").starts_with(kJson))
           return invalid(response, {415, "the Content-Type is not application/json", ""});
-        if (const auto body = whole_body(reader, response))
+        if (const auto body = whole_body(request, reader, response))
           serve(request, response, *body, read, prefix);
       })(request, response);
     });
   }
 
-  /// Nothing, and the response set, where it is too long or too slow.
-  std::optional<std::string> whole_body(const httplib::ContentReader& reader, Response& response) {
+  /// Nothing, and the response set, where it is too long, too slow or broken.
+  std::optional<std::string> whole_body(const Request& request,
+                                        const httplib::ContentReader& reader,
+                                        Response& response) {
     std::string body;
     const auto most = static_cast<size_t>(options_.max_body);
     bool is_long = false;  // as it is without its chunks, or unpacked
@@ -230,7 +235,11 @@ class HttpServer::Impl {
     if (is_long) {
       invalid(response, {413, cat("the body is longer than ", most, " bytes"), "body_too_long"});
     } else {
-      invalid(response, {400, "the body has not come to its end", "incomplete_body"});
+      const char* what = request.has_header("Transfer-Encoding")
+                             ? "the chunks of the body are broken, have not come to their end, or "
+                               "have trailers, which are not taken; send them without"
+                             : "the body has not come to its end";
+      invalid(response, {400, what, "incomplete_body"});
     }
     return {};
   }
@@ -245,6 +254,10 @@ class HttpServer::Impl {
       const auto json = parsed_request(body);
       const ApiContext& context = context_of(json, contexts_);
       auto asked = read(json, context);
+      const auto places = engine_.options().max_queued;
+      if (static_cast<int64_t>(asked.texts.size()) > places)
+        refuse_field(cat("has ", asked.texts.size(), " texts, and at most ", places, " may wait"),
+                     "prompt", "give fewer");
       for (auto& text : asked.texts) text.client = cat(request.remote_addr, " ", asked.user);
       exchange = std::make_shared<Exchange>(engine_, context, std::move(asked), prefix + new_id(),
                                             Connection(request.remote_addr, request.remote_port),
@@ -254,7 +267,7 @@ class HttpServer::Impl {
     } catch (const Error& error) {
       return invalid(response, failure_of(error), error.problem().where);
     }
-    if (exchange->request().streams) return stream(response, exchange);
+    if (exchange->request().streams) return stream(request, response, exchange);
     while (!exchange->is_over()) exchange->wait();
     if (exchange->failure()) return refuse(response, *exchange->failure());
     answer(response, 200, exchange->writer().whole(exchange->answers()));
@@ -266,36 +279,43 @@ class HttpServer::Impl {
   }
 
   /// Server-sent events. Begins with the first part, so that what is refused has its own status.
-  static void stream(Response& response, const std::shared_ptr<Exchange>& exchange) {
+  static void stream(const Request& request,
+                     Response& response,
+                     const std::shared_ptr<Exchange>& exchange) {
     auto events = exchange->wait();
     while (events.empty() && !exchange->is_over()) events = exchange->wait();
     if (exchange->failure()) return refuse(response, *exchange->failure());
     response.set_header("Cache-Control", "no-store");
-    response.set_chunked_content_provider(
-        "text/event-stream", [exchange, events = std::move(events), has_begun = false](
-                                 size_t /*offset*/, httplib::DataSink& sink) mutable {
-          std::string text;
-          const auto add = [&](const nlohmann::ordered_json& json) {
-            if (!json.is_null()) text += "data: " + dumped(json) + "\n\n";
-          };
-          AnswerWriter& writer = exchange->writer();
-          if (!std::exchange(has_begun, true)) add(writer.opening());
-          for (const auto& event : std::exchange(events, {}))
-            add(writer.part(event.index, event.fresh));
-          const auto& failure = exchange->failure();
-          if (failure) add(error_json(*failure));
-          if (exchange->is_over() && !failure) {
-            if (exchange->request().tells_usage) add(writer.usage_part(exchange->answers()));
-            text += "data: [DONE]\n\n";
-          }
-          if (!text.empty() && !sink.write(text.data(), text.size())) return false;
-          if (exchange->is_over()) {
-            sink.done();
-          } else {
-            events = exchange->wait();
-          }
-          return true;
-        });
+    auto parts = [exchange, events = std::move(events), has_begun = false](
+                     size_t /*offset*/, httplib::DataSink& sink) mutable {
+      std::string text;
+      const auto add = [&](const nlohmann::ordered_json& json) {
+        if (!json.is_null()) text += "data: " + dumped(json) + "\n\n";
+      };
+      AnswerWriter& writer = exchange->writer();
+      if (!std::exchange(has_begun, true)) add(writer.opening());
+      for (const auto& event : std::exchange(events, {}))
+        add(writer.part(event.index, event.fresh));
+      const auto& failure = exchange->failure();
+      if (failure) add(error_json(*failure));
+      if (exchange->is_over() && !failure) {
+        if (exchange->request().tells_usage) add(writer.usage_part(exchange->answers()));
+        text += "data: [DONE]\n\n";
+      }
+      if (!text.empty() && !sink.write(text.data(), text.size())) return false;
+      if (exchange->is_over()) {
+        sink.done();
+      } else {
+        events = exchange->wait();
+      }
+      return true;
+    };
+    if (request.version == "HTTP/1.0") {  // knows no chunks: the connection ends with the stream
+      response.set_header("Connection", "close");
+      response.set_content_provider(kEvents, std::move(parts));
+    } else {
+      response.set_chunked_content_provider(kEvents, std::move(parts));
+    }
   }
 
   std::string new_id() { return cat(std::hex, ids_from_, ++ids_); }
@@ -318,6 +338,8 @@ HttpServer::HttpServer(Engine& engine, const HttpOptions& options)
 HttpServer::~HttpServer() = default;
 
 int HttpServer::start() { return impl_->start(); }
+
+bool HttpServer::is_listening() const { return impl_->is_listening(); }
 
 void HttpServer::stop(std::chrono::milliseconds grace) { impl_->stop(grace); }
 

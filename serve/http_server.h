@@ -24,7 +24,8 @@ struct HttpOptions {
 /// /health and /metrics. A client that leaves takes its texts with it.
 class HttpServer {
  public:
-  /// The engine outlives this object.
+  /// The engine outlives this object. Throws Error: 64 where two models have one name, 71 without
+  /// threads for the connections.
   HttpServer(Engine& engine, const HttpOptions& options);
   /// As stop() without grace.
   ~HttpServer();
@@ -34,6 +35,8 @@ class HttpServer {
   /// Listens, and answers in threads of its own. Returns the port. Throws Error (73) where it is
   /// not to be had.
   int start();
+  /// False once it can take no more connections: what is under way goes on, stop() ends it.
+  bool is_listening() const;
   /// Refuses new work with 503, lets answers under way end within `grace`, then closes.
   void stop(std::chrono::milliseconds grace);
 

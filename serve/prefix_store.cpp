@@ -41,11 +41,8 @@ std::optional<PrefixStore::Start> PrefixStore::start_of(const std::vector<int32_
   if (tokens < kLeastShared) return {};
   entries_.splice(entries_.begin(), entries_, best);
   while (entries_.size() > 1 && !budget_.fits(bytes)) remove(std::prev(entries_.end()));
-  const bool stays = budget_.fits(bytes);
-  Start start{stays ? best->cache.fork() : std::move(best->cache), tokens};
-  const bool is_longer = static_cast<int64_t>(best->tokens.size()) > tokens;
-  if (!stays) remove(best);
-  if (is_longer) start.cache.rewind(tokens);
+  Start start{best->cache.fork(tokens), tokens};
+  if (!budget_.fits(bytes)) remove(best);
   return start;
 }
 

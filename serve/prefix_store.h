@@ -22,14 +22,14 @@ class PrefixStore {
 
   const CacheExactness& exactness() const { return exactness_; }
 
-  /// A cache that has seen the first `tokens` tokens of a prompt.
+  /// A cache that has seen the first `tokens` tokens of a prompt, with no storage beyond them.
   struct Start {
     KvCache cache;
     int64_t tokens = 0;
   };
   /// The longest start of `prompt` that is here of `model`, at least its last token left out; none
   /// where it is too short to pay. The original stays where `bytes` more fit beside it, after older
-  /// ones have gone; else it is handed out. Only with can_make_room(bytes).
+  /// ones have gone; else it goes. Only with can_make_room(bytes).
   std::optional<Start> start_of(const std::vector<int32_t>& prompt,
                                 int64_t bytes,
                                 size_t model = 0);

@@ -15,7 +15,8 @@ namespace kvsmith {
 struct TextRequest {
   size_t model = 0;  ///< of the engine: 0 its base, others its adapters in order, from 1
   std::vector<int32_t> prompt;
-  int64_t max_tokens = 16;  ///< 0 only with scores_prompt
+  int64_t max_tokens = 16;       ///< 0 only with scores_prompt
+  bool takes_what_fits = false;  ///< fewer where the cache budget can never hold so many
   SamplingOptions sampling;
   int64_t sequence = 0;  ///< of several texts under one seed, as in sample()
   std::vector<std::string> stop;

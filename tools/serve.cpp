@@ -12,6 +12,7 @@
 
 #include "cache/cache_options.h"
 #include "checkpoints/adapters.h"
+#include "core/error.h"
 #include "core/process.h"
 #include "core/text.h"
 #include "serve/http_server.h"
@@ -23,6 +24,7 @@ namespace kvsmith {
 namespace {
 
 constexpr const char* kKeyVariable = "KVSMITH_API_KEY";
+constexpr int64_t kMostConnections = 1024;
 
 struct Flags {
   ModelFlags model;
@@ -51,10 +53,15 @@ void serve_it(Flags& flags) {
   std::cerr << "serving on http://" << flags.http.host << ":" << port << "/v1, caches within "
             << human_bytes(static_cast<double>(flags.engine.cache_budget))
             << (flags.http.api_key.empty() ? ", for everyone who can reach it" : "") << std::endl;
-  while (StopSignals::requested() == 0) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  while (StopSignals::requested() == 0 && server.is_listening())
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  const bool is_asked_to = StopSignals::requested() != 0;
   std::cerr << "stopping: at most " << flags.grace_seconds << " s for answers under way"
             << std::endl;
   server.stop(std::chrono::seconds(flags.grace_seconds));
+  if (is_asked_to) return;
+  throw Error(ExitCode::kIo,
+              {"no longer accepts connections", cat(flags.http.host, ":", port), "start it again"});
 }
 
 }  // namespace
@@ -75,10 +82,9 @@ void add_serve(CLI::App& app) {
   add_cache_flag(*verb, flags->cache);
   verb->add_option("--cache-budget", flags->cache_budget, "bytes of all caches together")
       ->capture_default_str();
-  const auto count = [&](const char* name, int64_t& value, int64_t least, const char* help) {
-    verb->add_option(name, value, help)
-        ->check(CLI::Range(least, int64_t{1} << 30))
-        ->capture_default_str();
+  const auto count = [&](const char* name, int64_t& value, int64_t least, const char* help,
+                         int64_t most = int64_t{1} << 30) {
+    verb->add_option(name, value, help)->check(CLI::Range(least, most))->capture_default_str();
   };
   count("--max-sequences", flags->engine.max_sequences, 1, "texts in one step");
   count("--max-queued", flags->engine.max_queued, 1, "texts that wait for room");
@@ -88,7 +94,7 @@ void add_serve(CLI::App& app) {
   count("--max-tokens", flags->http.max_tokens, 0,
         "new tokens that a request may ask for; 0: as many as the context has");
   count("--max-connections", flags->http.max_connections, 1,
-        "served at a time; as many again wait");
+        "served at a time, by a thread each; as many again wait", kMostConnections);
   count("--timeout", flags->timeout_seconds, 1, "seconds that a request may take");
   count("--grace", flags->grace_seconds, 0, "seconds for answers under way after SIGTERM");
   verb->footer(

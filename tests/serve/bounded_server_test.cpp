@@ -1,11 +1,15 @@
 #include "serve/bounded_server.h"
 
+#include <fstream>
 #include <thread>
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include "core/text.h"
 #include "tests/serve/raw_client.h"
+#include "tests/support/child.h"
 
 namespace kvsmith {
 namespace {
@@ -14,11 +18,18 @@ using std::chrono::milliseconds;
 
 const std::string kGet = "GET /ping HTTP/1.1\r\n\r\n";
 
+/// Its next accept() fails, as where the kernel has no memory for a connection.
+class FailingServer final : public BoundedServer {
+ public:
+  using BoundedServer::BoundedServer;
+  void fail() { ::shutdown(svr_sock_, SHUT_RDWR); }
+};
+
 /// A server that answers "pong" on a port of its own.
 class BoundedServerTest : public ::testing::Test {
  protected:
   void start(const ConnectionLimits& limits) {
-    server_ = std::make_unique<BoundedServer>(limits);
+    server_ = std::make_unique<FailingServer>(limits);
     server_->Get("/ping", [](const httplib::Request&, httplib::Response& response) {
       response.set_content("pong", "text/plain");
     });
@@ -47,7 +58,7 @@ class BoundedServerTest : public ::testing::Test {
     return times;
   }
 
-  std::unique_ptr<BoundedServer> server_;
+  std::unique_ptr<FailingServer> server_;
   std::thread thread_;
   int port_ = 0;
 };
@@ -104,6 +115,33 @@ TEST_F(BoundedServerTest, WhatIsThrownInAStreamEndsItsConnectionAlone) {
   EXPECT_EQ(answer_to("GET /breaks HTTP/1.1\r\n\r\n").find("*"), std::string::npos);
   EXPECT_TRUE(answer_to("GET /last HTTP/1.1\r\n\r\n").ends_with("last"));
   EXPECT_EQ(server_->answering(), 0);
+}
+
+TEST_F(BoundedServerTest, TellsThatItTakesNoMoreConnectionsWhileItAnswersOthers) {
+  start({.idle = milliseconds(20'000)});
+  EXPECT_TRUE(server_->is_listening());
+  RawClient served(port_);
+  answer_to("GET /last HTTP/1.1\r\n\r\n");  // accepted after the other
+  server_->fail();
+  for (int i = 0; i < 1000 && server_->is_listening(); ++i)
+    std::this_thread::sleep_for(milliseconds(5));
+  EXPECT_FALSE(server_->is_listening());
+  EXPECT_TRUE(server_->is_running());
+  EXPECT_TRUE(served.answer_to("GET /last HTTP/1.1\r\n\r\n").ends_with("last"));
+}
+
+TEST(BoundedServer, ThreadsThatAreNotToBeHadAreAnError) {
+  const int code = in_child([] {
+    constexpr uint64_t kRoom = 256 << 20;  // of a few stacks
+    uint64_t pages = 0;
+    std::ifstream("/proc/self/statm") >> pages;
+    const rlimit most{pages * ::sysconf(_SC_PAGESIZE) + kRoom, RLIM_INFINITY};
+    if (::setrlimit(RLIMIT_AS, &most) != 0) return kNotPossibleHere;
+    const BoundedServer server({.at_once = 1000});
+    return 0;
+  });
+  if (code == kNotPossibleHere) GTEST_SKIP() << "no limits here";
+  EXPECT_EQ(code, static_cast<int>(ExitCode::kOutOfMemory));
 }
 
 TEST_F(BoundedServerTest, AStopEndsConnectionsThatAreIdleOrSlow) {

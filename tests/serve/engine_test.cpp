@@ -124,6 +124,16 @@ TEST(Engine, WhatCanNeverFitIsRefusedWithTheNumbers) {
         << refused.failure.message;
 }
 
+TEST(Engine, ATextThatTakesWhatFitsEndsWhereTheBudgetDoes) {
+  auto model = small_loaded();
+  Engine engine(model, {.cache_budget = bytes_of_tokens(model, 50)});
+  auto request = greedy(some_prompt(41), 200);
+  request.takes_what_fits = true;
+  EXPECT_EQ(outcome_of(*engine.submit(request)).ids().size(), 10);
+  request.prompt = some_prompt(51);
+  EXPECT_EQ(outcome_of(*engine.submit(request)).failure.code, "cache_budget_exceeded");
+}
+
 TEST(Engine, RefusesWhatMakesNoSense) {
   auto model = small_loaded();
   Engine engine(model, {});

@@ -111,6 +111,29 @@ TEST_F(HostileClients, WhatFollowsABodyThatWasNotReadIsNoRequest) {
   EXPECT_EQ(answer.find("HTTP/1.1", 1), std::string::npos) << answer;
 }
 
+TEST_F(HostileClients, TrailersAreRefusedByTheirName) {
+  start();
+  const std::string chunks =
+      "POST /v1/completions HTTP/1.1\r\nContent-Type: application/json\r\nConnection: close\r\n"
+      "Transfer-Encoding: chunked\r\n\r\nf\r\n{\"prompt\": \"x\"}\r\n0\r\n";
+  EXPECT_TRUE(answer_to(chunks + "\r\n").starts_with("HTTP/1.1 200"));
+  const auto answer = answer_to(chunks + "X-Sum: 1\r\n\r\n");
+  EXPECT_EQ(refusal(answer), 400) << answer;
+  EXPECT_NE(answer.find("trailers"), std::string::npos) << answer;
+}
+
+TEST_F(HostileClients, AStreamInAnOlderHttpHasNoChunksAndEndsItsConnection) {
+  start();
+  auto request = post(Json{{"prompt", "x"}, {"max_tokens", 4}, {"stream", true}});
+  const std::string version = "HTTP/1.1\r\nConnection: close";
+  request.replace(request.find(version), version.size(), "HTTP/1.0\r\nConnection: Keep-Alive");
+  const auto answer = answer_to(request);
+  EXPECT_TRUE(answer.starts_with("HTTP/1.1 200")) << answer;
+  EXPECT_EQ(answer.find("Transfer-Encoding"), std::string::npos) << answer;
+  EXPECT_NE(answer.find("\r\nConnection: close\r\n"), std::string::npos) << answer;
+  EXPECT_TRUE(answer.ends_with("data: [DONE]\n\n")) << answer;
+}
+
 TEST_F(HostileClients, ManyHeadersAreRefused) {
   start();
   const auto with_headers = [](int count) {
@@ -157,12 +180,23 @@ TEST_F(HostileClients, AUserWithManyTextsDoesNotStarveAnotherOfTheSameAddress) {
 }
 
 TEST_F(HostileClients, BeyondTheQueueTheySeeWhenToComeAgain) {
-  start({}, {.max_sequences = 1, .max_queued = 1});
-  Json many = Json::array();
-  for (int32_t i = 0; i < 50; ++i) many.push_back(some_prompt(10, i));
-  const auto answer = answer_to(post(Json{{"prompt", many}, {"max_tokens", 100}}));
+  start({}, {.max_sequences = 1, .max_queued = 2});
+  const Json two = {some_prompt(10, 1), some_prompt(10, 2)};
+  RawClient first(port_);
+  first.send(post(Json{{"prompt", two}, {"max_tokens", 240}}));
+  ASSERT_TRUE(eventually([&] { return engine_->metrics().gauges().running == 1; }));
+  const auto answer = answer_to(post(Json{{"prompt", two}, {"max_tokens", 100}}));
   EXPECT_EQ(refusal(answer), 429) << answer;
   EXPECT_NE(answer.find("Retry-After: 1\r\n"), std::string::npos);
+}
+
+TEST_F(HostileClients, MorePromptsThanMayEverWaitAreRefusedForGood) {
+  start({}, {.max_queued = 2});
+  const Json three = {some_prompt(10, 1), some_prompt(10, 2), some_prompt(10, 3)};
+  const auto answer = answer_to(post(Json{{"prompt", three}, {"max_tokens", 2}}));
+  EXPECT_EQ(refusal(answer), 400) << answer;
+  EXPECT_NE(answer.find("has 3 texts, and at most 2 may wait"), std::string::npos) << answer;
+  EXPECT_EQ(answer.find("Retry-After"), std::string::npos) << answer;
 }
 
 TEST_F(HostileClients, LogitsThatAreNotNumbersAreAnErrorOfTheirRequest) {

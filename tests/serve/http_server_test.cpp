@@ -228,6 +228,17 @@ TEST_F(HttpServerTest, AnswersAChatInTheTemplateOfTheModel) {
   EXPECT_EQ(events.back()["choices"][0]["finish_reason"], "length");
 }
 
+TEST_F(HttpServerTest, WithoutMaxTokensAnAnswerTakesNoMoreThanTheBudgetHolds) {
+  const auto prompt = static_cast<int64_t>(Chat(model_).prompt({{"user", "Hello"}}).size());
+  start({}, {.cache_budget = bytes_of_tokens(model_, prompt + 7)});
+  Json request = {{"messages", {{{"role", "user"}, {"content", "Hello"}}}}, {"temperature", 0}};
+  // the last token is never fed in
+  EXPECT_EQ(asked("/v1/chat/completions", request)["usage"]["completion_tokens"], 8);
+  asked("/v1/completions", {{"prompt", some_prompt(prompt)}});
+  request["max_tokens"] = 9;
+  EXPECT_EQ(refused(request.dump(), 400, "/v1/chat/completions")["code"], "cache_budget_exceeded");
+}
+
 TEST_F(HttpServerTest, RefusesBadRequestsWithTheFieldThatIsWrong) {
   start({}, {.cache_budget = bytes_of_tokens(model_, 100)});
   const std::vector<std::tuple<std::string, std::string, std::string>> cases = {

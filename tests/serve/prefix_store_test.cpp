@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 #include <torch/types.h>
 
-#include "cache/cache_options.h"
 #include "tests/serve/small_engine.h"
 
 namespace kvsmith {
@@ -44,13 +43,20 @@ TEST_F(PrefixStoreTest, TheLeastRecentlyUsedGoFirst) {
   EXPECT_EQ(tokens_of(store_.start_of(some_prompt(40, 0), bytes(10))), 30);
 }
 
-TEST_F(PrefixStoreTest, HandsOutTheOriginalWhereACopyHasNoRoom) {
-  store_.keep(some_prompt(60), read(some_prompt(60)));
-  const auto start = store_.start_of(some_prompt(50), bytes(80));
-  EXPECT_EQ(tokens_of(start), 49);
-  EXPECT_EQ(start->cache.bytes_used(), bytes(49));
-  EXPECT_EQ(budget_.promised(), 0);
-  EXPECT_EQ(store_.bytes(), 0);
+TEST_F(PrefixStoreTest, AStartHasNoStorageBeyondItsTokensWhetherTheOriginalStaysOrGoes) {
+  for (const bool stays : {true, false}) {
+    store_.keep(some_prompt(60), read(some_prompt(60)));
+    auto start = store_.start_of(some_prompt(21), bytes(stays ? 40 : 41));
+    EXPECT_EQ(tokens_of(start), 20);
+    EXPECT_EQ(start->cache.bytes_used(), bytes(20));
+    EXPECT_EQ(start->cache.bytes_reserved(), bytes(20));
+    EXPECT_EQ(budget_.promised(), bytes(stays ? 60 : 0));
+    EXPECT_EQ(store_.bytes(), budget_.promised());
+    // it grows by what comes, not to the length of the original
+    const torch::NoGradGuard no_grad;
+    model_->step(torch::full({1, 1}, 7, torch::kLong), Positions::range(20, 1), start->cache);
+    EXPECT_EQ(start->cache.bytes_reserved(), bytes(21));
+  }
 }
 
 TEST_F(PrefixStoreTest, OfTextsThatBeginAlikeTheLongestStays) {
@@ -69,18 +75,6 @@ TEST_F(PrefixStoreTest, RowsOfOneModelServeNoOther) {
   EXPECT_EQ(store_.bytes(), bytes(70));
   EXPECT_EQ(tokens_of(store_.start_of(some_prompt(50), bytes(10), 1)), 40);
   EXPECT_EQ(tokens_of(store_.start_of(some_prompt(50), bytes(10))), 30);
-}
-
-TEST(MostBytes, IsThatOfTheLongestTextButWhereGroupsFill) {
-  const auto config = tiny_model(2, [](ModelConfig& c) { c.head_dim = 8; });
-  const CachePlan full({}, config, at::kFloat, 128);
-  EXPECT_EQ(most_bytes(full, 10, 5), full.bytes(14));
-  EXPECT_EQ(most_bytes(full, 10, 0), full.bytes(10));
-  const CachePlan kivi(cache_config_of({"kivi2", "q_group_size=8", "residual_length=8"}), config,
-                       at::kFloat, 128);
-  // the eighth token makes 8 keys small at once
-  EXPECT_LT(kivi.bytes(16, 10), kivi.bytes(15, 10));
-  EXPECT_EQ(most_bytes(kivi, 10, 7), kivi.bytes(15, 10));
 }
 
 }  // namespace
