@@ -4,6 +4,7 @@
 
 #include "tests/data/small_tokenizer.h"
 #include "tests/support/expect_error.h"
+#include "tools/console.h"
 
 namespace kvsmith {
 namespace {
@@ -43,6 +44,19 @@ TEST_F(TextSampleTest, RefusesWhatIsNoText) {
   expect_error([&] { read("\xFF\xFE text", 10); }, ExitCode::kBadData, "UTF-8");
   tokenizer_.reset();
   expect_error([&] { read("text", 10); }, ExitCode::kConfig, "has no tokenizer");
+  expect_error([&] { read_sample({}, {.path = "text.txt"}, "no kind of ours"); }, ExitCode::kConfig,
+               "text.txt: the model's tokenizer cannot be used: no kind of ours");
+}
+
+TEST(TextSample, OnlyAContextThatWasGivenMayBeLongerThanTheModels) {
+  Console console(/*quiet=*/true);
+  const auto limited = [&](TextSample sample) {
+    limit_context(sample, 512, console);
+    return sample.context;
+  };
+  EXPECT_EQ(limited({}), 512);
+  EXPECT_EQ(limited({.context = 100}), 100);
+  EXPECT_EQ(limited({.context = 1024, .has_context = true}), 1024);
 }
 
 }  // namespace

@@ -68,9 +68,10 @@ class Workflow : public ::testing::Test {
 TemporaryDirectory* Workflow::directory = nullptr;
 
 TEST_F(Workflow, FromTextToReport) {
-  expect_ok(cat("evaluate ", at("run"), " --corpus ", at("c.h5"), " --context 64 --unigram --json ",
-                at("run"), "/evaluation.json"));
+  expect_ok(cat("evaluate ", at("run"), " --corpus ", at("c.h5"), " --context 64 --unigram ",
+                "--name 'r\xe9' --json ", at("run"), "/evaluation.json"));
   const Json json = Json::parse(read_file(at("run") + "/evaluation.json"));
+  EXPECT_EQ(json["name"], "r\xef\xbf\xbd");
   EXPECT_EQ(json["cache"]["bytes_measured"], json["cache"]["bytes_formula"]);
   EXPECT_EQ(json["cache"]["bytes_measured"],
             64 * 2 * 2 * 2 * 8 * 4);  // tokens, layers, k and v, heads, width, fp32
@@ -120,6 +121,46 @@ TEST_F(Workflow, FromAPretrainedModelToAHealedOneWithASmallerCache) {
             std::string::npos);
   expect_ok(cat("export ", at("healed"), " --format gguf --output ", at("healed.gguf")));
   expect_ok(cat("generate ", at("healed.gguf"), " --prompt 'the cat' -n 4 --temperature 0"));
+}
+
+TEST_F(Workflow, ConvertReadsTextsAsItIsTold) {
+  const auto has = [](const Outcome& got, const char* part) {
+    return got.text.find(part) != std::string::npos;
+  };
+  write_file(at("one.toml"), "[model]\nnum_key_value_heads = 1\n");
+  const auto verb = cat(" --to ", at("one.toml"), " --output ", at("one"),
+                        " --force --calibration ", at("train.txt"), " --calibration-tokens 2000 ");
+  const auto convert = [&](const char* flags) {
+    return expect_ok(cat("convert ", at("run"), verb, flags));
+  };
+  const auto usual = convert("");
+  EXPECT_TRUE(has(usual, "of train.txt, context 128")) << usual.text;
+  EXPECT_FALSE(has(usual, "max_position_embeddings")) << usual.text;
+  const auto score = convert("--score-tokens 40 --score-context 16");
+  EXPECT_TRUE(has(score, "over 37 tokens of train.txt, context 16")) << score.text;
+  const auto beyond = convert("--calibration-context 200");
+  EXPECT_TRUE(has(beyond, "context 200 is longer than the model's max_position_embeddings, 128"));
+  EXPECT_TRUE(has(beyond, "of train.txt, context 200")) << beyond.text;
+
+  expect_ok(cat("export ", at("run"), " --output ", at("unread")));
+  fs::remove(at("unread") + "/tokenizer.model");
+  Json tokenizer = Json::parse(read_file(at("unread") + "/tokenizer.json"));
+  tokenizer["model"]["type"] = "WordPiece";
+  write_file(at("unread") + "/tokenizer.json", tokenizer.dump());
+  const auto refused = kvsmith(cat("convert ", at("unread"), verb));
+  EXPECT_EQ(refused.code, 78);
+  EXPECT_TRUE(has(refused, "the model's tokenizer cannot be used: ")) << refused.text;
+}
+
+TEST_F(Workflow, CheckpointsOfNoTrainingAreListedAndVerified) {
+  expect_ok(cat("import ", at("run"), " --output ", at("untrained")));
+  const auto listed = expect_ok("checkpoint list " + at("untrained")).text;
+  EXPECT_TRUE(listed.starts_with("untrained  ")) << listed;
+  EXPECT_EQ(listed.find("tokens"), std::string::npos) << listed;
+  EXPECT_NE(expect_ok("checkpoint list " + at("run")).text.find(" tokens"), std::string::npos);
+  const Json json = Json::parse(expect_ok("checkpoint verify --json " + at("untrained")).text);
+  EXPECT_EQ(json["complete"], true);
+  EXPECT_FALSE(json.contains("tokens"));
 }
 
 TEST_F(Workflow, HeadDistancesProposeALineOfTheConfiguration) {
