@@ -56,7 +56,7 @@ ModelSource open_gguf(const fs::path& path) {
   out.config = from_gguf_config(*file);
   for (const auto& [name, info] : file->tensors())
     out.tensors[name_of_gguf(name)] = {info.shape, stored_as(info.type)};
-  const bool interleaved = has_interleaved_heads(std::string(file->text("general.architecture")));
+  const bool interleaved = has_interleaved_heads(file->text("general.architecture"));
   out.read = [file, interleaved, head_dim = out.config.head_dim](const std::string& name) {
     const auto tensor = read_tensor(*file, *file->find(gguf_name_of(name)));
     return interleaved ? from_interleaved_heads(name, tensor, head_dim) : tensor;

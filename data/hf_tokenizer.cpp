@@ -173,7 +173,8 @@ std::string tokenizer_config(const Tokenizer& tokenizer, int64_t max_positions) 
               {"clean_up_tokenization_spaces", false},
               {"model_input_names", {"input_ids", "attention_mask"}},
               {"model_max_length", max_positions},
-              {"split_special_tokens", true}};
+              // a chat is rendered to text first, and its control tokens are to be found in it
+              {"split_special_tokens", tokenizer.chat_template().empty()}};
   if (const auto& chat = tokenizer.chat_template(); !chat.empty()) config["chat_template"] = chat;
   config.update(special_tokens(tokenizer));
   return config.dump(2) + "\n";

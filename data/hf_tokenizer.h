@@ -15,8 +15,9 @@ namespace kvsmith {
 ///   tokenizer.json           what transformers loads: BPE with byte fallback. Its vocabulary has
 ///                            plain spaces where the SentencePiece model has U+2581, so that text
 ///                            needs no normaliser and a literal U+2581 falls back to its bytes.
-///   tokenizer_config.json    names the class that loads tokenizer.json as it is, and keeps "<s>"
-///                            or "<unk>" in a text from being taken for the control tokens
+///   tokenizer_config.json    names the class that loads tokenizer.json as it is, has the chat
+///                            template, and where there is none keeps "<s>" or "<unk>" in a text
+///                            from being taken for the control tokens
 ///   special_tokens_map.json
 ///   tokenizer.model          for tools that want SentencePiece (llama.cpp's converter)
 ///

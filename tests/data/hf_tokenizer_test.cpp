@@ -154,6 +154,7 @@ TEST(HfTokenizer, SaysWhereTextsDoNotBeginWithATokenAndWhatAChatLooksLike) {
   const Json config = Json::parse(files.at("tokenizer_config.json"));
   EXPECT_EQ(config["add_bos_token"], false);
   EXPECT_EQ(config["chat_template"], "<|im_start|>");
+  EXPECT_EQ(config["split_special_tokens"], false) << "a chat is rendered to text first";
 }
 
 }  // namespace
