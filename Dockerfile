@@ -4,9 +4,9 @@ FROM debian:12
 
 WORKDIR /opt/kvsmith
 COPY run ./
-RUN ./run setup && rm -rf /var/lib/apt/lists/* /root/.cache
+RUN ./run setup && rm -rf /var/lib/apt/lists/* ~/.cache
 COPY . .
-RUN ./run build && rm -rf /root/.cache \
+RUN ./run build && rm -rf ~/.cache \
     && useradd --create-home kvsmith && install -d -o kvsmith /work
 
 USER kvsmith

@@ -112,7 +112,9 @@ void sweep(const fs::path& directory, const std::string& of, fs::file_time_type:
     if (!of.empty() && part[1] != of) continue;
     const uint64_t start = posix::start_of(std::stoull(part[3]));
     if (start != 0 && start == std::stoull(part[4])) continue;
-    if (fs::file_time_type::clock::now() - last_write(directory / name) < idle) continue;
+    // with a lock times do not matter: a clock of another machine may be ahead
+    if (idle.count() > 0 && fs::file_time_type::clock::now() - last_write(directory / name) < idle)
+      continue;
     const fs::path final_path = directory / part[1].str();
     const bool missing = fs::symlink_status(final_path, error).type() == fs::file_type::not_found;
     if (part[2] == "old" && missing) {

@@ -118,6 +118,7 @@ std::string with_companions_of_sentencepiece(const std::string& bytes,
                                              std::string_view config,
                                              const std::string& jinja,
                                              const std::string& where) {
+  if (added_tokens.empty() && config.empty() && jinja.empty()) return bytes;
   constexpr int kMostLevels = 16;
   const auto parsed = [&](std::string_view text) {
     return parse_json(text.empty() ? "{}" : text, kMostLevels, where);

@@ -166,6 +166,8 @@ TEST(Files, SweepingKeepsWhatIsAliveOrNotOurs) {
   }
   fs::create_directory(directory / ".tree.tmp-1-99999999999-3");
   write_file(directory / ".tree.tmp-1-99999999999-3/a", "left over");
+  fs::last_write_time(directory / ".file.tmp-1-99999999999-3",
+                      fs::file_time_type::clock::now() + std::chrono::hours(1));
   AtomicFile alive(directory / "alive");
   sweep_temporaries(directory.path());
   std::set<std::string> left = directory.names();
