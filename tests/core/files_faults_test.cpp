@@ -1,4 +1,3 @@
-#include <cstddef>
 #include <functional>
 #include <set>
 #include <sstream>
@@ -6,11 +5,8 @@
 #include <vector>
 
 #include <gtest/gtest.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <sched.h>
 #include <sys/mount.h>
-#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -19,6 +15,7 @@
 
 #include "core/files.h"
 #include "core/text.h"
+#include "tests/core/call_filter.h"
 #include "tests/core/sample_directory.h"
 #include "tests/support/child.h"
 #include "tests/support/expect_error.h"
@@ -91,17 +88,7 @@ bool can_trace() {
 }
 
 /// Lets renameat2() fail in this process as on file systems without RENAME_EXCHANGE.
-bool forbid_exchange() {
-  sock_filter code[] = {
-      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
-      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_renameat2, 0, 1),
-      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EINVAL),
-      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-  };
-  const sock_fprog program{.len = 4, .filter = code};
-  return ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
-         ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
-}
+bool forbid_exchange() { return answer_calls({SYS_renameat2}, SECCOMP_RET_ERRNO | EINVAL); }
 
 TEST(FilesUnderFaults, DirectoriesReplaceEachOtherWhereNamesCannotBeExchanged) {
   const TemporaryDirectory directory;

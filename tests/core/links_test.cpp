@@ -1,15 +1,12 @@
 #include <csignal>
-#include <cstddef>
 #include <set>
 #include <string>
 
 #include <gtest/gtest.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 
 #include "core/files.h"
+#include "tests/core/call_filter.h"
 #include "tests/support/child.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/temporary_directory.h"
@@ -19,16 +16,7 @@ namespace {
 
 /// Lets the next renameat() kill this process.
 bool die_at_rename() {
-  sock_filter code[] = {
-      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
-      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_renameat, 1, 0),
-      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_renameat2, 0, 1),
-      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
-      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-  };
-  const sock_fprog program{.len = 5, .filter = code};
-  return ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
-         ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+  return answer_calls({SYS_renameat, SYS_renameat2}, SECCOMP_RET_KILL_PROCESS);
 }
 
 TEST(Links, AreReplacedAndLeaveNothingBeside) {
