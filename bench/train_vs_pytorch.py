@@ -3,7 +3,7 @@
 Usage: .venv/bin/python bench/train_vs_pytorch.py KVSMITH CONFIG CORPUS [--steps N] [--rounds N]
 
 Both train the model of CONFIG with AdamW (fused), the same batch and sequence length, the same thread
-count and the same allocator settings, in turns; the peer reads random tokens. Prints medians of
+count and the same memory allocator, in turns; the peer reads random tokens. Prints medians of
 tokens/s over all steps but the first of each turn, and the ratio.
 """
 
@@ -18,8 +18,11 @@ import time
 import tomllib
 from pathlib import Path
 
-# what kvsmith sets for itself: freed memory is kept, not given back to the kernel
-ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_TOP_PAD_": str(64 << 20)}
+
+def allocator_of(binary):
+    """The environment in which another program takes its memory from what `binary` is linked with."""
+    libraries = (line.split() for line in subprocess.run(["ldd", binary], check=True, capture_output=True, text=True).stdout.splitlines())
+    return {"LD_PRELOAD": next((words[2] for words in libraries if "tcmalloc" in words[0]), "")}
 
 
 def peer(config, steps, precision):
@@ -120,7 +123,7 @@ def main():
         for _ in range(args.rounds):
             speeds["kvsmith"] += ours(args.binary, arguments, args.steps, precision)[1:]
             lines = subprocess.run([sys.executable, __file__, args.binary, args.config, args.corpus, "--steps", str(args.steps),
-                                    "--peer", precision], input=json.dumps(config), env=os.environ | ALLOCATOR,
+                                    "--peer", precision], input=json.dumps(config), env=os.environ | allocator_of(args.binary),
                                    check=True, capture_output=True, text=True).stdout.split()
             speeds["PyTorch eager"] += [float(line) for line in lines[1:]]
         medians = {name: statistics.median(values) for name, values in speeds.items()}

@@ -8,7 +8,6 @@
 #include <vector>
 
 #include <CLI/CLI.hpp>
-#include <malloc.h>
 
 #include "cache/cache_options.h"
 #include "checkpoints/adapters.h"
@@ -36,7 +35,6 @@ struct Flags {
 };
 
 void serve_it(Flags& flags) {
-  mallopt(M_ARENA_MAX, 1);  // or each thread of a connection keeps the most that it ever needed
   if (!flags.cache.empty()) flags.engine.cache = cache_config_of(flags.cache);
   flags.engine.cache_budget = parse_bytes(flags.cache_budget, "--cache-budget");
   flags.http.max_body = parse_bytes(flags.max_body, "--max-body");

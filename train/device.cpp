@@ -2,11 +2,9 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <limits>
 #include <thread>
 
 #include <ATen/Parallel.h>
-#include <malloc.h>
 #include <torch/cuda.h>
 #include <torch/types.h>
 #include <torch/version.h>
@@ -28,21 +26,7 @@ at::ScalarType compute_type_of(const TrainConfig& config) {
   return config.precision == "bf16" ? at::kBFloat16 : at::kFloat;
 }
 
-namespace {
-
-/// glibc gives large blocks back to the kernel when they are freed and faults them in again for the
-/// next step, which costs a third of a training step on CPU; keep them.
-void keep_freed_memory() {
-  constexpr int kNever = std::numeric_limits<int>::max();
-  mallopt(M_MMAP_MAX, 0);
-  mallopt(M_TRIM_THRESHOLD, kNever);
-  mallopt(M_TOP_PAD, 64 << 20);
-}
-
-}  // namespace
-
 void configure_runtime(const TrainConfig& config) {
-  keep_freed_memory();
   const auto cores = static_cast<int64_t>(std::max(1U, std::thread::hardware_concurrency()));
   at::set_num_threads(static_cast<int>(config.threads > 0 ? config.threads : cores));
   // cuBLAS reads this when the GPU is first used
