@@ -23,13 +23,7 @@ using Json = nlohmann::ordered_json;
 Json read_json(const fs::path& path) {
   constexpr uint64_t kLargest = uint64_t{1} << 26;
   constexpr int kMostLevels = 32;
-  const std::string text = read_file(path, kLargest);
-  expect_levels(text, kMostLevels, path.string());
-  try {
-    return Json::parse(text);
-  } catch (const Json::exception& error) {
-    throw Error(ExitCode::kBadData, {error.what(), path.string(), "the file is damaged"});
-  }
+  return parse_ordered_json(read_file(path, kLargest), kMostLevels, path.string());
 }
 
 /// The tensors of a folder's safetensors files.

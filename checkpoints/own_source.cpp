@@ -134,8 +134,7 @@ ModelSource open_single_file(const fs::path& path) {
     file->read(*info, out.tokenizer.data());
   }
   if (const auto ids = file->metadata().find(kTokenIds); ids != file->metadata().end()) {
-    expect_levels(ids->second, 2, path.string());
-    read_token_ids(nlohmann::ordered_json::parse(ids->second), out);
+    read_token_ids(parse_ordered_json(ids->second, 2, path.string()), out);
   }
   out.name = path.stem().string();
   out.path = path;

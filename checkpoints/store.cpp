@@ -40,9 +40,7 @@ void check_manifest(CheckpointInfo& info, bool check_hashes) {
   if (!fs::exists(path)) fail("no manifest.json: the save did not finish");
   constexpr int kMostLevels = 32;
   const auto parsed = [&](const fs::path& file, uint64_t most_bytes) {
-    const std::string text = read_file(file, most_bytes);
-    expect_levels(text, kMostLevels, file.string());
-    return Json::parse(text);
+    return parse_ordered_json(read_file(file, most_bytes), kMostLevels, file.string());
   };
   const Json manifest = parsed(path, 1 << 20);
   if (manifest.at("format").get<int>() > kManifestFormat) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "core/error.h"
 #include "core/text.h"
@@ -119,23 +120,36 @@ std::string JsonNode::found() const {
   return text.size() > kLongest ? text.substr(0, kLongest) + "..." : text;
 }
 
-void expect_levels(std::string_view text, int most_levels, const std::string& where) {
-  // a callback at every value would cost as much as the parsing
-  if (levels_of(text) <= most_levels) return;
-  throw Error(ExitCode::kBadData, {.what = cat("more than ", most_levels, " levels of JSON"),
-                                   .where = where,
-                                   .remedy = "a truncated or damaged file?"});
+namespace {
+
+template <typename Document>
+Document parse(std::string_view text, int most_levels, const std::string& where) {
+  const auto fail = [&](std::string what) {
+    throw Error(
+        ExitCode::kBadData,
+        {.what = std::move(what), .where = where, .remedy = "a truncated or damaged file?"});
+  };
+  // counted before: a callback at every value would cost as much as the parsing
+  if (levels_of(text) > most_levels) fail(cat("more than ", most_levels, " levels of JSON"));
+  Document out;
+  try {
+    out = Document::parse(text.begin(), text.end());
+  } catch (const typename Document::parse_error& error) {
+    fail(cat("malformed JSON at byte ", error.byte));
+  }
+  return out;
 }
 
+}  // namespace
+
 Json parse_json(std::string_view text, int most_levels, const std::string& where) {
-  expect_levels(text, most_levels, where);
-  try {
-    return Json::parse(text.begin(), text.end());
-  } catch (const Json::parse_error& error) {
-    throw Error(ExitCode::kBadData, {.what = cat("malformed JSON at byte ", error.byte),
-                                     .where = where,
-                                     .remedy = "a truncated or damaged file?"});
-  }
+  return parse<Json>(text, most_levels, where);
+}
+
+nlohmann::ordered_json parse_ordered_json(std::string_view text,
+                                          int most_levels,
+                                          const std::string& where) {
+  return parse<nlohmann::ordered_json>(text, most_levels, where);
 }
 
 }  // namespace kvsmith

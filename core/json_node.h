@@ -56,12 +56,13 @@ class JsonNode {
   std::string where_, path_;
 };
 
-/// Throws 65, naming `where`, for text with more than `most_levels` objects and lists within each
-/// other: before it is parsed, as copies and comparisons of values go down by recursion.
-void expect_levels(std::string_view text, int most_levels, const std::string& where);
-
-/// Parses one JSON document of at most `most_levels` objects and arrays within each other. Throws
-/// 65, naming `where`, for anything else.
+/// Parses one JSON document of at most `most_levels` objects and arrays within each other, as
+/// copies and comparisons of values go down by recursion. Throws 65, naming `where`, for anything
+/// else.
 nlohmann::json parse_json(std::string_view text, int most_levels, const std::string& where);
+/// The same, with members in the order of the text.
+nlohmann::ordered_json parse_ordered_json(std::string_view text,
+                                          int most_levels,
+                                          const std::string& where);
 
 }  // namespace kvsmith
