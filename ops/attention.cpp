@@ -55,6 +55,18 @@ at::Tensor fused(const at::Tensor& q,
   return value_width == widest ? out : out.narrow(3, 0, value_width);
 }
 
+/// All queries of a text over all rows but their own: the causal triangle, one row down. Its mask
+/// would have fused kernels compute the square.
+at::Tensor strictly_causal(const at::Tensor& q,
+                           const at::Tensor& k,
+                           const at::Tensor& v,
+                           double scale) {
+  const int64_t rows = q.size(2) - 1;
+  const auto out = fused(q.narrow(2, 1, rows), k.narrow(2, 0, rows), v.narrow(2, 0, rows), {},
+                         /*is_causal=*/true, scale);
+  return torch::constant_pad_nd(out, {0, 0, 1, 0});  // the first query sees nothing
+}
+
 /// Queries that a window lets see few of many rows, in chunks that meet only the rows of theirs:
 /// time and mask grow with the window and not with the square of the text.
 at::Tensor banded(const at::Tensor& q,
@@ -83,8 +95,8 @@ at::Tensor banded(const at::Tensor& q,
                           .window = visibility.window,
                           .sinks = visibility.sinks,
                           .strict = visibility.strict};
-    out.push_back(fused(q.narrow(2, first - queries.first, count), band(k), band(v), part.mask(),
-                        /*is_causal=*/false, scale));
+    const auto some = q.narrow(2, first - queries.first, count);
+    out.push_back(attention(some, band(k), band(v), part, scale));
   }
   return torch::cat(out, 2);
 }
@@ -161,14 +173,17 @@ at::Tensor attention(const at::Tensor& q,
   }
   if (visibility.observer) return observed_attention(q, k, v, visibility, {}, scale);
   const bool suffix = visibility.is_causal_suffix();
-  if (suffix && visibility.queries.span(0).first == 0) {
-    return fused(q, k, v, {}, /*is_causal=*/true, scale);
+  Visibility with_own = visibility;
+  with_own.strict = false;
+  if (with_own.is_causal_suffix() && visibility.queries.span(0).first == 0 && q.size(2) > 1) {
+    return suffix ? fused(q, k, v, {}, /*is_causal=*/true, scale) : strictly_causal(q, k, v, scale);
   }
   if (q.size(2) == 1) return grouped(q, k, v, suffix ? at::Tensor() : visibility.mask(), scale);
-  constexpr int64_t kLeastChunk = 64;
-  const int64_t chunk = std::max(visibility.window, kLeastChunk);
+  // the finer the fewer rows are met in vain, and the more calls it takes
+  constexpr int64_t kFinest = 64, kCoarsest = 256;
+  const int64_t chunk = std::clamp(visibility.window / 2, kFinest, kCoarsest);
   if (visibility.window > 0 && !visibility.allowed.defined() && visibility.queries.is_range() &&
-      visibility.rows.is_range() && q.size(2) > 2 * chunk) {
+      visibility.rows.is_range() && q.size(2) >= 2 * chunk) {
     return banded(q, k, v, visibility, chunk, scale);
   }
   // is_causal is aligned to the top left, wrong for a chunk behind a cache: hence the mask
