@@ -118,12 +118,13 @@ def main():
         return
     resolved = subprocess.run([args.binary, "train", *arguments, "--dry-run"], check=True, capture_output=True, text=True).stdout
     config = tomllib.loads(resolved[: resolved.index("\nmodel  ")])
+    environment = os.environ | allocator_of(args.binary)
     for precision in ("fp32", "bf16"):
         speeds = {"kvsmith": [], "PyTorch eager": []}
         for _ in range(args.rounds):
             speeds["kvsmith"] += ours(args.binary, arguments, args.steps, precision)[1:]
             lines = subprocess.run([sys.executable, __file__, args.binary, args.config, args.corpus, "--steps", str(args.steps),
-                                    "--peer", precision], input=json.dumps(config), env=os.environ | allocator_of(args.binary),
+                                    "--peer", precision], input=json.dumps(config), env=environment,
                                    check=True, capture_output=True, text=True).stdout.split()
             speeds["PyTorch eager"] += [float(line) for line in lines[1:]]
         medians = {name: statistics.median(values) for name, values in speeds.items()}

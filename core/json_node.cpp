@@ -31,6 +31,23 @@ int levels_of(std::string_view text) {
   return deepest;
 }
 
+template <typename Document>
+Document parse(std::string_view text, int most_levels, const std::string& where) {
+  const auto damaged = [&](std::string what) {
+    return Error(
+        ExitCode::kBadData,
+        {.what = std::move(what), .where = where, .remedy = "a truncated or damaged file?"});
+  };
+  // counted before: a callback at every value would cost as much as the parsing
+  if (levels_of(text) > most_levels)
+    throw damaged(cat("more than ", most_levels, " levels of JSON"));
+  try {
+    return Document::parse(text.begin(), text.end());
+  } catch (const typename Document::parse_error& error) {
+    throw damaged(cat("malformed JSON at byte ", error.byte));
+  }
+}
+
 }  // namespace
 
 JsonNode JsonNode::at(const std::string& key) const {
@@ -119,28 +136,6 @@ std::string JsonNode::found() const {
   const std::string text = value_->dump(-1, ' ', true);
   return text.size() > kLongest ? text.substr(0, kLongest) + "..." : text;
 }
-
-namespace {
-
-template <typename Document>
-Document parse(std::string_view text, int most_levels, const std::string& where) {
-  const auto fail = [&](std::string what) {
-    throw Error(
-        ExitCode::kBadData,
-        {.what = std::move(what), .where = where, .remedy = "a truncated or damaged file?"});
-  };
-  // counted before: a callback at every value would cost as much as the parsing
-  if (levels_of(text) > most_levels) fail(cat("more than ", most_levels, " levels of JSON"));
-  Document out;
-  try {
-    out = Document::parse(text.begin(), text.end());
-  } catch (const typename Document::parse_error& error) {
-    fail(cat("malformed JSON at byte ", error.byte));
-  }
-  return out;
-}
-
-}  // namespace
 
 Json parse_json(std::string_view text, int most_levels, const std::string& where) {
   return parse<Json>(text, most_levels, where);

@@ -172,13 +172,16 @@ at::Tensor attention(const at::Tensor& q,
                  [&](const Visibility& part) { return attention(q, k, v, part, scale); });
   }
   if (visibility.observer) return observed_attention(q, k, v, visibility, {}, scale);
-  const bool suffix = visibility.is_causal_suffix();
+  if (q.size(2) == 1) {
+    const auto mask = visibility.is_causal_suffix() ? at::Tensor() : visibility.mask();
+    return grouped(q, k, v, mask, scale);
+  }
   Visibility with_own = visibility;
   with_own.strict = false;
-  if (with_own.is_causal_suffix() && visibility.queries.span(0).first == 0 && q.size(2) > 1) {
-    return suffix ? fused(q, k, v, {}, /*is_causal=*/true, scale) : strictly_causal(q, k, v, scale);
+  if (with_own.is_causal_suffix() && visibility.queries.span(0).first == 0) {
+    return visibility.strict ? strictly_causal(q, k, v, scale)
+                             : fused(q, k, v, {}, /*is_causal=*/true, scale);
   }
-  if (q.size(2) == 1) return grouped(q, k, v, suffix ? at::Tensor() : visibility.mask(), scale);
   // the finer the fewer rows are met in vain, and the more calls it takes
   constexpr int64_t kFinest = 64, kCoarsest = 256;
   const int64_t chunk = std::clamp(visibility.window / 2, kFinest, kCoarsest);
