@@ -9,9 +9,24 @@
 namespace kvsmith {
 namespace {
 
-/// [batch, heads, n, width] -> [batch, kv_heads, group, n, width].
+/// [batch, heads, n, width] -> [batch, kv_heads, n, group, width].
 at::Tensor by_group(const at::Tensor& q, int64_t kv_heads) {
-  return q.unflatten(1, {kv_heads, q.size(1) / kv_heads});
+  return q.unflatten(1, {kv_heads, -1}).transpose(2, 3);
+}
+
+/// [heads, slots] -> [1, kv_heads, 1, group, slots] fp32.
+at::Tensor bias_by_group(const at::Tensor& bias, int64_t kv_heads) {
+  return by_group(bias.view({1, bias.size(0), 1, bias.size(1)}), kv_heads).to(torch::kFloat);
+}
+
+/// The inverse of by_group().
+at::Tensor by_head(const at::Tensor& x) { return x.transpose(2, 3).flatten(1, 2); }
+
+/// The heads of a group are rows of one matrix product: a product that is broadcast over them
+/// copies the matrix, and sums copies of its gradient. x: [batch, kv_heads, n, group, a]; matrix:
+/// [batch, kv_heads, a, b] -> [batch, kv_heads, n, group, b].
+at::Tensor times(const at::Tensor& x, const at::Tensor& matrix) {
+  return torch::matmul(x.flatten(2, 3), matrix).unflatten(2, {x.size(2), x.size(3)});
 }
 
 /// The logit of what is not seen: far below any score, and finite, so that a query that sees
@@ -22,13 +37,13 @@ constexpr double kHidden = -1e30;
 at::Tensor added_where(const at::Tensor& seen) { return torch::where(seen, 0.0, kHidden); }
 
 /// Logits of slots from q . (sum of keys) and mass; kHidden where nothing has been absorbed.
-/// dots: [batch, kv_heads, group, n, slots]; mass: [batch, kv_heads, n, slots].
+/// dots: [batch, kv_heads, n, group, slots]; mass: [batch, kv_heads, n, slots].
 at::Tensor slot_logits(const at::Tensor& dots,
                        const at::Tensor& mass,
                        const at::Tensor& bias,
                        double scale) {
-  const auto empty = mass.le(0).unsqueeze(2);
-  const auto safe = mass.unsqueeze(2).masked_fill(empty, 1);  // no 0 / 0 in the backward pass
+  const auto empty = mass.le(0).unsqueeze(3);
+  const auto safe = mass.unsqueeze(3).masked_fill(empty, 1);  // no 0 / 0 in the backward pass
   return (dots / safe * scale + safe.log() + bias).masked_fill(empty, kHidden);
 }
 
@@ -69,17 +84,20 @@ class Reader {
         seq_(rows.k.size(2)),
         kv_heads_(rows.k.size(1)),
         layout_(positions, rows.k.size(0)),
-        bias_(bias.to(torch::kFloat).view({1, kv_heads_, -1, 1, bias.size(1)})),
+        bias_(bias_by_group(bias, kv_heads_)),
         scale_(1 / std::sqrt(static_cast<double>(rows.q.size(3)))) {
     const auto k = rows.k.to(torch::kFloat), v = rows.v.to(torch::kFloat);
-    const auto rotated_q = by_group(rows.rotated_q.to(torch::kFloat), kv_heads_);
+    const auto queries = [&](const at::Tensor& q) {
+      return by_group(q, kv_heads_).contiguous().to(torch::kFloat);
+    };
+    const auto rotated_q = queries(rows.rotated_q);
     const auto rotated_k = rows.rotated_k.to(torch::kFloat);
-    q_ = by_group(rows.q.to(torch::kFloat), kv_heads_).split(chunk, 3);
-    rotated_q_ = rotated_q.split(chunk, 3);
+    q_ = queries(rows.q).split(chunk, 2);
+    rotated_q_ = rotated_q.split(chunk, 2);
     window_ = {rotated_k.split(chunk, 2), v.split(chunk, 2)};
     if (shape.sinks > 0) {
       const auto at_sinks = sink_index();
-      sink_logits_ = sink_logits(rotated_q, sink_rows(rotated_k, at_sinks)).split(chunk, 3);
+      sink_logits_ = sink_logits(rotated_q, sink_rows(rotated_k, at_sinks)).split(chunk, 2);
       sink_values_ = sink_rows(v, at_sinks).split(chunk, 2);
     }
     // sinks and padding are never absorbed
@@ -101,7 +119,7 @@ class Reader {
   at::Tensor run() {
     std::vector<at::Tensor> out;
     for (size_t i = 0; i < q_.size(); ++i) out.push_back(read(i));
-    return torch::cat(out, 3).flatten(1, 2);
+    return by_head(torch::cat(out, 2));
   }
 
  private:
@@ -120,7 +138,7 @@ class Reader {
         static_cast<size_t>(std::max<int64_t>(0, first - shape_.window + 1) / chunk_);
     const auto in_window = [&](const std::vector<at::Tensor>& pieces) {
       const auto at = [&](size_t n) { return pieces.begin() + static_cast<std::ptrdiff_t>(n); };
-      return torch::cat(std::vector<at::Tensor>(at(window), at(i + 1)), 2).unsqueeze(2);
+      return torch::cat(std::vector<at::Tensor>(at(window), at(i + 1)), 2);
     };
     std::vector<at::Tensor> logits = {
         window_logits(rotated_q_[i], in_window(window_.k), first_of(window), first)};
@@ -128,59 +146,61 @@ class Reader {
     if (shape_.sinks > 0) logits.push_back(sink_logits_[i]);
 
     // how much of each leaving token is in each slot when each query reads it
-    const auto &log_keep = leaving_.log_keep[i], &take = leaving_.take[i];
-    const auto total = log_keep.cumsum(2);  // [batch, kv_heads, leaving, slots]
-    const auto seen = absorbed_by(first, end, leave_first, leave_last);
+    const auto total = leaving_.log_keep[i].cumsum(2);  // [batch, kv_heads, leaving, slots]
     const auto carried = layout_.segment.slice(1, first, end).eq(carry_.segment);
     const auto at_query = total_at(total, first, end, leave_first, leave_last);
     const auto kept = at_query.exp() * carried.unsqueeze(1).unsqueeze(3);  // of the carried slots
-    at::Tensor share;  // [batch, kv_heads, queries, leaving, slots]; whether seen or not
-    auto dots = torch::matmul(q_[i], carry_.key.unsqueeze(2).transpose(3, 4)) * kept.unsqueeze(2);
+    auto dots = times(q_[i], carry_.key.transpose(2, 3)) * kept.unsqueeze(3);
     auto mass = kept * carry_.mass.unsqueeze(2);
-    if (leave_last > leave_first) {
-      // An exponent of what a query sees is not positive. The sum over what it sees costs no pass
-      // over shares: it is one more product with them.
-      share = (at_query.unsqueeze(3) - total.unsqueeze(2)).clamp_max(0).exp() * take.unsqueeze(2);
-      const auto scores = torch::matmul(q_[i], leaving_.k[i].unsqueeze(2).transpose(3, 4));
-      const auto counted = seen.expand({-1, kv_heads_, 1, -1, -1});
-      const auto sums =
-          torch::einsum("bgqem,bgrqe->bgrqm", {share, torch::cat({scores * seen, counted}, 2)});
-      dots = dots + sums.narrow(2, 0, dots.size(2));
-      mass = mass + sums.select(2, dots.size(2));
+    const bool leaves = leave_last > leave_first;
+    // The share of leaving row e that query t finds, exp(at_query[t] - total[e]) * take[e], is a
+    // product of what depends on t and what depends on e.
+    at::Tensor hidden, until, from;
+    if (leaves) {
+      hidden = not_absorbed(first, end, leave_first, leave_last);
+      const auto middle = total.narrow(2, total.size(2) / 2, 1);
+      until = (at_query - middle).exp();                 // [batch, kv_heads, queries, slots]
+      from = (middle - total).exp() * leaving_.take[i];  // [batch, kv_heads, leaving, slots]
+      const auto scores = times(q_[i], leaving_.k[i].transpose(2, 3)).masked_fill(hidden, 0);
+      const auto counted =
+          hidden.logical_not().to(torch::kFloat).expand({-1, kv_heads_, -1, 1, -1});
+      const auto sums = times(torch::cat({scores, counted}, 3), from) * until.unsqueeze(3);
+      dots = dots + sums.narrow(3, 0, dots.size(3));
+      mass = mass + sums.select(3, dots.size(3));
     }
     logits.push_back(slot_logits(dots, mass, bias_, scale_));
 
     const auto weights = torch::softmax(torch::cat(logits, 4), 4);
-    auto out = torch::matmul(weights.narrow(4, 0, window_rows), in_window(window_.v));
+    auto out = times(weights.narrow(4, 0, window_rows), in_window(window_.v));
     if (shape_.sinks > 0) {
       const auto of_sinks = weights.narrow(4, window_rows, shape_.sinks);
-      out = out + torch::einsum("bgrqs,bgqsd->bgrqd", {of_sinks, sink_values_[i]});
+      out = out + torch::matmul(of_sinks, sink_values_[i]);
     }
     const auto of_slots = weights.slice(4, weights.size(4) - bias_.size(4));
     const auto per_mass =
-        of_slots / mass.masked_fill(mass.le(0), 1).unsqueeze(2);  // [b, g, r, queries, slots]
-    out = out + torch::matmul(per_mass * kept.unsqueeze(2), carry_.value.unsqueeze(2));
-    if (share.defined()) {
-      const auto of_leaving = torch::einsum("bgrqm,bgqem->bgrqe", {per_mass, share}) * seen;
-      out = out + torch::matmul(of_leaving, leaving_.v[i].unsqueeze(2));
+        of_slots / mass.masked_fill(mass.le(0), 1).unsqueeze(3);  // [b, g, queries, r, slots]
+    out = out + times(per_mass * kept.unsqueeze(3), carry_.value);
+    if (leaves) {
+      const auto of_leaving = times(per_mass * until.unsqueeze(3), from.transpose(2, 3));
+      out = out + times(of_leaving.masked_fill(hidden, 0), leaving_.v[i]);
       take_over(i, total, leave_first, leave_last);
     }
     return out;
   }
 
-  /// `k`: rows from `row_first` on, [batch, kv_heads, 1, rows, head_dim].
+  /// `k`: rows from `row_first` on, [batch, kv_heads, rows, head_dim].
   at::Tensor window_logits(const at::Tensor& q,
                            const at::Tensor& k,
                            int64_t row_first,
                            int64_t first) const {
-    const int64_t end = first + q.size(3);
+    const int64_t end = first + q.size(2);
     const auto behind = torch::arange(first, end, layout_.at.options()).unsqueeze(1) -
                         torch::arange(row_first, end, layout_.at.options()).unsqueeze(0);
     auto seen = behind.ge(0).logical_and(behind.lt(shape_.window)).unsqueeze(0);
     seen = seen.logical_and(layout_.same_document(first, end, row_first, end));
     seen = seen.logical_and(layout_.at.slice(1, row_first, end).ge(0).unsqueeze(1));
-    return torch::add(added_where(seen).unsqueeze(1).unsqueeze(1),
-                      torch::matmul(q, k.transpose(3, 4)), scale_);
+    return torch::add(added_where(seen).unsqueeze(1).unsqueeze(3), times(q, k.transpose(2, 3)),
+                      scale_);
   }
 
   /// Storage index of each query's sink tokens: [batch, seq, sinks].
@@ -201,24 +221,23 @@ class Reader {
     const auto sink = torch::arange(shape_.sinks, layout_.at.options());
     // within the window a sink is an ordinary row
     const auto outside = sink.le(layout_.at.unsqueeze(2) - shape_.window);
-    return torch::add(added_where(outside).unsqueeze(1).unsqueeze(1),
-                      torch::einsum("bgrqd,bgqsd->bgrqs", {q, sinks}), scale_);
+    return torch::add(added_where(outside).unsqueeze(1).unsqueeze(3),
+                      torch::matmul(q, sinks.transpose(3, 4)), scale_);
   }
 
-  /// 1 where a query finds a leaving row in the slots, else 0: [batch, 1, 1, queries, leaving]
-  /// fp32.
-  at::Tensor absorbed_by(int64_t first,
-                         int64_t end,
-                         int64_t leave_first,
-                         int64_t leave_last) const {
+  /// Where a query does not find a leaving row in the slots: [batch, 1, queries, 1, leaving].
+  at::Tensor not_absorbed(int64_t first,
+                          int64_t end,
+                          int64_t leave_first,
+                          int64_t leave_last) const {
     const auto query = torch::arange(first, end, layout_.at.options()).unsqueeze(1);
     const auto row = torch::arange(leave_first, leave_last, layout_.at.options()).unsqueeze(0);
     return row.le(query - shape_.window)
         .unsqueeze(0)
         .logical_and(layout_.same_document(first, end, leave_first, leave_last))
-        .to(torch::kFloat)
+        .logical_not()
         .unsqueeze(1)
-        .unsqueeze(1);
+        .unsqueeze(3);
   }
 
   /// Sum of log_keep over the leaving rows that stand before each query's window, other documents'
@@ -324,22 +343,17 @@ at::Tensor bounded_read(const at::Tensor& q,
                         const at::Tensor& slot_bias) {
   const int64_t kv_heads = v.size(1);
   const double scale = 1 / std::sqrt(static_cast<double>(q.size(3)));
-  const auto exact =
-      (torch::matmul(by_group(rotated_q, kv_heads), rotated_k.unsqueeze(2).transpose(3, 4)) * scale)
-          .to(torch::kFloat)
-          .masked_fill(mask.logical_not().unsqueeze(2), kHidden);
-  const auto dots = torch::matmul(by_group(q.to(torch::kFloat), kv_heads),
-                                  slots.key.unsqueeze(2).transpose(3, 4));
+  const auto exact = (times(by_group(rotated_q, kv_heads), rotated_k.transpose(2, 3)) * scale)
+                         .to(torch::kFloat)
+                         .masked_fill(mask.logical_not().unsqueeze(2), kHidden);
+  const auto dots = times(by_group(q.to(torch::kFloat), kv_heads), slots.key.transpose(2, 3));
   const auto mass = slots.mass.unsqueeze(2);
-  const auto bias = slot_bias.to(torch::kFloat).view({1, kv_heads, -1, 1, slot_bias.size(1)});
-  const auto weights =
-      torch::softmax(torch::cat({exact, slot_logits(dots, mass, bias, scale)}, 4), 4);
+  const auto of_slots = slot_logits(dots, mass, bias_by_group(slot_bias, kv_heads), scale);
+  const auto weights = torch::softmax(torch::cat({exact, of_slots}, 4), 4);
   const int64_t rows = v.size(2);
-  auto out = torch::matmul(weights.narrow(4, 0, rows).to(v.scalar_type()), v.unsqueeze(2))
-                 .to(torch::kFloat);
-  const auto per_mass = weights.slice(4, rows) / mass.masked_fill(mass.le(0), 1).unsqueeze(2);
-  out = out + torch::matmul(per_mass, slots.value.unsqueeze(2));
-  return out.flatten(1, 2).to(q.scalar_type());
+  const auto of_rows = times(weights.narrow(4, 0, rows).to(v.scalar_type()), v);
+  const auto per_mass = weights.slice(4, rows) / mass.masked_fill(mass.le(0), 1).unsqueeze(3);
+  return by_head(of_rows.to(torch::kFloat) + times(per_mass, slots.value)).to(q.scalar_type());
 }
 
 }  // namespace kvsmith

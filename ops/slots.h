@@ -17,9 +17,12 @@ struct BoundedShape {
   int64_t sinks = 0;
 };
 
+/// A slot keeps at least e^-4, 1.8 %, of itself when it absorbs a token.
+constexpr double kLeastLogKeep = -4;
+
 /// What absorbing a token would do to each slot; fp32, each [batch, kv_heads, rows, slots].
 struct SlotWrites {
-  at::Tensor log_keep;  ///< logarithm of the share of itself that a slot keeps, <= 0
+  at::Tensor log_keep;  ///< logarithm of the share of itself that a slot keeps: kLeastLogKeep to 0
   at::Tensor take;      ///< weight of the token, >= 0
 };
 
@@ -38,8 +41,9 @@ struct BoundedRows {
 
 /// A text from its first token on, in chunks of `chunk` tokens, with autograd. One softmax runs
 /// over exact rows and slots; a slot's logit is scale * q . key / mass + log(mass) + bias[slot], so
-/// that an empty slot has weight 0. slot_bias: [heads, slots]. -> [batch, heads, seq, head_dim]. No
-/// exponent is positive, so every chunk length is finite in fp32.
+/// that an empty slot has weight 0. slot_bias: [heads, slots]. -> [batch, heads, seq, head_dim].
+/// `chunk`: at most 32; what tokens of a chunk keep multiplies to e^-128, and half of that is
+/// finite in fp32 both ways.
 at::Tensor bounded_attention(const BoundedRows& rows,
                              const SlotWrites& writes,
                              const at::Tensor& slot_bias,

@@ -100,7 +100,7 @@ class Bounded final : public Mixer {
       return torch::matmul(token, weight) + gate.offset.view({spec_.kv_heads, 1, slots_});
     };
     SlotWrites writes;
-    writes.log_keep = torch::log_sigmoid(apply(keep_)) / sizes_.slot_tau;
+    writes.log_keep = (torch::log_sigmoid(apply(keep_)) / sizes_.slot_tau).clamp_min(kLeastLogKeep);
     writes.take = counts() ? torch::softmax(apply(take_), 3) : -torch::expm1(writes.log_keep);
     return writes;
   }
@@ -163,17 +163,17 @@ MixerCost bounded_cost(const ModelConfig& config,
                        int64_t layer,
                        int64_t context) {
   const LayerSpec& spec = graph[layer];
-  const int64_t query = config.num_attention_heads * config.head_dim;
+  const int64_t heads = config.num_attention_heads, query = heads * config.head_dim;
   const int64_t kv = spec.kv_heads * config.head_dim, slots = config.linear.num_slots;
   const int64_t gates = config.bounded.slot_mass == "count" ? 2 : 1;
   constexpr int64_t kChunk = 32;
   MixerCost cost = projections_cost(config, spec.kv_heads);
   cost.matrices += gates * slots * 2 * kv;
-  cost.vectors += gates * spec.kv_heads * slots + config.num_attention_heads * slots;
-  // projections, fp32 copies of them, weights over rows and slots, shares of leaving tokens
-  cost.activations = 6 * query + 8 * kv +
-                     config.num_attention_heads * 4 * (spec.window + kChunk + slots) +
-                     spec.kv_heads * slots * 3 * kChunk;
+  cost.vectors += gates * spec.kv_heads * slots + heads * slots;
+  // Nearly all is kept in fp32, whatever the model computes in; counted as two elements of bf16.
+  const int64_t copies = 2 * query + 5 * kv + 2 * kv * (spec.window + kChunk) / kChunk;
+  const int64_t weights = heads * (spec.window + 4 * kChunk + spec.sinks + 5 * slots);
+  cost.activations = 2 * query + 3 * kv + 2 * (copies + weights + 10 * spec.kv_heads * slots);
   const double seen = mean_tokens_seen(spec, context) + static_cast<double>(slots + kChunk);
   cost.mixing_flops = 4.0 * static_cast<double>(query) * seen;
   return cost;

@@ -58,6 +58,24 @@ TEST(Equivalence, ABoundedMemoryLargerThanTheTextIsFullAttention) {
   EXPECT_FALSE(close(bounded(kLength - 1), plain(), 1e-5));
 }
 
+TEST(Equivalence, SlotsThatForgetAllTheyMayDecodeAsTheyTrain) {
+  auto model = model_of([](auto& c) {
+    c.layer_types = {"bounded"};
+    c.sliding_window = 3;
+    c.linear.num_slots = 3;
+  });
+  const torch::NoGradGuard no_grad;
+  for (const auto& item : model->named_parameters())
+    if (item.key().ends_with("slot_keep_offset")) item.value().fill_(-100);
+  const auto whole = model->forward(text());
+  auto cache = model->make_cache({.batch = 2});
+  std::vector<at::Tensor> steps;
+  for (int64_t t = 0; t < kLength; ++t)
+    steps.push_back(
+        model->logits(model->step(text().narrow(1, t, 1), Positions::range(t, 1), cache)));
+  EXPECT_TRUE(close(torch::cat(steps, 1), whole, 1e-5));
+}
+
 TEST(Equivalence, FusedKvBeginsAsItsLiteForm) {
   EXPECT_TRUE(close(logits([](auto& c) { c.pattern = "fusedkv"; }),
                     logits([](auto& c) { c.pattern = "fusedkv-lite"; }), 1e-5));

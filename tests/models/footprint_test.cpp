@@ -94,8 +94,9 @@ TEST_P(FootprintOf, CacheOccupiesWhatTheAllocatorHandsOut) {
 }
 
 /// Bytes of a training step's activations are near the estimate, in both precisions.
-void expect_estimated(const std::function<void(ModelConfig&)>& change) {
-  for (const char* precision : {"fp32", "bf16"}) {
+void expect_estimated(const std::function<void(ModelConfig&)>& change,
+                      const std::vector<std::string>& precisions = {"fp32", "bf16"}) {
+  for (const auto& precision : precisions) {
     RunConfig config;
     config.model = tiny_model(2, [&](ModelConfig& model) {
       model.hidden_size = 128;
@@ -128,6 +129,16 @@ TEST_P(FootprintOf, EstimatesTheActivationsOfATrainingStep) {
 }
 
 TEST(Footprint, EstimatesTheActivationsOfGemmasBlock) { expect_estimated(gemma_block); }
+
+TEST(Footprint, EstimatesTheActivationsOfBoundedMemories) {
+  for (const int64_t window : {16, 64})
+    expect_estimated(
+        [&](ModelConfig& model) {
+          model.layer_types = {"bounded"};
+          model.sliding_window = window;
+        },
+        {"bf16"});
+}
 
 INSTANTIATE_TEST_SUITE_P(
     Kinds,
