@@ -29,6 +29,11 @@ at::Tensor times(const at::Tensor& x, const at::Tensor& matrix) {
   return torch::matmul(x.flatten(2, 3), matrix).unflatten(2, {x.size(2), x.size(3)});
 }
 
+/// The same where queries may have a matrix each. matrices: [batch, kv_heads, n|1, a, b].
+at::Tensor times_each(const at::Tensor& x, const at::Tensor& matrices) {
+  return matrices.size(2) == 1 ? times(x, matrices.squeeze(2)) : torch::matmul(x, matrices);
+}
+
 /// The logit of what is not seen: far below any score, and finite, so that a query that sees
 /// nothing (padding) gets a finite answer. softmax gives it weight 0 beside anything that is seen.
 constexpr double kHidden = -1e30;
@@ -96,9 +101,10 @@ class Reader {
     rotated_q_ = rotated_q.split(chunk, 2);
     window_ = {rotated_k.split(chunk, 2), v.split(chunk, 2)};
     if (shape.sinks > 0) {
-      const auto at_sinks = sink_index();
+      const auto at_sinks = sink_index(positions.is_range());
       sink_logits_ = sink_logits(rotated_q, sink_rows(rotated_k, at_sinks)).split(chunk, 2);
-      sink_values_ = sink_rows(v, at_sinks).split(chunk, 2);
+      const auto values = sink_rows(v, at_sinks);
+      sink_values_ = values.size(2) == 1 ? Pieces(q_.size(), values) : values.split(chunk, 2);
     }
     // sinks and padding are never absorbed
     const auto kept = layout_.at.ge(shape.sinks).unsqueeze(1).unsqueeze(3).logical_not();
@@ -174,7 +180,7 @@ class Reader {
     auto out = times(weights.narrow(4, 0, window_rows), in_window(window_.v));
     if (shape_.sinks > 0) {
       const auto of_sinks = weights.narrow(4, window_rows, shape_.sinks);
-      out = out + torch::matmul(of_sinks, sink_values_[i]);
+      out = out + times_each(of_sinks, sink_values_[i]);
     }
     const auto of_slots = weights.slice(4, weights.size(4) - bias_.size(4));
     const auto per_mass =
@@ -203,18 +209,20 @@ class Reader {
                       scale_);
   }
 
-  /// Storage index of each query's sink tokens: [batch, seq, sinks].
-  at::Tensor sink_index() const {
-    const auto index = torch::arange(seq_, layout_.at.options());
+  /// Storage index of the sink tokens of each query, or of all where they are the same: [batch,
+  /// seq|1, sinks].
+  at::Tensor sink_index(bool one_document) const {
+    const auto begin = torch::arange(seq_, layout_.at.options()).unsqueeze(0) - layout_.at;
     const auto sink = torch::arange(shape_.sinks, layout_.at.options());
-    return ((index.unsqueeze(0) - layout_.at).unsqueeze(2) + sink).clamp(0, seq_ - 1);
+    const auto of_query = one_document ? begin.narrow(1, 0, 1) : begin;
+    return (of_query.unsqueeze(2) + sink).clamp(0, seq_ - 1);
   }
 
-  /// rows: [batch, kv_heads, seq, width] -> [batch, kv_heads, seq, sinks, width].
+  /// rows: [batch, kv_heads, seq, width] -> [batch, kv_heads, seq|1, sinks, width].
   at::Tensor sink_rows(const at::Tensor& rows, const at::Tensor& index) const {
     const auto wide = index.flatten(1).unsqueeze(1).unsqueeze(3);
     return rows.gather(2, wide.expand({-1, rows.size(1), -1, rows.size(3)}))
-        .unflatten(2, {seq_, shape_.sinks});
+        .unflatten(2, {index.size(1), shape_.sinks});
   }
 
   at::Tensor sink_logits(const at::Tensor& q, const at::Tensor& sinks) const {
@@ -222,7 +230,7 @@ class Reader {
     // within the window a sink is an ordinary row
     const auto outside = sink.le(layout_.at.unsqueeze(2) - shape_.window);
     return torch::add(added_where(outside).unsqueeze(1).unsqueeze(3),
-                      torch::matmul(q, sinks.transpose(3, 4)), scale_);
+                      times_each(q, sinks.transpose(3, 4)), scale_);
   }
 
   /// Where a query does not find a leaving row in the slots: [batch, 1, queries, 1, leaving].
