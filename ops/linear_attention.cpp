@@ -117,6 +117,26 @@ at::Tensor scaled_group(const at::Tensor& x, const at::Tensor& log_scale) {
   return log_scale.defined() ? x * torch::exp(log_scale).unsqueeze(-2) : x;
 }
 
+/// [.., t, s]: token t of a chunk does not see token s. k: [batch, heads, count, length, width].
+at::Tensor hidden(const at::Tensor& k, const at::Tensor& documents) {
+  const int64_t length = k.size(3);
+  auto later = torch::ones({length, length}, k.options().dtype(torch::kBool)).triu(1);
+  if (!documents.defined()) return later;
+  return later.logical_or(documents.unsqueeze(-1).ne(documents.unsqueeze(-2)));
+}
+
+/// What the tokens of a chunk give to each other where nothing decays: one product under a mask.
+at::Tensor within_chunks(const at::Tensor& q,
+                         const at::Tensor& k,
+                         const at::Tensor& v,
+                         const at::Tensor& documents) {
+  const int64_t length = q.size(3), group = q.size(4);
+  const auto scores = torch::matmul(q.flatten(3, 4), k.transpose(-2, -1))
+                          .unflatten(3, {length, group})
+                          .masked_fill(hidden(k, documents).unsqueeze(-2), 0);
+  return torch::matmul(scores.flatten(3, 4), v).unflatten(3, {length, group});
+}
+
 /// What the tokens of a chunk give to each other. A piece of two halves: the second half sees the
 /// first across the border between them, so that the exponents of both factors are sums of log
 /// gates; the halves are pieces themselves, down to a token that sees itself. Leaves the decays
@@ -154,7 +174,9 @@ Tensors linear_scan(const Tensors& inputs, int64_t chunk) {
   const auto q = chunks.split(inputs[0]), k = chunks.split(inputs[1]), v = chunks.split(inputs[2]);
   Decay key_decay(chunks.split(inputs[3])), value_decay(chunks.split(inputs[4]));
   const auto documents = chunks.documents(inputs[5]);
-  const auto inner = within_chunks(q, k, v, key_decay, value_decay, documents);
+  const auto inner = inputs[3].defined() || inputs[4].defined()
+                         ? within_chunks(q, k, v, key_decay, value_decay, documents)
+                         : within_chunks(q, k, v, documents);
 
   auto kept = scaled(k, key_decay.after);
   if (documents.defined())
@@ -203,11 +225,7 @@ Tensors delta_scan(const Tensors& inputs, int64_t chunk) {
   const auto beta = chunks.split(inputs[4]).unsqueeze(-1);
   const auto documents = chunks.documents(inputs[5]);
 
-  auto hidden =
-      torch::ones({chunks.length, chunks.length}, k.options().dtype(torch::kBool)).triu(1);
-  if (documents.defined())
-    hidden = hidden.logical_or(documents.unsqueeze(-1).ne(documents.unsqueeze(-2)));
-  const auto decay = torch::exp(sums_between(sums).masked_fill(hidden, -INFINITY));
+  const auto decay = torch::exp(sums_between(sums).masked_fill(hidden(k, documents), -INFINITY));
   const auto from_state = where_first(torch::exp(sums.until), documents, 0).unsqueeze(-1);
 
   const auto corrected = k * beta, columns = k.transpose(-2, -1);
