@@ -76,10 +76,7 @@ class Refit {
 
   RefitErrors round() {
     errors_ = {};
-    std::vector<int64_t> passes(wanted_.size());
-    const DecoderImpl::Observation observation(model_, [&](const MixerPass& pass) {
-      if (++passes[static_cast<size_t>(pass.layer)] == passes_of(pass.layer)) fit(pass);
-    });
+    const DecoderImpl::Observation observation(model_, [&](const MixerPass& pass) { fit(pass); });
     run(model_, tokens_);
     const auto layers = static_cast<double>(wanted_.size());
     return {errors_.before / layers, errors_.after / layers};
@@ -88,14 +85,6 @@ class Refit {
  private:
   /// A norm takes the size of what attention gives before the residual stream gets it.
   bool is_normed() const { return model_.config().sandwich_norm; }
-
-  int64_t passes_of(int64_t layer) const {
-    const auto& config = model_.config();
-    for (const Slice& slice : model_.graph().slices())
-      if (slice.is_cyclic && slice.first <= layer && layer < slice.last)
-        return std::min(config.forward_passes + config.backward_passes, tokens_.size(1));
-    return 1;
-  }
 
   void fit(const MixerPass& pass) {
     const auto flat = [](const at::Tensor& x) { return x.flatten(0, 1).to(torch::kDouble); };

@@ -115,11 +115,17 @@ class DecoderImpl::Step {
       if (compares && pass == passes - 1) before = fresh;
       x = entering;
       for (int64_t layer = slice.first; layer < slice.last; ++layer) {
-        x = advance(layer, x, [&](std::vector<at::Tensor> rows) {
+        const auto remember = [&](std::vector<at::Tensor> rows) {
           const auto i = static_cast<size_t>(layer);
           fresh[i] = std::move(rows);
           return joined(past[i], positions_, cache_.rows_of(layer).as_stored(positions_, fresh[i]));
-        });
+        };
+        // of the last layer, whose output enters no further pass, only rows are wanted until then
+        if (!is_final_ && layer == slice.last - 1) {
+          show(layer, block(layer)->before_mixer(x), remember);
+        } else {
+          x = advance(layer, x, remember);
+        }
       }
     }
     each_owner([&](int64_t layer, size_t i) {
@@ -156,7 +162,7 @@ class DecoderImpl::Step {
   at::Tensor run(int64_t layer, const at::Tensor& x, const Remember& remember) {
     return block(layer)->forward(x, [&](const at::Tensor& normed) {
       auto mixed = mix(layer, normed, remember);
-      if (model_.observer_) model_.observer_({layer, x, normed, mixed});
+      if (is_final_ && model_.observer_) model_.observer_({layer, x, normed, mixed});
       return mixed;
     });
   }
@@ -165,13 +171,20 @@ class DecoderImpl::Step {
   at::Tensor mix(int64_t layer, const at::Tensor& normed, const Remember& remember) {
     RowMixer* rows = block(layer)->rows;
     if (!rows) return block(layer)->mixer->step(normed, positions_, cache_.of(layer));
+    show(layer, normed, remember);
+    Rows read = rows_for(layer);
+    if (!is_final_) read.observer = nullptr;  // scores of earlier passes are not those that count
+    return rows->attend(normed, positions_, read);
+  }
+
+  /// Computes the rows that `layer` has for others, if it has any.
+  template <class Remember>
+  void show(int64_t layer, const at::Tensor& normed, const Remember& remember) {
+    RowMixer* rows = block(layer)->rows;
     if (graph_.is_owner(layer))
       shown(layer) = rows->expand(remember(rows->project(normed, positions_)));
     const LayerSpec& spec = graph_[layer];
     if (spec.reuses_heads()) shown(layer) = with_reused_heads(spec, shown(layer), shown(layer - 1));
-    Rows read = rows_for(layer);
-    if (!is_final_) read.observer = nullptr;  // scores of earlier passes are not those that count
-    return rows->attend(normed, positions_, read);
   }
 
   /// Of the rows that `owner` is going to show.

@@ -34,7 +34,7 @@ using MixerObserver = std::function<void(const MixerPass&)>;
 class DecoderImpl : public torch::nn::Module {
  public:
   /// Calls `observer` in every step of `model` while it lives. Layers that are run in several
-  /// passes (LCKV) are shown in each.
+  /// passes (LCKV) are shown in the last.
   class Observation {
    public:
     Observation(DecoderImpl& model, MixerObserver observer) : model_(model) {

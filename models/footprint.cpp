@@ -14,14 +14,15 @@ MixerCost cost_of(const ModelConfig& c, const KvGraph& graph, int64_t layer, int
 
 int64_t feed_forward(const ModelConfig& c) { return 3 * c.hidden_size * c.intermediate_size; }
 
-/// How often a layer is run in training: with and without gradient.
+/// How often a layer is run in training: with and without gradient. The last layer of a cyclic
+/// slice is run once, but for its projections of keys and values, which are not counted here.
 struct Runs {
   double with_gradient = 1, without = 0;
 };
 
 Runs runs_of(const ModelConfig& c, const KvGraph& graph, int64_t layer) {
   for (const Slice& slice : graph.slices()) {
-    if (slice.is_cyclic && slice.first <= layer && layer < slice.last)
+    if (slice.is_cyclic && slice.first <= layer && layer < slice.last - 1)
       return {static_cast<double>(c.backward_passes), static_cast<double>(c.forward_passes)};
   }
   return {};

@@ -15,8 +15,7 @@
 namespace kvsmith {
 namespace {
 
-/// Hidden states of whole texts, and in `mixed` what came out of the mixer of each layer, of the
-/// last pass where there are several.
+/// Hidden states of whole texts, and in `mixed` what came out of the mixer of each layer.
 at::Tensor run(DecoderImpl& model,
                const at::Tensor& tokens,
                const Positions& positions,

@@ -109,6 +109,15 @@ TEST_P(Lckv, TheSharedKeysLearnOnlyThroughASecondPassWithGradient) {
   EXPECT_GT(gradient(2), 0);
 }
 
+TEST_P(Lckv, AnObserverSeesTheLastPassOfEachLayer) {
+  auto model = condensed(GetParam(), 3, 2);
+  std::vector<int64_t> layers;
+  const DecoderImpl::Observation observation(
+      *model, [&](const MixerPass& pass) { layers.push_back(pass.layer); });
+  model->forward(text());
+  EXPECT_EQ(layers, (std::vector<int64_t>{0, 1, 2, 3, 4, 5}));
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Patterns,
     Lckv,
