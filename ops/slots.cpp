@@ -41,6 +41,9 @@ constexpr double kHidden = -1e30;
 /// What to add to logits: 0 where `seen`, else kHidden. fp32.
 at::Tensor added_where(const at::Tensor& seen) { return torch::where(seen, 0.0, kHidden); }
 
+/// The mass to divide by: 1 where nothing has been absorbed, for no 0 / 0 in the backward pass.
+at::Tensor divisor(const at::Tensor& mass) { return mass.masked_fill(mass.le(0), 1); }
+
 /// Logits of slots from q . (sum of keys) and mass; kHidden where nothing has been absorbed.
 /// dots: [batch, kv_heads, n, group, slots]; mass: [batch, kv_heads, n, slots].
 at::Tensor slot_logits(const at::Tensor& dots,
@@ -48,7 +51,7 @@ at::Tensor slot_logits(const at::Tensor& dots,
                        const at::Tensor& bias,
                        double scale) {
   const auto empty = mass.le(0).unsqueeze(3);
-  const auto safe = mass.unsqueeze(3).masked_fill(empty, 1);  // no 0 / 0 in the backward pass
+  const auto safe = divisor(mass).unsqueeze(3);
   return (dots / safe * scale + safe.log() + bias).masked_fill(empty, kHidden);
 }
 
@@ -183,8 +186,7 @@ class Reader {
       out = out + times_each(of_sinks, sink_values_[i]);
     }
     const auto of_slots = weights.slice(4, weights.size(4) - bias_.size(4));
-    const auto per_mass =
-        of_slots / mass.masked_fill(mass.le(0), 1).unsqueeze(3);  // [b, g, queries, r, slots]
+    const auto per_mass = of_slots / divisor(mass).unsqueeze(3);  // [b, g, queries, r, slots]
     out = out + times(per_mass * kept.unsqueeze(3), carry_.value);
     if (leaves) {
       const auto of_leaving = times(per_mass * until.unsqueeze(3), from.transpose(2, 3));
@@ -304,7 +306,9 @@ at::Tensor bounded_attention(const BoundedRows& rows,
                              const Positions& positions,
                              const BoundedShape& shape,
                              int64_t chunk) {
-  return Reader(rows, writes, slot_bias, positions, shape, chunk).run().to(rows.q.scalar_type());
+  return Reader(rows, writes, slot_bias, positions, shape, std::min(chunk, kSlotChunk))
+      .run()
+      .to(rows.q.scalar_type());
 }
 
 Slots absorbed(const BoundedRows& rows,
@@ -360,7 +364,7 @@ at::Tensor bounded_read(const at::Tensor& q,
   const auto weights = torch::softmax(torch::cat({exact, of_slots}, 4), 4);
   const int64_t rows = v.size(2);
   const auto of_rows = times(weights.narrow(4, 0, rows).to(v.scalar_type()), v);
-  const auto per_mass = weights.slice(4, rows) / mass.masked_fill(mass.le(0), 1).unsqueeze(3);
+  const auto per_mass = weights.slice(4, rows) / divisor(mass).unsqueeze(3);
   return by_head(of_rows.to(torch::kFloat) + times(per_mass, slots.value)).to(q.scalar_type());
 }
 

@@ -20,6 +20,10 @@ struct BoundedShape {
 /// A slot keeps at least e^-4, 1.8 %, of itself when it absorbs a token.
 constexpr double kLeastLogKeep = -4;
 
+/// Tokens of a text that are read at once: what slots keep of them multiplies to e^-128 at the
+/// least, and half of that is finite in fp32 both ways.
+constexpr int64_t kSlotChunk = 32;
+
 /// What absorbing a token would do to each slot; fp32, each [batch, kv_heads, rows, slots].
 struct SlotWrites {
   at::Tensor log_keep;  ///< logarithm of the share of itself that a slot keeps: kLeastLogKeep to 0
@@ -42,14 +46,13 @@ struct BoundedRows {
 /// A text from its first token on, in chunks of `chunk` tokens, with autograd. One softmax runs
 /// over exact rows and slots; a slot's logit is scale * q . key / mass + log(mass) + bias[slot], so
 /// that an empty slot has weight 0. slot_bias: [heads, slots]. -> [batch, heads, seq, head_dim].
-/// `chunk`: at most 32; what tokens of a chunk keep multiplies to e^-128, and half of that is
-/// finite in fp32 both ways.
+/// More than kSlotChunk tokens in a `chunk` are as many.
 at::Tensor bounded_attention(const BoundedRows& rows,
                              const SlotWrites& writes,
                              const at::Tensor& slot_bias,
                              const Positions& positions,
                              const BoundedShape& shape,
-                             int64_t chunk = 32);
+                             int64_t chunk = kSlotChunk);
 
 /// The slots after that text: what has left the window of each sequence's last token.
 Slots absorbed(const BoundedRows& rows,

@@ -166,15 +166,14 @@ MixerCost bounded_cost(const ModelConfig& config,
   const int64_t heads = config.num_attention_heads, query = heads * config.head_dim;
   const int64_t kv = spec.kv_heads * config.head_dim, slots = config.linear.num_slots;
   const int64_t gates = config.bounded.slot_mass == "count" ? 2 : 1;
-  constexpr int64_t kChunk = 32;
   MixerCost cost = projections_cost(config, spec.kv_heads);
   cost.matrices += gates * slots * 2 * kv;
   cost.vectors += gates * spec.kv_heads * slots + heads * slots;
   // Nearly all is kept in fp32, whatever the model computes in; counted as two elements of bf16.
-  const int64_t copies = 2 * query + 5 * kv + 2 * kv * (spec.window + kChunk) / kChunk;
-  const int64_t weights = heads * (spec.window + 4 * kChunk + spec.sinks + 5 * slots);
+  const int64_t copies = 2 * query + 5 * kv + 2 * kv * (spec.window + kSlotChunk) / kSlotChunk;
+  const int64_t weights = heads * (spec.window + 4 * kSlotChunk + spec.sinks + 5 * slots);
   cost.activations = 2 * query + 3 * kv + 2 * (copies + weights + 10 * spec.kv_heads * slots);
-  const double seen = mean_tokens_seen(spec, context) + static_cast<double>(slots + kChunk);
+  const double seen = mean_tokens_seen(spec, context) + static_cast<double>(slots + kSlotChunk);
   cost.mixing_flops = 4.0 * static_cast<double>(query) * seen;
   return cost;
 }

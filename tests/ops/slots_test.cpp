@@ -76,7 +76,7 @@ TEST(BoundedAttention, EqualsItsDefinitionForEveryChunkLength) {
     const auto in = input(19);
     const auto positions = Positions::range(0, 19);
     const auto want = by_definition(in, positions, shape);
-    for (const int64_t chunk : {1, 2, 5, 19, 32}) {
+    for (const int64_t chunk : {1, 2, 5, 19, 64}) {
       EXPECT_TRUE(close(bounded_attention(in.rows(), in.writes(), in.x[5], positions, shape, chunk),
                         want, 1e-5))
           << "window " << shape.window << ", chunk " << chunk;
@@ -116,7 +116,7 @@ TEST(BoundedAttention, KeepsDocumentsApart) {
   const auto in = input(19);
   const BoundedShape shape{3, 2};
   const auto want = by_definition(in, positions, shape);
-  for (const int64_t chunk : {1, 4, 7, 32})
+  for (const int64_t chunk : {1, 4, 7, 64})
     EXPECT_TRUE(close(bounded_attention(in.rows(), in.writes(), in.x[5], positions, shape, chunk),
                       want, 1e-5))
         << chunk;
@@ -129,6 +129,19 @@ TEST(BoundedAttention, AWindowAsLongAsTheTextIsFullAttention) {
   EXPECT_TRUE(close(bounded_attention(rows, in.writes(), in.x[5], positions, {12, 0}, 5),
                     attention(rows.rotated_q, rows.rotated_k, rows.v, {positions, positions}),
                     1e-5));
+}
+
+TEST(BoundedAttention, StaysFiniteWhenGatesForgetAlmostEverything) {
+  constexpr double kForgetsAll = 80;  // far more than they may
+  const auto in = input(100, kForgetsAll);
+  const auto gradients = grads_of(
+      [&](const std::vector<at::Tensor>& x) {
+        const Input now{x};
+        const SlotWrites writes{x[3].clamp_min(kLeastLogKeep), x[4]};
+        return bounded_attention(now.rows(), writes, x[5], Positions::range(0, 100), {6, 1});
+      },
+      in.x);
+  for (const auto& gradient : gradients) EXPECT_TRUE(gradient.isfinite().all().item<bool>());
 }
 
 TEST(BoundedAttention, IsExactWhereGatesForgetAsMuchAsTheyMay) {
