@@ -46,11 +46,13 @@ void check_target(const DecoderImpl& source, const ModelConfig& target, const Kv
   auto wanted = sizes_of(from);
   wanted.num_key_value_heads = rest.num_key_value_heads;
   if (rest != wanted) {
-    std::vector<std::string> changes;
-    for (const auto& difference : differences(run_config_of(wanted), run_config_of(rest), true))
+    std::vector<std::string> changes, undo;
+    for (const auto& difference : differences(run_config_of(wanted), run_config_of(rest), true)) {
       changes.push_back(cat(difference.key, ": ", difference.before, " -> ", difference.after));
+      undo.push_back(cat(difference.key, "=", difference.before));
+    }
     refuse("more than the KV graph would change: " + join(changes, "; "),
-           "leave these keys out of the recipe");
+           "leave these keys out of the recipe: --set " + join(undo, " "));
   }
   const std::vector<std::string> kinds = {"full",    "sliding",    "latent",
                                           "bounded", "rattention", "autoencoded"};
@@ -254,7 +256,9 @@ class Converter {
     convert_to_latent(out_.model->config(), owner, out_.model->graph()[owner].rope_theta, readers,
                       moments_, made_);
     out_.origins.push_back(
-        {mixer_name(owner) + "*", cat("fit of keys and values of ", readers.size(), " layers")});
+        {mixer_name(owner) + "*",
+         cat("fit of keys and values of ",
+             readers.size() == 1 ? "the layer" : cat(readers.size(), " layers"))});
   }
 
   void write_layer(int64_t layer) {

@@ -20,11 +20,12 @@ struct LatentReader {
 /// The parameters of latent attention (MLA) for layer `owner`, which keeps the latents, and for all
 /// that read them.
 ///
-/// The shared rotated key takes every n-th rotary plane, n = head_dim / qk_rope_head_dim, whose
-/// frequencies are just those of a key of that width (as MHA2MLA does, arXiv:2502.14837), and in
-/// each the common key of all heads (fit_keys). What of the keys is left is cached without
-/// position, inside the latent; each plane counts there by how much of its rotation survives an
-/// average over distances. Latents are the subspace of these rests and the values that costs least.
+/// Planes of all heads whose frequencies are nearest to one of the shared rotated key's are folded
+/// into it (as FreqFold of TransMLA does, arXiv:2502.07864): there it has their first principal
+/// component (fit_keys), each counting by how much of its rotation the common one follows on an
+/// average over distances. What of the keys is left is cached without position, inside the latent,
+/// as the mean over distances of what it should have been. Latents are the subspace of these rests
+/// and the values that costs least.
 ///
 /// Throws Error (78) when the sizes of the latent layers do not allow it.
 void convert_to_latent(const ModelConfig& config,

@@ -1,5 +1,6 @@
 #include "convert/convert.h"
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <iostream>
@@ -37,19 +38,20 @@ struct ConvertFlags {
   bool force = false, quiet = false;
 };
 
-/// Perplexity and measured cache of one side of a conversion.
-void describe_side(const char* side,
-                   DecoderImpl& model,
-                   const std::vector<int32_t>& ids,
-                   const TextSample& sample) {
+/// Perplexity and measured cache of one side of a conversion. Returns the bytes at 8k tokens.
+int64_t describe_side(const char* side,
+                      DecoderImpl& model,
+                      const std::vector<int32_t>& ids,
+                      const TextSample& sample) {
   const int64_t context = sample.context;
   std::cout << side << architecture_name(model.config());
   const auto at_context = measure_cache(model, context).bytes_used;
+  const auto longest = measure_cache(model, kLongestMeasured).bytes_used;
   std::cout << ": " << at_context / context << " bytes a token at " << context << ", "
-            << human_bytes(static_cast<double>(measure_cache(model, kLongestMeasured).bytes_used))
-            << " at 8k";
+            << human_bytes(static_cast<double>(longest)) << " at 8k";
   if (!ids.empty()) std::cout << "; " << describe(score_text(model, ids, context), sample);
   std::cout << "\n";
+  return longest;
 }
 
 /// The model with its tensors by name, for writing.
@@ -81,7 +83,10 @@ void convert_and_write(const ConvertFlags& flags,
     moments = Moments::of(model, calibration, flags.text.context, moments_needed(model, target));
   Conversion out = convert(model, target, moments, pooling, flags.seed);
   for (const auto& origin : out.origins) std::cout << origin.tensor << ": " << origin.from << "\n";
-  std::cout << "queries and outputs adapted to these; everything else as it was\n";
+  const bool is_fitted = std::ranges::any_of(
+      out.origins, [](const Origin& origin) { return origin.from.starts_with("fit"); });
+  std::cout << (is_fitted ? "queries and outputs adapted to these; " : "")
+            << "everything else as it was\n";
   if (pooling == Pooling::kFit && !calibration.empty()) {
     const RefitErrors errors = refit_outputs(model, *out.model, calibration, flags.text.context);
     const auto percent = [](double share) { return std::round(1000 * share) / 10; };
@@ -118,9 +123,10 @@ void convert_it(ConvertFlags& flags) {
                      original.config.hidden_size, " features: expect a poor fit"));
   }
   convert_and_write(flags, original, *source.model, calibration);
-  describe_side("before  ", *source.model, ids, flags.score);
+  const auto before = describe_side("before  ", *source.model, ids, flags.score);
   source.model = nullptr;
-  describe_side("after   ", *load_model(flags.output).model, ids, flags.score);
+  const auto after = describe_side("after   ", *load_model(flags.output).model, ids, flags.score);
+  if (after >= before) std::cout << "the cache at 8k is no smaller than before\n";
 }
 
 }  // namespace

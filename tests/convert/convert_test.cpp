@@ -1,8 +1,12 @@
 #include "convert/convert.h"
 
+#include <filesystem>
+#include <map>
+
 #include <gtest/gtest.h>
 #include <torch/types.h>
 
+#include "configs/run_config.h"
 #include "convert/attention_weights.h"
 #include "tests/support/close.h"
 #include "tests/support/expect_error.h"
@@ -145,6 +149,10 @@ TEST(Convert, MeanIsTheMeanOfTheProjections) {
                      parameter(source, "model.layers.1.self_attn.k_proj.weight")) /
                     2;
   EXPECT_TRUE(close(parameter(out.model, "model.layers.0.self_attn.k_proj.weight"), mean, 1e-6));
+  const auto values = (parameter(source, "model.layers.0.self_attn.v_proj.weight") +
+                       parameter(source, "model.layers.1.self_attn.v_proj.weight")) /
+                      2;
+  EXPECT_TRUE(close(parameter(out.model, "model.layers.0.self_attn.v_proj.weight"), values, 1e-6));
   EXPECT_TRUE(torch::equal(parameter(out.model, "model.layers.1.self_attn.q_proj.weight"),
                            parameter(source, "model.layers.1.self_attn.q_proj.weight")));
 }
@@ -196,6 +204,43 @@ TEST(Convert, RotaryPlanesThatAreKeptAreExact) {
   };
   EXPECT_TRUE(close(logits(converted(source, to(4)).model), logits(source), 1e-4));
   EXPECT_FALSE(close(logits(converted(source, to(2)).model), logits(source), 1e-3));
+}
+
+/// Planes that turn nearly alike, each key of each head a turned and stretched copy of one: the one
+/// plane of the rotated key holds all of them.
+TEST(Convert, RotaryPlanesThatTurnAlikeAreFolded) {
+  const torch::NoGradGuard no_grad;
+  const auto source = random_model(tiny_model(2, [](ModelConfig& c) { c.rope_theta = 1.00001; }));
+  const auto copies = torch::complex(torch::tensor({1.0, 0.8, -0.5, 0.3, 0.7, -1.1, 0.2, 0.9}),
+                                     torch::tensor({0.0, 0.4, 0.6, -0.9, 0.5, 0.1, 1.2, -0.3}))
+                          .view({2, 4});
+  for (const char* layer : {"model.layers.0.self_attn.", "model.layers.1.self_attn."}) {
+    const auto k = parameter(source, std::string(layer) + "k_proj.weight");
+    const auto one = to_planes(k.narrow(0, 0, 8).t()).narrow(1, 0, 1).clone();
+    for (const int64_t head : {0, 1})
+      k.narrow(0, 8 * head, 8).copy_(from_planes(one * copies[head]).t());
+  }
+  const auto to_one_plane = [](ModelConfig& c) {
+    c.layer_types = {"latent"};
+    c.latent.kv_lora_rank = 16;  // for the values
+    c.latent.qk_rope_head_dim = 2;
+  };
+  EXPECT_TRUE(close(logits(converted(source, to_one_plane).model), logits(source), 1e-3));
+  const auto other = random_model(tiny_model(2));
+  EXPECT_FALSE(close(logits(converted(other, to_one_plane).model), logits(other), 1e-2));
+}
+
+TEST(Convert, LatentsTakeAnyEvenRotaryWidthUpToThatOfHeads) {
+  const auto source = random_model(tiny_model(2));
+  const auto with = [](int64_t rope) {
+    return [=](ModelConfig& c) {
+      c.layer_types = {"latent"};
+      c.latent.kv_lora_rank = 16;
+      c.latent.qk_rope_head_dim = rope;
+    };
+  };
+  EXPECT_TRUE(torch::isfinite(logits(converted(source, with(6)).model)).all().item<bool>());
+  expect_error([&] { converted(source, with(10)); }, ExitCode::kConfig, "up to the source's");
 }
 
 TEST(Convert, AHeadThatIsNotUsedIsNoObstacle) {
@@ -287,6 +332,44 @@ TEST(Convert, LayersThatReadAheadGetKeysOfTheTop) {
   EXPECT_FALSE(out.model->named_parameters().contains(name(1)));  // reads layer 2
   for (const int64_t own : {0, 3})
     EXPECT_TRUE(torch::equal(parameter(out.model, name(own)), parameter(source, name(own))));
+}
+
+/// What becomes of a Llama, by recipe.
+TEST(Convert, EveryRecipeIsConvertedToOrRefusedWithTheReason) {
+  const std::map<std::string, const char*> refused = {
+      {"abc", "cannot begin from attention"},
+      {"fusedkv", "cannot begin from attention"},
+      {"gated-delta", "cannot begin from attention"},
+      {"gemma", "more than the KV graph would change"},
+      {"gla", "cannot begin from attention"},
+      {"gla2", "cannot begin from attention"},
+      {"gsa", "cannot begin from attention"},
+      {"gta", "cannot begin from attention"},
+      {"k-eq-v", "--set model.qk_norm=false"},
+      {"mha", "cannot share evenly"}};
+  const auto source = random_model(tiny_model(2, [](ModelConfig& c) { c.num_hidden_layers = 6; }));
+  const auto base = run_config_of(sizes_of(source->config()));
+  for (const auto& entry : std::filesystem::directory_iterator(
+           std::filesystem::path(KVSMITH_SOURCE_DIR) / "configs/architectures")) {
+    SCOPED_TRACE(entry.path().filename());
+    const auto change = [&](ModelConfig& c) {
+      c = load_run_config({entry.path()}, {"model.sliding_window=8"}, base).model;
+    };
+    const auto reason = refused.find(entry.path().stem());
+    if (reason != refused.end()) {
+      expect_error([&] { converted(source, change); }, ExitCode::kConfig, reason->second);
+    } else {
+      const auto made = logits(converted(source, change).model);
+      EXPECT_TRUE(torch::isfinite(made).all().item<bool>());
+    }
+  }
+  const auto tied = [&](ModelConfig& c) {
+    c = load_run_config(
+            {std::filesystem::path(KVSMITH_SOURCE_DIR) / "configs/architectures/k-eq-v.toml"},
+            {"model.qk_norm=false"}, base)
+            .model;
+  };
+  EXPECT_TRUE(converted(source, tied).model->config().attention_k_eq_v);
 }
 
 TEST(Convert, RefusesWhatItCannotMake) {
