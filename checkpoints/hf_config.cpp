@@ -229,6 +229,7 @@ Json to_lckv_config(const ModelConfig& c, const ExportIds& ids, const std::strin
 
 ModelConfig from_hf_config(const Json& given, const std::string& where) {
   const Json json = without_nulls(mistral_large4::unwrapped(given));
+  expect_types(json, where);
   const auto type = required<std::string>(json, "model_type", where);
   const std::vector<std::string> supported = {
       "deepseek_v3", "gemma3_text",    "gemma4_text", "granite_swa", "lckv-llama", "llama",

@@ -4,6 +4,67 @@ namespace kvsmith {
 
 using Json = nlohmann::ordered_json;
 
+namespace {
+
+struct Type {
+  const char* name;
+  bool (Json::*holds)() const noexcept;
+  std::vector<const char*> keys;
+};
+
+const std::vector<Type>& types() {
+  static const std::vector<Type> all = {
+      {"a whole number",
+       &Json::is_number_integer,
+       {"vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "max_position_embeddings",
+        "sliding_window",
+        "sliding_window_pattern",
+        "kv_lora_rank",
+        "q_lora_rank",
+        "qk_rope_head_dim",
+        "qk_nope_head_dim",
+        "v_head_dim",
+        "first_k_dense_replace",
+        "num_kv_shared_layers",
+        "num_global_key_value_heads",
+        "global_head_dim",
+        "forward_passes",
+        "backward_passes"}},
+      {"a number",
+       &Json::is_number,
+       {"rms_norm_eps", "initializer_range", "rope_theta", "rope_local_base_freq",
+        "query_pre_attn_scalar", "attention_multiplier", "residual_multiplier",
+        "embedding_multiplier", "logits_scaling"}},
+      {"true or false",
+       &Json::is_boolean,
+       {"tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window",
+        "rope_interleave", "attention_k_eq_v", "use_double_wide_mlp", "enable_moe_block",
+        "force_nodiag"}},
+      {"a text", &Json::is_string, {"model_type", "hidden_act", "hidden_activation"}},
+      {"an object", &Json::is_object, {"rope_parameters"}},
+  };
+  return all;
+}
+
+}  // namespace
+
+void expect_types(const Json& json, const std::string& where) {
+  for (const Type& type : types()) {
+    for (const char* key : type.keys) {
+      if (!is_set(json, key) || (json.at(key).*type.holds)()) continue;
+      throw Error(ExitCode::kBadData,
+                  {cat(key, " is ", json.at(key).dump()), where, cat("expected ", type.name)});
+    }
+  }
+}
+
 bool is_set(const Json& json, const char* key) {
   const auto found = json.find(key);
   return found != json.end() && !found->is_null();

@@ -10,7 +10,11 @@
 
 namespace kvsmith {
 
-/// Reading Hugging Face's config.json; `where` names the file. All throw Error (78).
+/// Reading Hugging Face's config.json; `where` names the file. What is not supported or missing is
+/// an Error 78.
+
+/// Throws Error 65 where a key that is read here has a value of another type.
+void expect_types(const nlohmann::ordered_json& json, const std::string& where);
 
 /// The key is there and not null.
 bool is_set(const nlohmann::ordered_json& json, const char* key);

@@ -36,21 +36,18 @@ class Shards {
       for (const auto& [name, info] : open(single).tensors()) file_of_[name] = single;
       return;
     }
-    const Json json = read_json(index);
-    for (const auto& [name, file] : json.at("weight_map").items()) {
-      const fs::path shard = file.get<std::string>();
-      if (shard != shard.filename() || shard == "..") {
-        throw Error(ExitCode::kBadData,
-                    {"shard name " + shard.string() + " is not a plain file name", index.string(),
-                     "the file is damaged or hostile"});
-      }
-      if (!open(folder / shard).find(name)) {
-        throw Error(ExitCode::kBadData,
-                    {"tensor " + name + " is not in the shard that the index names",
-                     (folder / shard).string(), "download the folder again"});
-      }
-      file_of_[name] = folder / shard;
-    }
+    read_json_of(index.string(), [&] {
+      const Json json = read_json(index);
+      for (const auto& [name, file] : json.at("weight_map").items())
+        add(name, file.get<std::string>(), index);
+    });
+    for (const auto& [shard, file] : files_)  // what the index leaves out is there all the same
+      for (const auto& [name, info] : file.tensors())
+        if (const auto& first = file_of_.try_emplace(name, shard).first->second; first != shard) {
+          throw Error(ExitCode::kBadData,
+                      {cat("tensor ", name, " is in ", first.filename().string(), " as well"),
+                       shard.string(), "download the folder again"});
+        }
   }
 
   /// By tensor name.
@@ -59,6 +56,20 @@ class Shards {
   at::Tensor read(const std::string& name) const { return load_tensor(file(name), info(name)); }
 
  private:
+  /// A line of the index.
+  void add(const std::string& name, const fs::path& shard, const fs::path& index) {
+    if (shard != shard.filename() || shard == "..") {
+      throw Error(ExitCode::kBadData, {"shard name " + shard.string() + " is not a plain file name",
+                                       index.string(), "the file is damaged or hostile"});
+    }
+    const fs::path path = index.parent_path() / shard;
+    if (!open(path).find(name)) {
+      throw Error(ExitCode::kBadData,
+                  {"tensor " + name + " is not in the shard that the index names", path.string(),
+                   "download the folder again"});
+    }
+    file_of_[name] = path;
+  }
   const SafetensorsFile& open(const fs::path& path) {
     return files_.try_emplace(path, path).first->second;
   }
@@ -76,7 +87,8 @@ std::vector<int32_t> ids_of(const Json& json,
                             int64_t vocab_size,
                             const fs::path& path) {
   std::vector<int32_t> out;
-  const Json value = json.value(key, Json());
+  const Json value =
+      read_json_of(path.string(), [&] { return json.value(key, Json()); });  // a list has no keys
   for (const auto& id : value.is_array() ? value : Json::array({value})) {
     if (!id.is_number_integer() || id < 0) continue;
     if (id >= vocab_size) {
@@ -146,11 +158,15 @@ bool has_no_latent_norm(const Shards& shards, const Json& json) {
 }  // namespace
 
 ModelSource open_hf_folder(const fs::path& folder) {
-  const Json json = mistral_large4::unwrapped(read_json(folder / "config.json"));
-  const bool is_mistral = json.value("model_type", "") == mistral_large4::kModelType;
-  const auto shards = std::make_shared<const Shards>(folder);
+  const std::string where = (folder / "config.json").string();
   ModelSource out;
-  out.config = from_hf_config(json, (folder / "config.json").string());
+  const Json json = read_json_of(where, [&] {
+    const Json read = mistral_large4::unwrapped(read_json(where));
+    out.config = from_hf_config(read, where);
+    return read;
+  });
+  const bool is_mistral = json.at("model_type") == mistral_large4::kModelType;
+  const auto shards = std::make_shared<const Shards>(folder);
   out.config.attention_sink_logits = out.config.attention_sink_logits && has_sinks(*shards);
   out.config.latent.latent_norm = !has_no_latent_norm(*shards, json);
   for (const auto& [stored, path] : shards->names()) {

@@ -137,6 +137,14 @@ std::string JsonNode::found() const {
   return text.size() > kLongest ? text.substr(0, kLongest) + "..." : text;
 }
 
+void throw_damaged_json(const Json::exception& error, const std::string& where) {
+  std::string what = error.what();  // "[json.exception.type_error.302] (/vocab_size) type must be"
+  if (const auto tag = what.find("] "); what.starts_with('[') && tag != what.npos)
+    what.erase(0, tag + 2);
+  throw Error(ExitCode::kBadData,
+              {.what = what, .where = where, .remedy = "a truncated or damaged file?"});
+}
+
 Json parse_json(std::string_view text, int most_levels, const std::string& where) {
   return parse<Json>(text, most_levels, where);
 }

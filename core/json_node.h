@@ -10,6 +10,10 @@
 
 namespace kvsmith {
 
+/// 65: `error` as people read it.
+[[noreturn]] void throw_damaged_json(const nlohmann::json::exception& error,
+                                     const std::string& where);
+
 /// A value in a JSON file that others wrote, which knows its path, so that whatever is wrong with
 /// it is an Error naming file, path ("model.merges[3]"), what was found and what is expected.
 /// Points into the parsed document, which must outlive it.
@@ -55,6 +59,17 @@ class JsonNode {
   const nlohmann::json* value_;
   std::string where_, path_;
 };
+
+/// What `read` makes of a document; a member that it needs and that is missing or of another type
+/// is an Error (65) naming `where` and the member's path.
+template <class Read>
+auto read_json_of(const std::string& where, const Read& read) {
+  try {
+    return read();
+  } catch (const nlohmann::json::exception& error) {
+    throw_damaged_json(error, where);
+  }
+}
 
 /// Parses one JSON document of at most `most_levels` objects and arrays within each other, as
 /// copies and comparisons of values go down by recursion. Throws 65, naming `where`, for anything

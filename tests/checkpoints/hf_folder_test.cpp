@@ -84,6 +84,114 @@ TEST_F(HfFolder, AKeyThatIsNullIsOneThatIsNotThere) {
   EXPECT_EQ(logit_difference(load_model(folder_).model, source.model), 0);
 }
 
+TEST_F(HfFolder, AKeyOfAnotherTypeIsNamed) {
+  export_hf(model(), folder_, false);
+  const auto config = Json::parse(read_file(folder_ / "config.json"));
+  const std::vector<std::tuple<const char*, Json, const char*>> wrong = {
+      {"num_hidden_layers", "2", "num_hidden_layers is \"2\""},
+      {"vocab_size", 67.5, "vocab_size is 67.5"},
+      {"rms_norm_eps", "1e-5", "rms_norm_eps is \"1e-5\""},
+      {"tie_word_embeddings", 1, "tie_word_embeddings is 1"},
+      {"model_type", Json::array(), "type must be string"},
+      {"rope_parameters", {{"rope_type", 3}}, "type must be string"}};
+  for (const auto& [key, value, text] : wrong) {
+    change("config.json", {{key, value}});
+    expect_error([&] { open_model(folder_); }, ExitCode::kBadData, text);
+    expect_error([&] { open_model(folder_); }, ExitCode::kBadData, "config.json");
+    write_file(folder_ / "config.json", config.dump());
+  }
+  for (const char* file : {"config.json", "generation_config.json"}) {
+    const std::string whole = read_file(folder_ / file);
+    write_file(folder_ / file, "[]");
+    expect_error([&] { open_model(folder_); }, ExitCode::kBadData, file);
+    write_file(folder_ / file, whole);
+  }
+}
+
+class ShardedFolder : public HfFolder {
+ protected:
+  void SetUp() override {
+    export_hf(model(), folder_, false, 20'000);
+    index_ = Json::parse(read_file(folder_ / kIndex));
+    for (const auto& [name, file] : index_.at("weight_map").items()) {
+      if (first_.empty()) first_ = file;
+      if (of_second_.empty() && file != first_) of_second_ = name;
+    }
+    ASSERT_FALSE(of_second_.empty());
+  }
+  void expect_refused(const char* text, const char* file = kIndex) {
+    expect_error([&] { open_model(folder_); }, ExitCode::kBadData, text);
+    expect_error([&] { open_model(folder_); }, ExitCode::kBadData, file);
+  }
+
+  static constexpr const char* kIndex = "model.safetensors.index.json";
+  Json index_;
+  std::string first_;      ///< shard
+  std::string of_second_;  ///< tensor
+};
+
+TEST_F(ShardedFolder, RefusesAnIndexThatDoesNotFitTheShards) {
+  const Json map = index_.at("weight_map");
+  const auto with = [&](const char* file) {
+    Json out = map;
+    out[of_second_] = file;
+    write_file(folder_ / kIndex, Json{{"weight_map", out}}.dump());
+  };
+  with("../model-00001.safetensors");
+  expect_refused("is not a plain file name");
+  with("..");
+  expect_refused("is not a plain file name");
+  with(first_.c_str());
+  expect_refused("is not in the shard that the index names", first_.c_str());
+  with("gone.safetensors");
+  expect_error([&] { open_model(folder_); }, ExitCode::kMissingInput, "gone.safetensors");
+  write_file(folder_ / kIndex, Json{{"weight_map", {{of_second_, 7}}}}.dump());
+  expect_refused("type must be string");
+  write_file(folder_ / kIndex, "{}");
+  expect_refused("key 'weight_map' not found");
+}
+
+/// As transformers does, which reads whole shards.
+TEST_F(ShardedFolder, TensorsThatTheIndexLeavesOutAreThereAllTheSame) {
+  const auto whole = load_model(folder_);
+  const Json all = index_.at("weight_map");
+  auto& map = index_["weight_map"];
+  std::map<std::string, std::string> seen;  // a tensor of each shard
+  for (const auto& [name, file] : all.items())
+    if (!seen.try_emplace(file, name).second) map.erase(name);
+  ASSERT_GT(map.size(), 1U);
+  ASSERT_LT(map.size(), whole.model->parameters().size());
+  write_file(folder_ / kIndex, index_.dump());
+  EXPECT_EQ(logit_difference(load_model(folder_).model, whole.model), 0);
+}
+
+TEST_F(ShardedFolder, RefusesATensorThatIsInTwoShardsOrInNoModel) {
+  const auto add = [&](const std::string& name) {
+    const SafetensorsFile file(folder_ / first_);
+    NamedTensors all = {{name, torch::ones({4})}};
+    for (const auto& [known, info] : file.tensors())
+      all.emplace_back(known, load_tensor(file, info).clone());
+    save_tensors(folder_ / first_, all, {{"format", "pt"}});
+  };
+  const std::string whole = read_file(folder_ / first_);
+  add(of_second_);
+  expect_refused("as well", of_second_.c_str());
+  write_file(folder_ / first_, whole);
+  add("model.layers.0.self_attn.q_proj.scales");
+  expect_error([&] { load_model(folder_); }, ExitCode::kConfig,
+               "model.layers.0.self_attn.q_proj.scales");
+}
+
+TEST_F(HfFolder, RefusesTheTokenizerOfALargerModel) {
+  auto source = model([](ModelConfig& c) { c.vocab_size = 512; });
+  source.tokenizer = small_byte_bpe("smollm");
+  export_hf(source, folder_, false);
+  const auto tokenizer = read_file(folder_ / "tokenizer.json");
+  export_hf(model(), folder_, true);  // of 67 token ids
+  write_file(folder_ / "tokenizer.json", tokenizer);
+  expect_error([&] { load_model(folder_); }, ExitCode::kConfig, "the model 67 token ids");
+}
+
 TEST_F(HfFolder, HeadsThatEveryLayerHasAreThoseOfTheModel) {
   const auto source = model([](ModelConfig& c) {
     c.num_key_value_heads = 4;
