@@ -101,6 +101,12 @@ uint64_t bytes_below(const fs::path& path) {
 ExportReport verified(const LoadedModel& source, const fs::path& written, double rounding = 0) {
   const LoadedModel back = load_model(written, {.type = source.model->compute_type()});
   ExportReport report{bytes_below(written), logit_difference(source.model, back.model)};
+  const KvGraph& graph = source.model->graph();
+  for (int64_t layer = 0; layer < graph.size(); ++layer) {
+    if (back.model->graph()[layer] == graph[layer]) continue;  // a window is longer than the probe
+    throw Error(ExitCode::kInternal, {cat("layer ", layer, " was read back as another"),
+                                      written.string(), "report this"});
+  }
   if (source.model->device().is_cpu() && !(report.max_logit_difference <= rounding)) {
     throw Error(ExitCode::kInternal, {cat("what was read back gives logits that differ by ",
                                           report.max_logit_difference),

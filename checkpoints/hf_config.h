@@ -24,10 +24,11 @@ struct ExportIds {
 /// MistralForCausalLM where every layer has a window or heads do not divide the width,
 /// GraniteSWAForCausalLM for local and global layers, rotary bases of their own, NoPE and sink
 /// logits, YoutuForCausalLM where every layer is latent, MistralLarge4ForConditionalGeneration
-/// where such layers share latents, and Gemma4ForCausalLM with sandwich_norm, where layers may
-/// share keys and values. Throws Error (78) saying why when no class holds the model. With
-/// attention_bias these classes have a bias on the output projection too; exports hold zeros for
-/// it. (Qwen2ForCausalLM has none, but transformers 5 gives it a tokenizer class of its own.)
+/// where such layers share latents, Gemma3ForCausalLM with sandwich_norm, and Gemma4ForCausalLM
+/// with v_norm as well, where layers may share keys and values. Throws Error (78) saying why when
+/// no class holds the model. With attention_bias these classes have a bias on the output projection
+/// too; exports hold zeros for it. (Qwen2ForCausalLM has none, but transformers 5 gives it a
+/// tokenizer class of its own.)
 nlohmann::ordered_json to_hf_config(const ModelConfig& config,
                                     const ExportIds& ids,
                                     const std::string& dtype);
