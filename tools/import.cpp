@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <filesystem>
 #include <iostream>
 #include <memory>
@@ -32,6 +33,16 @@ std::optional<at::ScalarType> type_of(const std::string& name) {
   return name == "bf16" ? at::kBFloat16 : at::kFloat;
 }
 
+/// In which a model that has just been written is scored: no wider than its weights, so that it
+/// takes no more memory than they do.
+at::ScalarType scored_in(const ModelSource& source, const std::string& dtype) {
+  const bool is_narrow = std::ranges::all_of(source.tensors, [](const auto& item) {
+    const auto& [shape, type] = item.second;
+    return shape.size() < 2 || c10::elementSize(type) <= 2;  // norms may be wider
+  });
+  return dtype == "bf16" || (dtype == "stored" && is_narrow) ? at::kBFloat16 : at::kFloat;
+}
+
 void import(ImportFlags& flags) {
   Console console(flags.quiet);
   expect_model_output(flags.output, flags.force);
@@ -55,8 +66,10 @@ void import(ImportFlags& flags) {
   if (!source.tokenizer_problem.empty())
     console.note("the tokenizer was left out: " + source.tokenizer_problem);
   if (ids.empty()) return;
-  LoadedModel model = load_model(flags.output);
-  std::cout << describe(score_text(*model.model, ids, flags.text.context), flags.text) << "\n";
+  const at::ScalarType type = scored_in(source, flags.dtype);
+  LoadedModel model = load_model(flags.output, {.type = type});
+  std::cout << describe(score_text(*model.model, ids, flags.text.context), flags.text)
+            << (type == at::kBFloat16 ? " (in bf16)" : "") << "\n";
 }
 
 }  // namespace
