@@ -64,6 +64,31 @@ TEST_F(Distillation, DrawsTheStudentToTheTeacher) {
   EXPECT_LT(last("student", "loss"), first.at("loss").get<double>());
 }
 
+/// Slots and gates alone learn to give what the attention that they replace gives.
+TEST_F(Distillation, TransfersAttentionToBoundedMemories) {
+  auto run = config();
+  run.model = tiny_model(2, [](ModelConfig& c) {
+    c.layer_types = {"bounded"};
+    c.sliding_window = 2;
+    c.linear.num_slots = 4;
+  });
+  run.train.init_from = teacher_;
+  run.train.trainable = {"*.slot_*"};
+  run.train.max_steps = 100;
+  run.train.learning_rate = 3e-2;
+  run.distill.weight = 1;
+  run.distill.mixer_loss = 1000;
+  train(run, "student");
+  const auto first = nlohmann::json::parse(history(directory_ / "student").front());
+  const auto before = [&](const char* key) { return first.at(key).get<double>(); };
+  EXPECT_LT(last("student", "mixer_loss"), 0.92 * before("mixer_loss"));
+  EXPECT_LT(last("student", "distillation_kl"), before("distillation_kl"));
+  const auto teacher = load_model(teacher_), student = load_model(directory_ / "student");
+  const auto learnt = student.model->named_parameters();
+  for (const auto& [name, parameter] : named_parameters(*teacher.model))
+    EXPECT_TRUE(torch::equal(learnt[name], parameter)) << name;
+}
+
 TEST_F(Distillation, OfItselfTeachesNothing) {
   auto loaded = load_model(teacher_);
   DistillConfig options;
