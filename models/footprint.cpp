@@ -77,11 +77,12 @@ TrainingFootprint training_footprint(const RunConfig& config) {
   for (int64_t layer = 0; layer < graph.size(); ++layer) {
     // two residual states and their norms, branches that are normed; gate, up, act(gate) and their
     // product
-    const int64_t width = (c.sandwich_norm ? 6 : 4) * c.hidden_size + 4 * c.intermediate_size +
-                          cost_of(c, graph, layer, t.sequence_length).activations;
+    const MixerCost cost = cost_of(c, graph, layer, t.sequence_length);
+    const int64_t width = (c.sandwich_norm ? 6 : 4) * c.hidden_size + 4 * c.intermediate_size;
     const int64_t log_sum_exp = 4 * c.num_attention_heads;
     const auto passes = static_cast<int64_t>(runs_of(c, graph, layer).with_gradient);
-    const int64_t whole = tokens * (width * element + log_sum_exp);
+    const int64_t whole =
+        tokens * ((width + cost.activations) * element + cost.fp32_activations * 4 + log_sum_exp);
     const int64_t rows = graph.is_owner(layer) ? 2 * graph[layer].kv_heads * c.head_dim : 0;
     const int64_t ends = tokens * (c.hidden_size + rows) * element;
     out.activations += passes * (t.gradient_checkpointing ? ends : whole);

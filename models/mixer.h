@@ -67,9 +67,10 @@ class RowMixer : public Mixer {
 
 /// What one mixer has and does in a text of `context` tokens.
 struct MixerCost {
-  int64_t matrices = 0;     ///< parameters that are multiplied once a token
-  int64_t vectors = 0;      ///< other parameters
-  int64_t activations = 0;  ///< elements a token that the backward pass needs
+  int64_t matrices = 0;          ///< parameters that are multiplied once a token
+  int64_t vectors = 0;           ///< other parameters
+  int64_t activations = 0;       ///< elements a token that the backward pass needs; compute type
+  int64_t fp32_activations = 0;  ///< besides them, in fp32 whatever the compute type
   double mixing_flops = 0;  ///< operations a token besides the matrices: scores, values, states
 };
 

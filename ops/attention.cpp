@@ -118,9 +118,9 @@ at::Tensor gated(const Visibility& visibility, int64_t heads, const Attend& atte
 
 }  // namespace
 
-bool Visibility::is_causal_suffix() const {
-  return !strict && !allowed.defined() && queries.is_range() && rows.is_range() &&
-         rows.span(0).first == 0 && queries.span(0).end() == rows.span(0).end() &&
+bool Visibility::is_suffix() const {
+  return !allowed.defined() && queries.is_range() && rows.is_range() && rows.span(0).first == 0 &&
+         queries.span(0).end() == rows.span(0).end() &&
          (window == 0 || rows.span(0).end() <= window);
 }
 
@@ -176,9 +176,7 @@ at::Tensor attention(const at::Tensor& q,
     const auto mask = visibility.is_causal_suffix() ? at::Tensor() : visibility.mask();
     return grouped(q, k, v, mask, scale);
   }
-  Visibility with_own = visibility;
-  with_own.strict = false;
-  if (with_own.is_causal_suffix() && visibility.queries.span(0).first == 0) {
+  if (visibility.is_suffix() && visibility.queries.span(0).first == 0) {
     return visibility.strict ? strictly_causal(q, k, v, scale)
                              : fused(q, k, v, {}, /*is_causal=*/true, scale);
   }

@@ -51,9 +51,11 @@ struct Visibility {
   /// is 0. An observer is shown the attention to all visible rows.
   const HeadGates* gates = nullptr;
 
-  /// Every query sees all rows up to its own, and the queries are the last positions of rows that
-  /// run from 0 in every sequence alike.
-  bool is_causal_suffix() const;
+  /// The queries are the last positions of rows that run from 0 in every sequence alike, and each
+  /// sees all rows before its own.
+  bool is_suffix() const;
+  /// And its own as well.
+  bool is_causal_suffix() const { return !strict && is_suffix(); }
   /// [batch|1, kv_heads|1, queries, rows] bool; made once for all layers of a step that ask alike.
   at::Tensor mask() const;
   /// mask() of some of the queries and the first `count` rows, made anew.

@@ -8,6 +8,7 @@
 #include <torch/types.h>
 
 #include "ops/checkpoint.h"
+#include "ops/groups.h"
 
 namespace kvsmith {
 namespace {
@@ -259,12 +260,6 @@ Tensors slot_scan(const Tensors& inputs, int64_t chunk) {
   return {read[0], logits[1], read[1]};
 }
 
-/// [batch, heads, seq, width] -> [batch, state_heads, seq, group, width].
-at::Tensor grouped(const at::Tensor& q, int64_t state_heads) {
-  return q.unflatten(1, {state_heads, -1}).transpose(2, 3);
-}
-at::Tensor ungrouped(const at::Tensor& x) { return x.transpose(2, 3).flatten(1, 2); }
-
 /// Zero at padding. x: [batch, heads, seq] or [batch, heads, seq, width].
 at::Tensor real(const at::Tensor& x, const Breaks& breaks) {
   if (!x.defined() || !breaks.padding.defined()) return x;
@@ -317,10 +312,10 @@ Scan gated_linear_attention(const at::Tensor& q,
                             const at::Tensor& initial,
                             int64_t chunk) {
   const auto out = lean(linear_scan,
-                        {grouped(q, k.size(1)), real(k, breaks), v, real(gates.keys, breaks),
+                        {by_group(q, k.size(1)), real(k, breaks), v, real(gates.keys, breaks),
                          real(gates.values, breaks), breaks.starts, initial},
                         chunk);
-  return {ungrouped(out[0]), out[1]};
+  return {by_head(out[0]), out[1]};
 }
 
 Scan gated_delta_rule(const at::Tensor& q,
@@ -347,10 +342,10 @@ SlotScan slot_attention(const at::Tensor& q,
                         const at::Tensor& values,
                         int64_t chunk) {
   const auto out = lean(slot_scan,
-                        {grouped(q, k.size(1)), k, v, real(log_gate, breaks), real(write, breaks),
+                        {by_group(q, k.size(1)), k, v, real(log_gate, breaks), real(write, breaks),
                          breaks.starts, keys, values},
                         chunk);
-  return {ungrouped(out[0]), out[1], out[2]};
+  return {by_head(out[0]), out[1], out[2]};
 }
 
 RunningWeights running_weights(const at::Tensor& logits,

@@ -6,21 +6,15 @@
 
 #include <torch/types.h>
 
+#include "ops/groups.h"
+
 namespace kvsmith {
 namespace {
-
-/// [batch, heads, n, width] -> [batch, kv_heads, n, group, width].
-at::Tensor by_group(const at::Tensor& q, int64_t kv_heads) {
-  return q.unflatten(1, {kv_heads, -1}).transpose(2, 3);
-}
 
 /// [heads, slots] -> [1, kv_heads, 1, group, slots] fp32.
 at::Tensor bias_by_group(const at::Tensor& bias, int64_t kv_heads) {
   return by_group(bias.view({1, bias.size(0), 1, bias.size(1)}), kv_heads).to(torch::kFloat);
 }
-
-/// The inverse of by_group().
-at::Tensor by_head(const at::Tensor& x) { return x.transpose(2, 3).flatten(1, 2); }
 
 /// The heads of a group are rows of one matrix product: a product that is broadcast over them
 /// copies the matrix, and sums copies of its gradient. x: [batch, kv_heads, n, group, a]; matrix:

@@ -169,10 +169,10 @@ MixerCost bounded_cost(const ModelConfig& config,
   MixerCost cost = projections_cost(config, spec.kv_heads);
   cost.matrices += gates * slots * 2 * kv;
   cost.vectors += gates * spec.kv_heads * slots + heads * slots;
-  // Nearly all is kept in fp32, whatever the model computes in; counted as two elements of bf16.
   const int64_t copies = 2 * query + 5 * kv + 2 * kv * (spec.window + kSlotChunk) / kSlotChunk;
   const int64_t weights = heads * (spec.window + 4 * kSlotChunk + spec.sinks + 5 * slots);
-  cost.activations = 2 * query + 3 * kv + 2 * (copies + weights + 10 * spec.kv_heads * slots);
+  cost.activations = 2 * query + 3 * kv;
+  cost.fp32_activations = copies + weights + 10 * spec.kv_heads * slots;
   const double seen = mean_tokens_seen(spec, context) + static_cast<double>(slots + kSlotChunk);
   cost.mixing_flops = 4.0 * static_cast<double>(query) * seen;
   return cost;
