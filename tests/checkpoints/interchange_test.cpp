@@ -221,6 +221,12 @@ TEST(LatentExport, ReadsBackEqualWithAndWithoutCompressedQueries) {
   }
 }
 
+TEST(LatentExport, KeyValueHeadsMeanNothing) {
+  const TemporaryDirectory directory;
+  const auto source = random_model(latent_layers([](auto& m) { m.num_key_value_heads = 2; }));
+  EXPECT_EQ(export_hf(source, directory / "hf", false).max_logit_difference, 0);
+}
+
 TEST(LatentExport, LatentsWithoutNormBecomeSoSmallThatANormOnlyScalesThem) {
   const TemporaryDirectory directory;
   for (const auto type : {at::kFloat, at::kBFloat16}) {
