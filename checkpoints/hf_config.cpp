@@ -132,15 +132,6 @@ void read_lckv(const Json& json, ModelConfig& c, const std::string& where) {
   c.backward_passes = json.value("backward_passes", c.backward_passes);
 }
 
-/// A key that is null is one that is not there, but for the rank that tells that queries are not
-/// compressed.
-Json without_nulls(const Json& json) {
-  Json out = Json::object();
-  for (const auto& [key, value] : json.items())
-    if (!value.is_null() || key == "q_lora_rank") out[key] = value;
-  return out;
-}
-
 bool is_latent_type(const std::string& type) {
   return type == "youtu" || type == "deepseek_v3" || type == mistral_large4::kModelType;
 }
@@ -229,7 +220,6 @@ Json to_lckv_config(const ModelConfig& c, const ExportIds& ids, const std::strin
 
 ModelConfig from_hf_config(const Json& given, const std::string& where) {
   const Json json = without_nulls(mistral_large4::unwrapped(given));
-  expect_types(json, where);
   const auto type = required<std::string>(json, "model_type", where);
   const std::vector<std::string> supported = {
       "deepseek_v3", "gemma3_text",    "gemma4_text", "granite_swa", "lckv-llama", "llama",
@@ -238,6 +228,7 @@ ModelConfig from_hf_config(const Json& given, const std::string& where) {
     throw Error(ExitCode::kConfig, {"model_type \"" + type + "\" is not supported", where,
                                     "supported: " + join(supported)});
   }
+  expect_types(json, where);
   const bool gemma = is_gemma(type);
   const std::string gelu = "gelu_pytorch_tanh";
   const char* act_key = gemma ? "hidden_activation" : "hidden_act";

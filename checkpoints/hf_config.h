@@ -41,7 +41,7 @@ nlohmann::ordered_json to_lckv_config(const ModelConfig& config,
                                       const std::string& dtype);
 
 /// The reverse of both; `where` names the file. Throws Error (78) naming a key whose value is not
-/// supported.
+/// supported, 65 or nlohmann's exceptions (read_json_of) where it is of another type.
 ModelConfig from_hf_config(const nlohmann::ordered_json& json, const std::string& where);
 
 }  // namespace kvsmith

@@ -47,20 +47,29 @@ const std::vector<Type>& types() {
        {"tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window",
         "rope_interleave", "attention_k_eq_v", "use_double_wide_mlp", "enable_moe_block",
         "force_nodiag"}},
-      {"a text", &Json::is_string, {"model_type", "hidden_act", "hidden_activation"}},
+      {"a text", &Json::is_string, {"hidden_act", "hidden_activation"}},
       {"an object", &Json::is_object, {"rope_parameters"}},
+      {"a list", &Json::is_array, {"layer_rope_theta", "kv_source_layers", "no_rope_layers"}},
   };
   return all;
 }
 
 }  // namespace
 
+Json without_nulls(const Json& json) {
+  Json out = Json::object();
+  for (const auto& [key, value] : json.items())
+    if (!value.is_null() || key == "q_lora_rank") out[key] = value;
+  return out;
+}
+
 void expect_types(const Json& json, const std::string& where) {
   for (const Type& type : types()) {
     for (const char* key : type.keys) {
       if (!is_set(json, key) || (json.at(key).*type.holds)()) continue;
-      throw Error(ExitCode::kBadData,
-                  {cat(key, " is ", json.at(key).dump()), where, cat("expected ", type.name)});
+      constexpr size_t kLongest = 80;
+      throw Error(ExitCode::kBadData, {cat(key, " is ", json.at(key).dump().substr(0, kLongest)),
+                                       where, cat("expected ", type.name)});
     }
   }
 }
@@ -71,9 +80,9 @@ bool is_set(const Json& json, const char* key) {
 }
 
 double unscaled_theta(const Json& rope, double usual, const std::string& where) {
-  const std::string type = rope.value("rope_type", "default");
+  const Json type = rope.value("rope_type", Json("default"));
   if (type != "default") {
-    throw Error(ExitCode::kConfig, {"rope_type \"" + type + "\" is not supported", where,
+    throw Error(ExitCode::kConfig, {cat("rope_type ", type.dump(), " is not supported"), where,
                                     "only unscaled rotary embeddings are"});
   }
   return rope.value("rope_theta", usual);

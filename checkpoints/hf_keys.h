@@ -13,7 +13,12 @@ namespace kvsmith {
 /// Reading Hugging Face's config.json; `where` names the file. What is not supported or missing is
 /// an Error 78.
 
-/// Throws Error 65 where a key that is read here has a value of another type.
+/// Without the keys that are null, which are as good as missing; but for q_lora_rank, which tells
+/// by it that queries are not compressed.
+nlohmann::ordered_json without_nulls(const nlohmann::ordered_json& json);
+
+/// Throws Error 65 naming the key where one of those that are no list of layers has a value of
+/// another type.
 void expect_types(const nlohmann::ordered_json& json, const std::string& where);
 
 /// The key is there and not null.

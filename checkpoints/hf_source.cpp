@@ -5,6 +5,7 @@
 
 #include "checkpoints/hf_config.h"
 #include "checkpoints/hf_gemma.h"
+#include "checkpoints/hf_keys.h"
 #include "checkpoints/hf_latents.h"
 #include "checkpoints/mistral_large4.h"
 #include "checkpoints/model_source.h"
@@ -23,7 +24,11 @@ using Json = nlohmann::ordered_json;
 Json read_json(const fs::path& path) {
   constexpr uint64_t kLargest = uint64_t{1} << 26;
   constexpr int kMostLevels = 32;
-  return parse_ordered_json(read_file(path, kLargest), kMostLevels, path.string());
+  auto json = parse_ordered_json(read_file(path, kLargest), kMostLevels, path.string());
+  if (!json.is_object())
+    throw Error(ExitCode::kBadData,
+                {cat("found ", json.type_name()), path.string(), "expected an object"});
+  return json;
 }
 
 /// The tensors of a folder's safetensors files.
@@ -87,8 +92,7 @@ std::vector<int32_t> ids_of(const Json& json,
                             int64_t vocab_size,
                             const fs::path& path) {
   std::vector<int32_t> out;
-  const Json value =
-      read_json_of(path.string(), [&] { return json.value(key, Json()); });  // a list has no keys
+  const Json value = json.value(key, Json());
   for (const auto& id : value.is_array() ? value : Json::array({value})) {
     if (!id.is_number_integer() || id < 0) continue;
     if (id >= vocab_size) {
@@ -161,7 +165,7 @@ ModelSource open_hf_folder(const fs::path& folder) {
   const std::string where = (folder / "config.json").string();
   ModelSource out;
   const Json json = read_json_of(where, [&] {
-    const Json read = mistral_large4::unwrapped(read_json(where));
+    Json read = without_nulls(mistral_large4::unwrapped(read_json(where)));
     out.config = from_hf_config(read, where);
     return read;
   });

@@ -82,7 +82,7 @@ Json wrapped(Json text, const ModelConfig& c) {
 }
 
 Json unwrapped(const Json& json) {
-  if (json.value("model_type", "") != kModelType || !json.contains("text_config")) return json;
+  if (json.value("model_type", Json()) != kModelType || !json.contains("text_config")) return json;
   Json text = json["text_config"];
   text["model_type"] = kModelType;
   text["tie_word_embeddings"] = json.value("tie_word_embeddings", false);

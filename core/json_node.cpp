@@ -138,7 +138,7 @@ std::string JsonNode::found() const {
 }
 
 void throw_damaged_json(const Json::exception& error, const std::string& where) {
-  std::string what = error.what();  // "[json.exception.type_error.302] (/vocab_size) type must be"
+  std::string what = error.what();  // "[json.exception.type_error.302] type must be ..."
   if (const auto tag = what.find("] "); what.starts_with('[') && tag != what.npos)
     what.erase(0, tag + 2);
   throw Error(ExitCode::kBadData,

@@ -60,8 +60,8 @@ class JsonNode {
   std::string where_, path_;
 };
 
-/// What `read` makes of a document; a member that it needs and that is missing or of another type
-/// is an Error (65) naming `where` and the member's path.
+/// What `read` makes of a document; where it needs a member that is missing or of another type, an
+/// Error (65) naming `where`.
 template <class Read>
 auto read_json_of(const std::string& where, const Read& read) {
   try {

@@ -79,7 +79,8 @@ TEST_F(HfFolder, RefusesFilesOfJsonThatGoTooDeepAndTokensThatAreNone) {
 TEST_F(HfFolder, AKeyThatIsNullIsOneThatIsNotThere) {
   const auto source = model();
   export_hf(source, folder_, false);
-  for (const char* key : {"initializer_range", "mlp_bias", "attention_bias", "rope_scaling"})
+  for (const char* key : {"initializer_range", "mlp_bias", "attention_bias", "rope_scaling",
+                          "rope_interleave", "kv_lora_rank"})
     change("config.json", {{key, nullptr}});
   EXPECT_EQ(logit_difference(load_model(folder_).model, source.model), 0);
 }
@@ -93,13 +94,17 @@ TEST_F(HfFolder, AKeyOfAnotherTypeIsNamed) {
       {"rms_norm_eps", "1e-5", "rms_norm_eps is \"1e-5\""},
       {"tie_word_embeddings", 1, "tie_word_embeddings is 1"},
       {"model_type", Json::array(), "type must be string"},
-      {"rope_parameters", {{"rope_type", 3}}, "type must be string"}};
+      {"layer_rope_theta", 1e4, "layer_rope_theta is 10000.0"},
+      {"rope_parameters", 7, "rope_parameters is 7"}};
   for (const auto& [key, value, text] : wrong) {
     change("config.json", {{key, value}});
     expect_error([&] { open_model(folder_); }, ExitCode::kBadData, text);
     expect_error([&] { open_model(folder_); }, ExitCode::kBadData, "config.json");
     write_file(folder_ / "config.json", config.dump());
   }
+  change("config.json", {{"rope_parameters", {{"rope_type", 3}}}});
+  expect_error([&] { open_model(folder_); }, ExitCode::kConfig, "rope_type 3 is not supported");
+  write_file(folder_ / "config.json", config.dump());
   for (const char* file : {"config.json", "generation_config.json"}) {
     const std::string whole = read_file(folder_ / file);
     write_file(folder_ / file, "[]");

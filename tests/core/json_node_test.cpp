@@ -44,6 +44,17 @@ TEST(ParseJson, KeepsTheOrderOfTheTextWhereAsked) {
             R"({"alpha":{"x":3,"y":2},"mid":[],"zeta":1})");
 }
 
+TEST(ReadJsonOf, SaysWhatIsWrongAndWhere) {
+  const auto json = document();
+  const auto read = [&](const char* key) {
+    return read_json_of("f.json", [&] { return json.at(key).get<std::string>(); });
+  };
+  expect_error([&] { read("layers"); }, ExitCode::kBadData, "f.json: type must be string");
+  expect_error([&] { read("missing"); }, ExitCode::kBadData, "f.json: key 'missing' not found");
+  const auto refuse = [] { throw Error(ExitCode::kConfig, {"ours", "there", ""}); };
+  expect_error([&] { read_json_of("f.json", refuse); }, ExitCode::kConfig, "there: ours");
+}
+
 TEST(JsonNode, FindsMembersAndElements) {
   const auto json = document();
   const JsonNode root(json, "f.json");
