@@ -49,10 +49,10 @@ void check_target(const DecoderImpl& source, const ModelConfig& target, const Kv
     std::vector<std::string> changes, undo;
     for (const auto& difference : differences(run_config_of(wanted), run_config_of(rest), true)) {
       changes.push_back(cat(difference.key, ": ", difference.before, " -> ", difference.after));
-      undo.push_back(cat(difference.key, "=", difference.before));
+      undo.push_back(cat("'", difference.key, "=", difference.before, "'"));
     }
     refuse("more than the KV graph would change: " + join(changes, "; "),
-           "leave these keys out of the recipe: --set " + join(undo, " "));
+           "leave these keys out of the recipe, or add --set " + join(undo, " "));
   }
   const std::vector<std::string> kinds = {"full",    "sliding",    "latent",
                                           "bounded", "rattention", "autoencoded"};
@@ -191,8 +191,9 @@ class Converter {
     }
     std::vector<std::string> names;
     for (const int64_t layer : readers) names.push_back(std::to_string(layer));
-    out_.origins.push_back(
-        {mixer_name(owner) + "k_proj", "fit of keys and values together of layers " + join(names)});
+    out_.origins.push_back({mixer_name(owner) + "k_proj",
+                            "fit of keys and values together of layers " + join(names),
+                            /*is_fitted=*/true});
   }
 
   at::Tensor fitted_keys(const std::vector<Place>& places,
@@ -232,7 +233,8 @@ class Converter {
     out_.origins.push_back({mixer_name(owner) + projection,
                             cat(is_mean ? "mean" : "fit", " of ",
                                 before == heads ? "each head" : cat(before / heads, " heads each"),
-                                " of layers ", join(names))});
+                                " of layers ", join(names)),
+                            !is_mean});
   }
 
   /// Says which layers become something else.
@@ -255,10 +257,10 @@ class Converter {
       readers.push_back({layer, source_of(layer)});
     convert_to_latent(out_.model->config(), owner, out_.model->graph()[owner].rope_theta, readers,
                       moments_, made_);
-    out_.origins.push_back(
-        {mixer_name(owner) + "*",
-         cat("fit of keys and values of ",
-             readers.size() == 1 ? "the layer" : cat(readers.size(), " layers"))});
+    out_.origins.push_back({mixer_name(owner) + "*",
+                            cat("fit of keys and values of ",
+                                readers.size() == 1 ? "the layer" : cat(readers.size(), " layers")),
+                            /*is_fitted=*/true});
   }
 
   void write_layer(int64_t layer) {
@@ -348,8 +350,15 @@ ModelConfig sizes_of(const ModelConfig& source) {
 }
 
 void check_convertible(const DecoderImpl& source, const ModelConfig& target, Pooling pooling) {
+  const KvGraph graph(target);
   check_source(source);
-  check_target(source, target, KvGraph(target));
+  check_target(source, target, graph);
+  for (int64_t layer = 0; layer < graph.size(); ++layer) {
+    int64_t heads = 0;
+    for (const int64_t reader : readers_of(graph, layer, /*keys=*/true))
+      heads += source.graph()[reader].kv_heads;
+    if (heads > 0 && graph[layer].kind == "latent") check_latent_sizes(target, heads);
+  }
   const bool latent = std::ranges::count(target.layer_types, "latent") > 0;
   if (latent && pooling == Pooling::kMean)
     refuse("latents are no mean of projections", "choose --pooling fit");

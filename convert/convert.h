@@ -17,8 +17,9 @@ enum class Pooling {
 
 /// Where a tensor of a converted model comes from.
 struct Origin {
-  std::string tensor;  ///< or several: "model.layers.3.self_attn.*"
-  std::string from;    ///< "fit of 3 heads each of layers 2, 3", "new, in 30 layers"
+  std::string tensor;      ///< or several: "model.layers.3.self_attn.*"
+  std::string from;        ///< "fit of 3 heads each of layers 2, 3", "new, in 30 layers"
+  bool is_fitted = false;  ///< queries and outputs have been adapted to it
 };
 
 struct Conversion {

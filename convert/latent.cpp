@@ -11,32 +11,6 @@
 namespace kvsmith {
 namespace {
 
-void check_sizes(const ModelConfig& config, int64_t heads) {
-  const auto& sizes = config.latent;
-  const auto refuse = [](const std::string& what, const std::string& remedy) {
-    throw Error(ExitCode::kConfig, {what, "convert to latent layers", remedy});
-  };
-  const int64_t width = config.head_dim, widest = 2 * heads * width;
-  if (sizes.qk_rope_head_dim % 2 != 0 || sizes.qk_rope_head_dim > width) {
-    refuse(cat("qk_rope_head_dim is ", sizes.qk_rope_head_dim),
-           cat("choose an even number up to the source's head_dim, ", width));
-  }
-  if (sizes.qk_nope_head_dim != width || sizes.v_head_dim != width) {
-    refuse(cat("qk_nope_head_dim ", sizes.qk_nope_head_dim, " and v_head_dim ", sizes.v_head_dim,
-               " differ from the source's head_dim, ", width),
-           "leave them at 0");
-  }
-  if (sizes.q_lora_rank > 0) refuse("q_lora_rank compresses queries", "leave it at 0");
-  if (config.attention_bias || config.qk_norm || config.v_norm || config.query_pre_attn_scalar > 0)
-    refuse("biases, qk_norm, v_norm and query_pre_attn_scalar have no place in latent layers",
-           "convert another model");
-  if (sizes.kv_lora_rank > std::min(widest, config.hidden_size)) {
-    refuse(cat("kv_lora_rank ", sizes.kv_lora_rank, " is more than the ",
-               std::min(widest, config.hidden_size), " dimensions of what it holds"),
-           "choose a smaller one");
-  }
-}
-
 /// Radians a token that each rotary plane of a head turns.
 at::Tensor frequencies(int64_t width, double theta) {
   if (theta == 0) return torch::zeros({width / 2}, torch::kDouble);
@@ -99,6 +73,32 @@ struct Head {
 
 }  // namespace
 
+void check_latent_sizes(const ModelConfig& config, int64_t heads) {
+  const auto& sizes = config.latent;
+  const auto refuse = [](const std::string& what, const std::string& remedy) {
+    throw Error(ExitCode::kConfig, {what, "convert to latent layers", remedy});
+  };
+  const int64_t width = config.head_dim, widest = 2 * heads * width;
+  if (sizes.qk_rope_head_dim % 2 != 0 || sizes.qk_rope_head_dim > width) {
+    refuse(cat("qk_rope_head_dim is ", sizes.qk_rope_head_dim),
+           cat("choose an even number up to the source's head_dim, ", width));
+  }
+  if (sizes.qk_nope_head_dim != width || sizes.v_head_dim != width) {
+    refuse(cat("qk_nope_head_dim ", sizes.qk_nope_head_dim, " and v_head_dim ", sizes.v_head_dim,
+               " differ from the source's head_dim, ", width),
+           "leave them at 0");
+  }
+  if (sizes.q_lora_rank > 0) refuse("q_lora_rank compresses queries", "leave it at 0");
+  if (config.attention_bias || config.qk_norm || config.v_norm || config.query_pre_attn_scalar > 0)
+    refuse("biases, qk_norm, v_norm and query_pre_attn_scalar have no place in latent layers",
+           "convert another model");
+  if (sizes.kv_lora_rank > std::min(widest, config.hidden_size)) {
+    refuse(cat("kv_lora_rank ", sizes.kv_lora_rank, " is more than the ",
+               std::min(widest, config.hidden_size), " dimensions of what it holds"),
+           "choose a smaller one");
+  }
+}
+
 void convert_to_latent(const ModelConfig& config,
                        int64_t owner,
                        double rope_theta,
@@ -106,7 +106,6 @@ void convert_to_latent(const ModelConfig& config,
                        const Moments& moments,
                        std::map<std::string, at::Tensor>& out) {
   const auto& sizes = config.latent;
-  check_sizes(config, static_cast<int64_t>(readers.size() * readers[0].attention.keys.size()));
   const Folding folding(config.head_dim, sizes.qk_rope_head_dim, rope_theta);
   const int64_t folds = folding.largest();
 

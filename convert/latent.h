@@ -17,6 +17,10 @@ struct LatentReader {
   const AttentionWeights& attention;
 };
 
+/// Throws Error (78) when the sizes of the latent layers of `config` do not allow to convert to
+/// them what `heads` key/value heads keep for one owner.
+void check_latent_sizes(const ModelConfig& config, int64_t heads);
+
 /// The parameters of latent attention (MLA) for layer `owner`, which keeps the latents, and for all
 /// that read them.
 ///
@@ -27,7 +31,7 @@ struct LatentReader {
 /// as the mean over distances of what it should have been. Latents are the subspace of these rests
 /// and the values that costs least.
 ///
-/// Throws Error (78) when the sizes of the latent layers do not allow it.
+/// The sizes are checked: check_latent_sizes().
 void convert_to_latent(const ModelConfig& config,
                        int64_t owner,
                        double rope_theta,

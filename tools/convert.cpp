@@ -83,8 +83,7 @@ void convert_and_write(const ConvertFlags& flags,
     moments = Moments::of(model, calibration, flags.text.context, moments_needed(model, target));
   Conversion out = convert(model, target, moments, pooling, flags.seed);
   for (const auto& origin : out.origins) std::cout << origin.tensor << ": " << origin.from << "\n";
-  const bool is_fitted = std::ranges::any_of(
-      out.origins, [](const Origin& origin) { return origin.from.starts_with("fit"); });
+  const bool is_fitted = std::ranges::any_of(out.origins, &Origin::is_fitted);
   std::cout << (is_fitted ? "queries and outputs adapted to these; " : "")
             << "everything else as it was\n";
   if (pooling == Pooling::kFit && !calibration.empty()) {

@@ -95,9 +95,11 @@ TEST_F(Workflow, FromAPretrainedModelToAHealedOneWithASmallerCache) {
     EXPECT_NE(got.text.find(part), std::string::npos) << part << " is not in\n" << got.text;
   };
   expect_ok(cat("export ", at("run"), " --output ", at("pretrained")));
-  has(expect_ok(cat("import ", at("pretrained"), " --output ", at("imported"), " --text ",
-                    at("valid.txt"), " --text-context 64")),
-      ": looks like a language model");
+  const auto scored =
+      cat("import ", at("pretrained"), " --text ", at("valid.txt"), " --text-context 64 --output ");
+  has(expect_ok(scored + at("imported")), ": looks like a language model\n");
+  has(expect_ok(scored + at("narrow") + " --dtype bf16"),
+      ": looks like a language model (in bf16)");
   EXPECT_EQ(kvsmith(cat("import ", at("pretrained"), " --output ", at("imported"))).code, 73);
 
   write_file(at("mqa.toml"), "[model]\nnum_key_value_heads = 1\n");
@@ -110,6 +112,7 @@ TEST_F(Workflow, FromAPretrainedModelToAHealedOneWithASmallerCache) {
   has(converted, "before  GQA 4/2: 256 bytes a token at 64");
   has(converted, "after   MQA 4: 128 bytes a token at 64");
   has(converted, "k_proj: fit of 2 heads each of layers 0");
+  has(converted, "queries and outputs adapted to these; everything else as it was");
 
   write_file(at("heal.toml"), cat("[data]\ncorpus = \"", at("c.h5"),
                                   "\"\n[train]\nmax_steps = 10\nbatch_size = 4\nsequence_length = "
