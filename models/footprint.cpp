@@ -75,9 +75,9 @@ TrainingFootprint training_footprint(const RunConfig& config) {
   TrainingFootprint out;
   int64_t again = 0;  // of the one layer that is being computed again
   for (int64_t layer = 0; layer < graph.size(); ++layer) {
+    const MixerCost cost = cost_of(c, graph, layer, t.sequence_length);
     // two residual states and their norms, branches that are normed; gate, up, act(gate) and their
     // product
-    const MixerCost cost = cost_of(c, graph, layer, t.sequence_length);
     const int64_t width = (c.sandwich_norm ? 6 : 4) * c.hidden_size + 4 * c.intermediate_size;
     const int64_t log_sum_exp = 4 * c.num_attention_heads;
     const auto passes = static_cast<int64_t>(runs_of(c, graph, layer).with_gradient);

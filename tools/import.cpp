@@ -33,8 +33,8 @@ std::optional<at::ScalarType> type_of(const std::string& name) {
   return name == "bf16" ? at::kBFloat16 : at::kFloat;
 }
 
-/// In which a model that has just been written is scored: no wider than its weights, so that it
-/// takes no more memory than they do.
+/// In which a model that has just been written is scored: bf16 where weights have 16 bits, so that
+/// it takes no more memory than they do.
 at::ScalarType scored_in(const ModelSource& source, const std::string& dtype) {
   const bool is_narrow = std::ranges::all_of(source.tensors, [](const auto& item) {
     const auto& [shape, type] = item.second;
