@@ -62,7 +62,6 @@ TEST_F(HfFolder, TablesOfFrequenciesThatEarlyExportersStoredAreLeftOut) {
 TEST_F(HfFolder, RefusesFilesOfJsonThatGoTooDeepAndTokensThatAreNone) {
   export_hf(model(), folder_, false);
   const auto open = [&] { open_model(folder_); };
-  const std::string config = read_file(folder_ / "config.json");
   const std::string deep = cat(std::string(200'000, '['), std::string(200'000, ']'));
   for (const char* file : {"config.json", "generation_config.json"}) {
     const std::string whole = read_file(folder_ / file);

@@ -37,7 +37,7 @@ class Scores {
     const int64_t rank = sizes.kv_lora_rank, rope = sizes.qk_rope_head_dim;
     const auto w = [&](const char* name) { return weight(model, name); };
     const auto q = w("q_proj").narrow(0, 2 * (8 + rope), 8 + rope);
-    const auto down = w("kv_a_proj_with_mqa"), up = w("kv_b_proj").narrow(0, 2 * 16, 8);
+    const auto down = w("kv_a_proj_with_mqa"), up = w("kv_b_proj").narrow(0, 32, 8);
     const auto still = (torch::matmul(query_, q.narrow(0, 0, 8).t()) *
                         torch::matmul(torch::matmul(key_, down.narrow(0, 0, rank).t()), up.t()))
                            .sum(1, true);
