@@ -3,28 +3,8 @@
 Usage: .venv-test/bin/python bench/chat_vs_transformers.py KVSMITH MODEL.gguf PROMPTS [--max-new-tokens 80]
 """
 
-import argparse
-import json
-import subprocess
-from pathlib import Path
-
+from greedy_prompts import arguments, by_kvsmith
 from perplexity_vs_transformers import model_by_transformers, tokenizer_by_transformers
-
-
-def arguments():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("kvsmith")
-    parser.add_argument("model", type=Path)
-    parser.add_argument("prompts", type=Path)
-    parser.add_argument("--max-new-tokens", type=int, default=80)
-    return parser.parse_args()
-
-
-def by_kvsmith(options):
-    command = [options.kvsmith, "generate", options.model, "--chat", "--prompts", options.prompts, "--temperature", 0,
-               "--max-new-tokens", options.max_new_tokens, "--json"]
-    shown = subprocess.run([*map(str, command)], check=True, capture_output=True, text=True).stdout
-    return [json.loads(line)["tokens"] for line in shown.splitlines()]
 
 
 def by_transformers(options):
@@ -39,8 +19,8 @@ def by_transformers(options):
 
 
 def main():
-    options = arguments()
-    pairs = list(zip(by_kvsmith(options), by_transformers(options), strict=True))
+    options = arguments(__doc__.splitlines()[0], max_new_tokens=80)
+    pairs = list(zip(by_kvsmith(options, "--chat"), by_transformers(options), strict=True))
     equal = sum(ours == theirs for ours, theirs in pairs)
     print(f"{options.model.name}: {equal} of {len(pairs)} answers have the same token ids, {sum(len(a) for a, _ in pairs)} tokens")
 

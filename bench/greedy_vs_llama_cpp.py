@@ -7,29 +7,10 @@ test here depends on. llama.cpp rounds activations to 8 bits where weights are q
 two tokens are nearly as likely; of f32 files they are to be equal.
 """
 
-import argparse
 import itertools
-import json
-import subprocess
-from pathlib import Path
 
+from greedy_prompts import arguments, by_kvsmith
 from llama_cpp import Llama
-
-
-def arguments():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("kvsmith")
-    parser.add_argument("model", type=Path)
-    parser.add_argument("prompts", type=Path)
-    parser.add_argument("--max-new-tokens", type=int, default=40)
-    return parser.parse_args()
-
-
-def by_kvsmith(options):
-    words = [options.kvsmith, "generate", options.model, "--prompts", options.prompts, "--temperature", 0,
-             "--max-new-tokens", options.max_new_tokens, "--json"]
-    shown = subprocess.run([*map(str, words)], check=True, capture_output=True, text=True).stdout
-    return [json.loads(line)["tokens"] for line in shown.splitlines()]
 
 
 def by_llama_cpp(options):
@@ -42,7 +23,7 @@ def by_llama_cpp(options):
 
 
 def main():
-    options = arguments()
+    options = arguments(__doc__.splitlines()[0], max_new_tokens=40)
     pairs = list(zip(by_kvsmith(options), by_llama_cpp(options), strict=True))
     same = sum(ours == theirs for ours, theirs in pairs)
     print(f"{options.model.name}: {same} of {len(pairs)} texts go on with the same token ids, {sum(len(a) for a, _ in pairs)} tokens")

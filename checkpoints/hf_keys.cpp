@@ -1,5 +1,7 @@
 #include "checkpoints/hf_keys.h"
 
+#include "core/json_node.h"
+
 namespace kvsmith {
 
 using Json = nlohmann::ordered_json;
@@ -67,9 +69,8 @@ void expect_types(const Json& json, const std::string& where) {
   for (const Type& type : types()) {
     for (const char* key : type.keys) {
       if (!is_set(json, key) || (json.at(key).*type.holds)()) continue;
-      constexpr size_t kLongest = 80;
-      throw Error(ExitCode::kBadData, {cat(key, " is ", json.at(key).dump().substr(0, kLongest)),
-                                       where, cat("expected ", type.name)});
+      throw Error(ExitCode::kBadData, {cat(key, " is ", shortened(json.at(key).dump())), where,
+                                       cat("expected ", type.name)});
     }
   }
 }

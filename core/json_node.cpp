@@ -130,11 +130,14 @@ void JsonNode::unsupported(const std::string& expected) const {
 }
 
 std::string JsonNode::found() const {
-  constexpr size_t kLongest = 80;
   if (value_->is_structured() && value_->size() > 8)
     return cat(value_->is_array() ? "a list" : "an object", " of ", value_->size());
-  const std::string text = value_->dump(-1, ' ', true);
-  return text.size() > kLongest ? text.substr(0, kLongest) + "..." : text;
+  return shortened(value_->dump(-1, ' ', true));
+}
+
+std::string shortened(const std::string& json) {
+  constexpr size_t kLongest = 80;
+  return json.size() > kLongest ? json.substr(0, kLongest) + "..." : json;
 }
 
 void throw_damaged_json(const Json::exception& error, const std::string& where) {

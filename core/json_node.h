@@ -10,6 +10,9 @@
 
 namespace kvsmith {
 
+/// A value's text as a message shows it: its first 80 bytes.
+std::string shortened(const std::string& json);
+
 /// 65: `error` as people read it.
 [[noreturn]] void throw_damaged_json(const nlohmann::json::exception& error,
                                      const std::string& where);

@@ -40,7 +40,7 @@ at::ScalarType scored_in(const ModelSource& source, const std::string& dtype) {
     const auto& [shape, type] = item.second;
     return shape.size() < 2 || c10::elementSize(type) <= 2;  // norms may be wider
   });
-  return dtype == "bf16" || (dtype == "stored" && is_narrow) ? at::kBFloat16 : at::kFloat;
+  return type_of(dtype).value_or(is_narrow ? at::kBFloat16 : at::kFloat);
 }
 
 void import(ImportFlags& flags) {

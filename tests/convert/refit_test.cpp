@@ -3,46 +3,18 @@
 #include <gtest/gtest.h>
 #include <torch/types.h>
 
-#include "convert/convert.h"
+#include "tests/convert/conversions.h"
 #include "tests/support/close.h"
 #include "tests/support/tiny.h"
 
 namespace kvsmith {
 namespace {
 
-std::vector<int32_t> text(int32_t tokens) {
-  std::vector<int32_t> ids;
-  for (int32_t i = 0; i < tokens; ++i)
-    ids.push_back(static_cast<int32_t>(hash_of(i, "refit") % 67));
-  return ids;
-}
-
-Decoder random_model(const ModelConfig& config) {
-  Decoder model(config);
-  initialize(*model, 1);
-  return model;
-}
-
-at::Tensor logits(Decoder& model) {
-  const torch::NoGradGuard no_grad;
-  return model->forward((torch::arange(50) * 7 % 67).unsqueeze(0));
-}
+std::vector<int32_t> text(int32_t tokens) { return some_text(tokens, "refit"); }
 
 at::Tensor output_weight(const Decoder& model, int64_t layer) {
   return model
       ->named_parameters()["model.layers." + std::to_string(layer) + ".self_attn.o_proj.weight"];
-}
-
-/// `source` turned into what `change` makes of its sizes, with moments of `ids`, not refit.
-Decoder converted(Decoder& source,
-                  const std::function<void(ModelConfig&)>& change,
-                  const std::vector<int32_t>& ids) {
-  ModelConfig target = sizes_of(source->config());
-  change(target);
-  const auto problems = fill_in(target);
-  if (!problems.empty()) throw std::logic_error(problems[0].key + ": " + problems[0].text);
-  const auto moments = Moments::of(*source, ids, 100, moments_needed(*source, target));
-  return convert(*source, target, moments, Pooling::kFit, 1).model;
 }
 
 void one_head(ModelConfig& config) { config.num_key_value_heads = 1; }
@@ -89,7 +61,7 @@ TEST(RefitOutputs, BringsAConversionNearer) {
   for (const auto& change : changes) {
     Decoder source = random_model(tiny_model(2, [](ModelConfig& c) { c.num_hidden_layers = 4; }));
     const auto ids = text(4000);
-    Decoder model = converted(source, change, ids);
+    Decoder model = converted(source, change, Pooling::kFit, ids).model;
     const double before = missed(model, source);
     const auto errors = refit_outputs(*source, *model, ids, 100);
     EXPECT_LT(errors.after, errors.before) << architecture_name(model->config());
@@ -108,7 +80,7 @@ TEST(RefitOutputs, TheSizeOfWhatIsNormedDoesNotMatter) {
       c.rms_norm_eps = 1e-12;
     }));
     for (const int64_t layer : {0, 1}) output_weight(source, layer).mul_(size);
-    Decoder model = converted(source, pairs, ids);
+    Decoder model = converted(source, pairs, Pooling::kFit, ids).model;
     const double before = missed(model, source);
     const auto errors = refit_outputs(*source, *model, ids, 100);
     EXPECT_LT(errors.after, errors.before);
@@ -125,7 +97,7 @@ TEST(RefitOutputs, DropoutHasNoPart) {
     Decoder source = random_model(tiny_model(2, [&](ModelConfig& c) { c.dropout = dropout; }));
     source->eval();
     const auto ids = text(800);
-    Decoder model = converted(source, one_head, ids);
+    Decoder model = converted(source, one_head, Pooling::kFit, ids).model;
     refit_outputs(*source, *model, ids, 100);
     return logits(model);
   };
@@ -140,7 +112,7 @@ TEST(RefitOutputs, AttentionThatGivesNothingIsNoObstacle) {
       if (name.ends_with("v_proj.weight")) tensor.zero_();
   }
   const auto ids = text(800);
-  Decoder model = converted(source, one_head, ids);
+  Decoder model = converted(source, one_head, Pooling::kFit, ids).model;
   const auto errors = refit_outputs(*source, *model, ids, 100);
   EXPECT_EQ(errors.before, 0);
   EXPECT_EQ(errors.after, 0);
