@@ -288,9 +288,9 @@ std::vector<StreamShape> stream_shapes(const ModelConfig& config,
                                        int64_t layer) {
   const LayerSpec& spec = graph[layer];
   if (spec.kind == "latent" || spec.kind == "grouped_latent" || spec.kind == "gta") {
-    const int64_t heads = spec.kind == "gta" ? spec.kv_heads : spec.kind == "latent" ? 1 : 2;
-    const int64_t width = spec.kind == "gta" ? config.head_dim : config.latent.kv_lora_rank / heads;
-    return {{0, heads, width, false}, {1, 1, config.latent.qk_rope_head_dim, true}};
+    const bool is_tied = spec.kind == "gta";
+    const int64_t width = is_tied ? config.head_dim : config.latent.kv_lora_rank / spec.kv_heads;
+    return {{0, spec.kv_heads, width, false}, {1, 1, config.latent.qk_rope_head_dim, true}};
   }
   const bool is_coded = spec.kind == "autoencoded";
   const int64_t width = is_coded ? config.autoencoder.autoencoder_dim : config.head_dim;

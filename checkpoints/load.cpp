@@ -1,11 +1,11 @@
 #include "checkpoints/load.h"
 
-#include <nlohmann/json.hpp>
 #include <torch/types.h>
 
 #include "checkpoints/gguf_source.h"
 #include "checkpoints/own_checkpoint.h"
 #include "core/error.h"
+#include "core/json_node.h"
 #include "core/text.h"
 
 namespace kvsmith {
@@ -33,16 +33,14 @@ ModelSource open_model(const fs::path& path) {
                 {"no such checkpoint", path.string(),
                  "give a run directory, a checkpoint, or an exported folder or file"});
   }
-  try {
+  return read_json_of(path.string(), [&] {
     if (fs::is_regular_file(path)) return is_gguf(path) ? open_gguf(path) : open_single_file(path);
     const bool is_ours = fs::exists(path / "manifest.json");
     if (!is_ours && fs::exists(path / "config.json")) return open_hf_folder(path);
     if (const auto directory = own_checkpoint(path)) return open_checkpoint(*directory);
-  } catch (const nlohmann::json::exception& error) {  // a key of another type than expected
-    throw Error(ExitCode::kBadData, {error.what(), path.string(), "the checkpoint is damaged"});
-  }
-  throw Error(ExitCode::kMissingInput, {"no checkpoint in this directory", path.string(),
-                                        "train one, or give a step-... directory"});
+    throw Error(ExitCode::kMissingInput, {"no checkpoint in this directory", path.string(),
+                                          "train one, or give a step-... directory"});
+  });
 }
 
 LoadedModel described(const ModelSource& source) {

@@ -110,6 +110,11 @@ int64_t bounded_window(const ModelConfig& c, int64_t kv_heads) {
   return c.sliding_window;
 }
 
+/// Latents have as many as there are groups of query heads that read one.
+int64_t heads_kept(const std::string& kind, int64_t key_value_heads) {
+  return kind == "latent" ? 1 : kind == "grouped_latent" ? 2 : key_value_heads;
+}
+
 void check_bounded(const ModelConfig& c, const KvGraph& graph, std::vector<KeyProblem>& problems) {
   const int64_t tokens = c.bounded.memory_capacity, bytes = c.bounded.memory_capacity_bytes;
   const Expect expect{problems};
@@ -146,7 +151,7 @@ KvGraph::KvGraph(const ModelConfig& config) {
     layers_.push_back({.kind = kind,
                        .k_source = config.k_source_layers[i],
                        .v_source = config.v_source_layers[i],
-                       .kv_heads = config.layer_num_key_value_heads[i],
+                       .kv_heads = heads_kept(kind, config.layer_num_key_value_heads[i]),
                        .window = slides ? window : 0,
                        .sinks = slides ? config.num_sink_tokens : 0,
                        .rope_theta = config.layer_rope_theta[i],

@@ -15,7 +15,7 @@ struct LayerSpec {
   std::string kind;       ///< of `layer_types`
   int64_t k_source = 0;   ///< layer whose keys it reads
   int64_t v_source = 0;   ///< layer whose values it reads
-  int64_t kv_heads = 0;   ///< key/value heads
+  int64_t kv_heads = 0;   ///< key/value heads of its rows; of latents 1, of grouped ones 2
   int64_t window = 0;     ///< keys a token may see, its own included; 0: all
   int64_t sinks = 0;      ///< first positions that stay visible outside the window
   double rope_theta = 0;  ///< base of the rotary angles; 0: no positions (NoPE)

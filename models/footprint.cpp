@@ -83,8 +83,9 @@ TrainingFootprint training_footprint(const RunConfig& config) {
     const auto passes = static_cast<int64_t>(runs_of(c, graph, layer).with_gradient);
     const int64_t whole =
         tokens * ((width + cost.activations) * element + cost.fp32_activations * 4 + log_sum_exp);
-    const int64_t rows = graph.is_owner(layer) ? 2 * graph[layer].kv_heads * c.head_dim : 0;
-    const int64_t ends = tokens * (c.hidden_size + rows) * element;
+    const int64_t row = layer_cache_bytes(c, graph, layer, 2, element) -
+                        layer_cache_bytes(c, graph, layer, 1, element);
+    const int64_t ends = tokens * (c.hidden_size * element + row);
     out.activations += passes * (t.gradient_checkpointing ? ends : whole);
     if (t.gradient_checkpointing) again = std::max(again, whole);
   }

@@ -13,8 +13,6 @@ namespace {
 
 enum Stream : size_t { kLatent = 0, kKey = 1 };
 
-int64_t latent_heads(const LayerSpec& spec) { return spec.kind == "grouped_latent" ? 2 : 1; }
-
 class Latent final : public RowMixer {
  public:
   Latent(const ModelConfig& config, const KvGraph& graph, int64_t layer)
@@ -22,7 +20,7 @@ class Latent final : public RowMixer {
     const int64_t width = config.hidden_size, heads = config.num_attention_heads;
     const int64_t query = heads * (sizes_.qk_nope_head_dim + sizes_.qk_rope_head_dim);
     const int64_t key_and_value = heads * (sizes_.qk_nope_head_dim + sizes_.v_head_dim);
-    const int64_t latent_width = sizes_.kv_lora_rank / latent_heads(spec_);
+    const int64_t latent_width = sizes_.kv_lora_rank / spec_.kv_heads;
     const auto add = [&](const char* name, int64_t in, int64_t out) {
       return register_module(name, Linear(in, out, /*has_bias=*/false));
     };
@@ -46,7 +44,7 @@ class Latent final : public RowMixer {
   std::vector<at::Tensor> project(const at::Tensor& x, const Positions& positions) override {
     const auto both = kv_a_proj_(x);
     const auto latent = split_heads(both.narrow(-1, 0, sizes_.kv_lora_rank),
-                                    sizes_.kv_lora_rank / latent_heads(spec_));
+                                    sizes_.kv_lora_rank / spec_.kv_heads);
     const auto key = both.narrow(-1, sizes_.kv_lora_rank, sizes_.qk_rope_head_dim).unsqueeze(1);
     return {kv_a_norm_ ? kv_a_norm_(latent) : latent, rotate(key, positions, spec_.rope_theta)};
   }
@@ -99,7 +97,7 @@ MixerCost latent_cost(const ModelConfig& config,
   const int64_t query = heads * head_key, value = heads * sizes.v_head_dim;
   const int64_t key_and_value = heads * (sizes.qk_nope_head_dim + sizes.v_head_dim);
   const int64_t row = sizes.kv_lora_rank + sizes.qk_rope_head_dim;
-  const int64_t latent_width = sizes.kv_lora_rank / latent_heads(spec);
+  const int64_t latent_width = sizes.kv_lora_rank / spec.kv_heads;
   const bool compresses = sizes.q_lora_rank > 0, owns = graph.is_owner(layer);
 
   MixerCost cost;

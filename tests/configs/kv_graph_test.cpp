@@ -161,6 +161,17 @@ TEST(KvGraph, OnlyLayersThatAreReadOwnAMemory) {
   EXPECT_TRUE(KvGraph(split.config).keeps_values(3));
 }
 
+TEST(KvGraph, LatentsHaveAHeadForEachThatIsStored) {
+  const Filled mixed = filled([](ModelConfig& config) {
+    config.num_key_value_heads = 4;
+    config.layer_types = {"full", "latent", "grouped_latent"};
+  });
+  const KvGraph graph(mixed.config);
+  EXPECT_EQ(graph[0].kv_heads, 4);
+  EXPECT_EQ(graph[1].kv_heads, 1);
+  EXPECT_EQ(graph[2].kv_heads, 2);
+}
+
 TEST(KvGraph, ImpossibleTablesAreRefusedWithLayersAndReason) {
   const struct {
     std::function<void(ModelConfig&)> change;

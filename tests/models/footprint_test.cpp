@@ -143,9 +143,11 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values("full", "latent", "grouped_latent", "gta", "autoencoded", "rattention"),
     [](const auto& test) { return std::string(test.param); });
 
-TEST(Footprint, EstimatesTheActivationsOfLayersThatAreComputedAgain) {
+TEST_P(FootprintOf, EstimatesTheActivationsOfLayersThatAreComputedAgain) {
   RunConfig config;
   config.model = tiny_model(2, [](ModelConfig& model) {
+    model.layer_types = {GetParam()};
+    model.sliding_window = 64;
     model.hidden_size = 128;
     model.num_hidden_layers = 12;
   });

@@ -217,6 +217,8 @@ def main():
         compare(binary, train(binary, folder, "qwen3", "model.qk_norm=true", "model.head_dim=24", "model.attention_bias=true"), folder)
         window = "model.sliding_window=9"
         compare(binary, train(binary, folder, "mistral", window, "model.layer_types=['sliding']"), folder)
+        compare(binary, train(binary, folder, "mistral-odd-width", "model.num_attention_heads=6", "model.num_key_value_heads=3",
+                              "model.head_dim=12"), folder)
         compare(binary, train(binary, folder, "qwen3-local-global", window, "model.layer_types=['sliding','full']",
                               "model.qk_norm=true"), folder)
         compare(binary, train(binary, folder, "granite-local-global", window, "model.layer_types=['sliding','full']",
