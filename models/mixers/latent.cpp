@@ -43,8 +43,8 @@ class Latent final : public RowMixer {
 
   std::vector<at::Tensor> project(const at::Tensor& x, const Positions& positions) override {
     const auto both = kv_a_proj_(x);
-    const auto latent = split_heads(both.narrow(-1, 0, sizes_.kv_lora_rank),
-                                    sizes_.kv_lora_rank / spec_.kv_heads);
+    const auto latent =
+        split_heads(both.narrow(-1, 0, sizes_.kv_lora_rank), sizes_.kv_lora_rank / spec_.kv_heads);
     const auto key = both.narrow(-1, sizes_.kv_lora_rank, sizes_.qk_rope_head_dim).unsqueeze(1);
     return {kv_a_norm_ ? kv_a_norm_(latent) : latent, rotate(key, positions, spec_.rope_theta)};
   }
